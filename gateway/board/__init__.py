@@ -1,0 +1,1 @@
+"""The shared memory that all processes map: counters, in-flight counts, endpoint health."""

@@ -1,0 +1,116 @@
+"""Where everything stands in the board's shared memory.
+
+The board is an array of 64-bit words: a header, endpoint cells (written by control; breakers come
+later), then one slab per worker process (written by that worker alone, so that no update needs a
+lock, counts outlive a killed worker, and sums need no messages).
+
+Standard library only: the supervisor maps it too. All offsets are in words.
+"""
+
+from __future__ import annotations
+
+MAGIC = 0x6777_626F_6172_6431  # "gwboard1"
+LAYOUT = 1
+
+WORD = 8
+
+# --- header -----------------------------------------------------------------------------------
+H_MAGIC = 0
+H_LAYOUT = 1
+H_SLABS = 2
+H_SUPERVISOR_PID = 3
+H_SUPERVISOR_STARTED = 4  # CLOCK_MONOTONIC, nanoseconds
+H_CONTROL_PID = 5
+H_CONTROL_STARTED = 6
+H_CONTROL_HEARTBEAT = 7  # CLOCK_MONOTONIC, nanoseconds
+H_CONTROL_STATE = 8  # a STATE_* of below
+H_CONTROL_RESTARTS = 9
+H_WORKER_RESTARTS = 10
+H_SLOTS = 11  # worker slots that the supervisor keeps filled
+HEADER_WORDS = 64
+
+# --- endpoint cells ---------------------------------------------------------------------------
+MAX_ENDPOINTS = 2048
+CELL_HEALTH = 0
+CELL_CHANGED = 1  # CLOCK_MONOTONIC, nanoseconds
+CELL_WORDS = 16
+
+UNKNOWN, UP, DOWN = 0, 1, 2
+HEALTH_NAMES = ("unknown", "up", "down")
+
+CELLS_AT = HEADER_WORDS
+SLABS_AT = CELLS_AT + MAX_ENDPOINTS * CELL_WORDS
+
+# --- slab: header -----------------------------------------------------------------------------
+S_PID = 0
+S_STARTED = 1  # CLOCK_MONOTONIC, nanoseconds
+S_HEARTBEAT = 2  # CLOCK_MONOTONIC, nanoseconds
+S_STATE = 3
+S_TOPOLOGY = 4
+S_TRAFFIC = 5
+S_CONNECTIONS = 6  # downstream connections open (gauge)
+S_IN_FLIGHT = 7  # requests in flight (gauge)
+S_TUNNELS = 8  # tunnels open (gauge)
+S_LOG_LOST = 9  # access log lines lost (counter)
+S_STALL_MAX = 10  # longest stall of the loop seen, nanoseconds
+S_ACCEPTED = 11  # downstream connections accepted (counter)
+S_FORCED_STABLE = 12  # 1 while the rollback flag file is in force
+S_SLOT = 13
+S_NUMBER = 14  # snapshot number served
+S_REFUSED = 15  # requests refused by the framing rules (counter)
+SLAB_HEADER_WORDS = 64
+
+STATE_FREE, STATE_STARTING, STATE_READY, STATE_DRAINING, STATE_GONE = 0, 1, 2, 3, 4
+STATE_NAMES = ("free", "starting", "ready", "draining", "gone")
+
+# --- slab: one row per service ----------------------------------------------------------------
+#: Row 0 belongs to requests that no service was found for.
+MAX_SERVICES = 256
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
+#: ``none``: the client left before an answer began.
+CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
+#: Upper bounds of the histograms' buckets in milliseconds; one more for everything above.
+BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000)
+HISTOGRAM_WORDS = len(BOUNDS_MS) + 1 + 1  # buckets (not cumulative), then the sum in microseconds
+
+SIDE_REQUESTS = 0
+SIDE_REQUEST_SECONDS = len(METHODS) * len(CODE_CLASSES)
+SIDE_UPSTREAM_SECONDS = SIDE_REQUEST_SECONDS + HISTOGRAM_WORDS
+SIDE_WORDS = 96
+
+SIDES = 4  # side = role * 2 + color; role: stable 0, candidate 1; color: blue 0, green 1
+ROW_RETRIES = SIDES * SIDE_WORDS
+ROW_RESCUES = ROW_RETRIES + 1
+ROW_FALLBACKS = ROW_RETRIES + 2  # stale, static
+ROW_CACHE = ROW_RETRIES + 4  # hit, miss, stale, revalidated, bypass, coalesced
+ROW_RATE_LIMITED = ROW_RETRIES + 10
+ROW_IN_FLIGHT = ROW_RETRIES + 11  # gauge
+ROW_ASSET_SECOND_TRIES = ROW_RETRIES + 12
+ROW_WORDS = ROW_RETRIES + 32
+
+ROWS_AT = SLAB_HEADER_WORDS  # within a slab
+
+# --- slab: one pair per endpoint --------------------------------------------------------------
+ENDPOINT_IN_FLIGHT = 0  # requests and tunnels (gauge)
+ENDPOINT_TUNNELS = 1  # of these, tunnels (gauge)
+ENDPOINT_REQUESTS = 2  # attempts begun (counter)
+ENDPOINT_FAILURES = 3  # attempts failed (counter)
+ENDPOINT_WORDS = 4
+ENDPOINTS_AT = ROWS_AT + MAX_SERVICES * ROW_WORDS
+SLAB_WORDS = ENDPOINTS_AT + MAX_ENDPOINTS * ENDPOINT_WORDS
+
+
+def slab_at(slab: int) -> int:
+    """Return where a slab begins."""
+    return SLABS_AT + slab * SLAB_WORDS
+
+
+def board_bytes(slabs: int) -> int:
+    """Return the board's size in octets for that many slabs."""
+    return slab_at(slabs) * WORD
+
+
+def side_index(candidate: bool, green: bool) -> int:
+    """Return the place of a role and color among a row's sides."""
+    return (2 if candidate else 0) + (1 if green else 0)

@@ -1,0 +1,1 @@
+"""Configuration: schema, loading with positions, and the frozen snapshot that workers serve from."""

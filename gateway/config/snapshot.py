@@ -1,0 +1,260 @@
+"""The frozen snapshot: what control intends and every worker serves from.
+
+Two parts. *Topology* (routes, services, pools, policies) is large and moves rarely; *traffic*
+(roles, weights, salt, flags) is tiny and moves often, and moving it never re-sends topology. Each
+carries a number that only grows; a worker acknowledges the pair that it serves.
+
+Everything is a frozen ``msgspec.Struct`` and travels as msgpack. Durations are seconds (float),
+sizes octets, weights hundredths of a percent (0-10,000). Nothing here reads a clock or a socket.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Color = Literal["blue", "green"]
+Role = Literal["stable", "candidate"]
+Balance = Literal["least_request", "round_robin", "hash"]
+
+COLORS: tuple[Color, Color] = ("blue", "green")
+
+#: A split's fixed denominator: weights are counted in these.
+BUCKETS = 10_000
+
+
+def other(color: Color) -> Color:
+    """Return the color across from ``color``."""
+    return "green" if color == "blue" else "blue"
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One address that serves a service.
+
+    ``id`` is unique for the life of the state store and names the endpoint in the API
+    (``ivor-blue-3-0``: service, color, generation, position). ``cell`` is its place on the board,
+    never given to another endpoint while requests to this one are in flight.
+    """
+
+    id: str
+    cell: int
+    url: str
+    scheme: Literal["http", "https"]
+    host: str
+    port: int
+
+    @property
+    def authority(self) -> str:
+        """The ``Host`` of a request to it: port left out where it is the scheme's default."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port == default else f"{host}:{self.port}"
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """The endpoints in one slot of a service. Each replacement is a new generation."""
+
+    service: str
+    color: Color
+    generation: int
+    source: Literal["file", "api"]
+    endpoints: tuple[Endpoint, ...]
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on one request's stages, in seconds. ``total`` ends at the response head for event
+    streams, upgrades and bodies of unknown length; ``stream_idle`` bounds silence on those.
+    """
+
+    connect: float = 2.0
+    first_byte: float = 10.0
+    between_bytes: float = 30.0
+    total: float = 60.0
+    stream_idle: float = 600.0
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """What a retry or rescue is made for. Not in force before the resilience issue."""
+
+    attempts: int = 0
+    on: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    budget: float = 0.2
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """One upstream application. ``row`` is its place in each worker's slab of the board."""
+
+    name: str
+    row: int
+    critical: bool = False
+    balance: Balance = "least_request"
+    timeouts: Timeouts = Timeouts()
+    max_in_flight: int = 256
+    drain_timeout: float = 30.0
+    #: ``keep`` sends the client's Host upstream; ``rewrite`` the endpoint's own authority.
+    host: Literal["keep", "rewrite"] = "keep"
+    #: A PEM file of authorities for ``https`` endpoints; None: the system's.
+    tls_ca: str | None = None
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Host and path prefix to a service, with what the route overrides.
+
+    ``host`` is lower case: exact (``blkout.example``), a wildcard (``*.blkout.example``: exactly
+    one or more labels in front) or empty for any. ``path`` begins with ``/`` and is matched on
+    segment boundaries; ``strip`` takes it off the target that goes upstream.
+    """
+
+    path: str
+    service: str
+    host: str = ""
+    strip: bool = False
+    #: None: the global limit.
+    body_limit: int | None = None
+    #: None: the service's.
+    timeouts: Timeouts | None = None
+    #: Name of a security profile, empty for none.
+    security: str = ""
+
+
+class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """Response fields that a profile sets where the backend has not, as (name, value)."""
+
+    name: str
+    fields: tuple[tuple[str, str], ...] = ()
+    #: Sent over TLS only (Strict-Transport-Security).
+    tls_fields: tuple[tuple[str, str], ...] = ()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client may take: octets, connections (the machine's), seconds."""
+
+    head: int = 32 * 1024
+    body: int = 10 * 1024 * 1024
+    connections: int = 10_000
+    header_timeout: float = 10.0
+    idle_timeout: float = 75.0
+
+
+class Cohort(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client is told apart. ``secret`` signs testers' overrides; None: there are none."""
+
+    cookie: str = "gw_cohort"
+    header: str | None = None
+    max_age: int = 30 * 86_400
+    domain: str | None = None
+    secret: bytes | None = None
+
+    def __repr__(self) -> str:
+        """Say everything but the secret."""
+        secret = "set" if self.secret else "none"
+        return f"Cohort(cookie={self.cookie!r}, header={self.header!r}, secret={secret})"
+
+
+class OnControlLost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker does once control has been silent for ``after`` seconds."""
+
+    after: float = 60.0
+    do: Literal["hold", "stable"] = "hold"
+
+
+class Listener(msgspec.Struct, frozen=True, kw_only=True):
+    """One public address, by its position in the configuration."""
+
+    address: str
+    #: The public port of the https side; None: no redirect.
+    redirect_to_https: int | None = None
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """Routes, services, pools and policies under one number.
+
+    ``routes`` holds msgpack-encoded chunks of ``list[Route]`` (see ``pack_routes``): a worker
+    decodes them a slice at a time, so that ten thousand routes stall no loop, and compares the
+    bytes, so that routes that did not change are not compiled again.
+    """
+
+    number: int
+    services: tuple[Service, ...] = ()
+    pools: tuple[Pool, ...] = ()
+    routes: tuple[bytes, ...] = ()
+    profiles: tuple[SecurityProfile, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    limits: Limits = Limits()
+    cohort: Cohort = Cohort()
+    #: Networks (CIDR) whose ``X-Forwarded-*`` and identity fields count.
+    trusted_proxies: tuple[str, ...] = ()
+    #: Networks of service-to-service callers, by the connection's own peer address.
+    internal_callers: tuple[str, ...] = ()
+    #: Path patterns (a trailing ``*`` matches the rest) of a page's hashed assets.
+    assets: tuple[str, ...] = ()
+    assets_keep: float = 7 * 86_400.0
+    behind_cdn: bool = False
+    on_control_lost: OnControlLost = OnControlLost()
+    access_log: str = "-"
+
+    def pool(self, service: str, color: Color) -> Pool | None:
+        """Return one slot's pool, None where it has none."""
+        for pool in self.pools:
+            if pool.service == service and pool.color == color:
+                return pool
+        return None
+
+
+class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one service's requests go. ``weight`` is the candidate's share in buckets."""
+
+    service: str
+    stable: Color
+    weight: int = 0
+    #: Colors that nothing is sent to until lifted (drained or isolated).
+    closed: tuple[Color, ...] = ()
+
+    @property
+    def candidate(self) -> Color:
+        """The color that is not stable."""
+        return other(self.stable)
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Roles, weights, salt and flags under one revision.
+
+    ``salt`` belongs to the split in force, so that each release has other guinea pigs and one
+    client has one side on every service. ``release`` is the id that internal callers quote.
+    """
+
+    revision: int
+    services: tuple[ServiceTraffic, ...] = ()
+    salt: bytes = b""
+    release: str = ""
+
+    def of(self, service: str) -> ServiceTraffic | None:
+        """Return one service's traffic, None for a name that it does not know."""
+        for traffic in self.services:
+            if traffic.service == service:
+                return traffic
+        return None
+
+    @property
+    def split(self) -> bool:
+        """Whether any service has both sides in play."""
+        return any(0 < service.weight < BUCKETS for service in self.services)
+
+
+#: Routes per chunk: about a millisecond of compiling.
+CHUNK = 250
+
+_encoder = msgspec.msgpack.Encoder()
+_routes_decoder = msgspec.msgpack.Decoder(list[Route])
+
+
+def pack_routes(routes: list[Route]) -> tuple[bytes, ...]:
+    """Encode routes, in their order, into chunks of ``CHUNK``."""
+    return tuple(_encoder.encode(routes[at : at + CHUNK]) for at in range(0, len(routes), CHUNK))
+
+
+def unpack_routes(chunk: bytes) -> list[Route]:
+    """Decode one chunk. Raises msgspec.ValidationError where it is not one."""
+    return _routes_decoder.decode(chunk)

@@ -1,0 +1,1 @@
+"""The control process: never on a request's way."""

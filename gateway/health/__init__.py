@@ -1,0 +1,1 @@
+"""Probes of endpoints, run by the control process."""

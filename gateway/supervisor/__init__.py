@@ -1,0 +1,1 @@
+"""Owns the sockets, the board and the children; standard library only."""

@@ -1,0 +1,1 @@
+"""A worker's composition root: sockets, channel client, topology, drain."""
