@@ -1,0 +1,406 @@
+"""What the admin API takes and gives: one typed model per body, the same for server and client.
+
+Importable without side effects and without the server: the command line's client reads answers
+through these. Requests are strict (an unknown field is an error); answers tolerate fields that
+this version does not know, so that an older client reads a newer gateway. Percentages are percent
+(0-100, steps of 0.01), durations in requests are ``500ms``-like strings, in answers seconds or
+milliseconds as the field's name says.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+Color = Literal["blue", "green"]
+Role = Literal["stable", "candidate"]
+Health = Literal["unknown", "up", "down"]
+#: One color everywhere, or at least one service with both sides in play.
+Mode = Literal["stable", "split", "candidate", "mixed"]
+Source = Literal["file", "api"]
+
+#: The longest wait that a caller may ask for, in seconds.
+MAX_WAIT = 3600.0
+MAX_ENDPOINTS_PER_POOL = 64
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"([0-9]{1,7})(ms|s|m|h)", re.ASCII)
+
+#: ``multipleOf`` in JSON Schema; the tolerance of binary fractions is ours (see ``_fine``).
+Percent: TypeAlias = Annotated[
+    float, Field(ge=0, le=100, strict=True, json_schema_extra={"multipleOf": 0.01})
+]
+Duration: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}(ms|s|m|h)$")]
+ServiceName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
+]
+Reason: TypeAlias = Annotated[str, StringConstraints(max_length=500)]
+Url: TypeAlias = Annotated[
+    str,
+    StringConstraints(pattern=r"^https?://[!-.0-9:-~]{1,300}/?$", max_length=310),
+    Field(examples=["http://127.0.0.1:3201"]),
+]
+
+
+def seconds(text: str) -> float:
+    """Return a duration's seconds. Raises ValueError where it is not one or is too long."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a duration; expected one like 500ms, 30s, 2m")
+    value = int(match[1]) * _UNITS[match[2]]
+    if value > MAX_WAIT:
+        raise ValueError(f"{text!r} is longer than an hour")
+    return value
+
+
+def hundredths(percent: float) -> int:
+    """Return a percentage in steps of 0.01 %. Raises ValueError where it is finer than that."""
+    steps = round(percent * 100)
+    if abs(percent * 100 - steps) > 1e-6:
+        raise ValueError(f"{percent} is finer than a hundredth of a percent")
+    return steps
+
+
+class Request(BaseModel):
+    """A body that a caller sends: unknown fields are errors, types are exact."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Answer(BaseModel):
+    """A body that the gateway sends."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+def _one_of_the_shares(schema: dict[str, Any]) -> None:
+    """Say in JSON Schema what ``TrafficChange`` checks: exactly one share, never null."""
+    for name in ("candidate", "green", "blue"):
+        field = schema["properties"][name]
+        number = next(part for part in field.pop("anyOf") if part.get("type") == "number")
+        field.pop("default", None)
+        field.update(number)
+    schema["oneOf"] = [{"required": [name]} for name in ("candidate", "green", "blue")]
+
+
+class TrafficChange(Request):
+    """Set the percentage by hand: by role (``candidate``) or by color (``green``, ``blue``)."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, json_schema_extra=_one_of_the_shares
+    )
+
+    candidate: Percent | None = None
+    green: Percent | None = None
+    blue: Percent | None = None
+    services: list[ServiceName] | None = Field(
+        default=None, description="null: every service", min_length=1, max_length=255
+    )
+    reason: Reason = ""
+    force: bool = Field(default=False, description="even where the candidate cannot serve")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TrafficChange:
+        """Refuse none, two, a null and a percentage that is too fine."""
+        given = [name for name in ("candidate", "green", "blue") if name in self.model_fields_set]
+        if len(given) != 1:
+            raise ValueError("give exactly one of candidate, green and blue")
+        value = getattr(self, given[0])
+        if value is None:
+            raise ValueError(f"{given[0]}: expected a percentage, 0-100")
+        hundredths(value)
+        return self
+
+    @property
+    def share(self) -> tuple[Literal["candidate", "blue", "green"], int]:
+        """Which side was named and its share in hundredths of a percent."""
+        if self.candidate is not None:
+            return "candidate", hundredths(self.candidate)
+        if self.green is not None:
+            return "green", hundredths(self.green)
+        return "blue", hundredths(self.blue or 0.0)
+
+
+class FinalizeRequest(Request):
+    """Swap the roles of services whose candidate carries everything."""
+
+    services: list[ServiceName] | None = Field(default=None, min_length=1, max_length=255)
+    reason: Reason = ""
+
+
+class RollbackRequest(Request):
+    """Snap back: to stable, or after a finalize to what was stable before (``previous``)."""
+
+    reason: Reason = ""
+    to: Literal["stable", "previous"] = "stable"
+    services: list[ServiceName] | None = Field(default=None, min_length=1, max_length=255)
+    force: bool = Field(default=False, description="even where the target cannot serve")
+
+
+class Expect(Request):
+    """What a new build's health answer must say: ``json`` is a subset of its body."""
+
+    body: dict[str, JsonValue] = Field(alias="json", description="a subset of the health body")
+
+
+class PoolChange(Request):
+    """The pipeline's new build for the candidate's slot."""
+
+    endpoints: list[Url] = Field(min_length=1, max_length=MAX_ENDPOINTS_PER_POOL)
+    wait: Duration | None = Field(
+        default="60s", description="how long to wait for health; null: do not wait"
+    )
+    expect: Expect | None = None
+    reason: Reason = ""
+
+
+class DrainRequest(Request):
+    """No new requests there; answer once nothing is in flight."""
+
+    timeout: Duration = "30s"
+    reason: Reason = ""
+
+
+class IsolateRequest(Request):
+    """Take a color out until lifted."""
+
+    color: Color | Role
+    reason: Reason = ""
+
+
+class AdoptRequest(Request):
+    """Say which color production is, where the state store was lost."""
+
+    color: Color
+    services: list[ServiceName] | None = Field(default=None, min_length=1, max_length=255)
+    reason: Reason = ""
+
+
+# --- answers ------------------------------------------------------------------------------------
+
+
+class Probe(Answer):
+    """The last probe of one endpoint on one level (``L1``: connects; ``L2``: answers)."""
+
+    level: str
+    ok: bool
+    status: int | None = Field(default=None, description="the HTTP status, where there was one")
+    detail: str = Field(default="", description="what was wrong")
+    duration_ms: float
+    age: float = Field(description="seconds since it ended")
+    body: str = Field(default="", description="the first 256 octets of the answer")
+
+
+class EndpointStatus(Answer):
+    """One endpoint as it is observed now."""
+
+    id: str
+    url: str
+    health: Health
+    in_flight: int
+    tunnels: int = 0
+    probes: list[Probe] = []
+
+
+class PoolStatus(Answer):
+    """The endpoints in one slot of a service."""
+
+    color: Color
+    role: Role
+    source: Source
+    generation: int
+    closed: bool = Field(default=False, description="drained or isolated: nothing new goes there")
+    endpoints: list[EndpointStatus]
+
+
+class Weights(Answer):
+    """Percent of cohort keys by role. They add up to 100."""
+
+    stable: float
+    candidate: float
+
+
+class ServiceStatus(Answer):
+    """One service: roles, weights, pools."""
+
+    name: str
+    stable: Color
+    candidate: Color
+    weights: Weights
+    previous: bool = Field(
+        default=False, description="whether `rollback --to previous` is open for it"
+    )
+    pools: list[PoolStatus]
+
+
+class ProcessStatus(Answer):
+    """One process of the gateway."""
+
+    role: Literal["supervisor", "control", "worker"]
+    pid: int
+    state: str = "ready"
+    uptime: float = Field(description="seconds")
+    snapshot: int = Field(default=0, description="the snapshot number that it serves")
+    slot: int | None = Field(default=None, description="a worker's listening slot")
+    connections: int = 0
+    in_flight: int = 0
+
+
+class Drift(Answer):
+    """Where the state store outranks the file and the two differ."""
+
+    service: str
+    field: str = Field(description="stable, blue.endpoints, green.endpoints")
+    file: str
+    store: str
+
+
+class StatusAnswer(Answer):
+    """One picture of the gateway."""
+
+    version: str
+    traffic_revision: int
+    snapshot: int = Field(description="the snapshot number that workers are asked to serve")
+    mode: Mode
+    forced_stable: bool = Field(
+        default=False, description="some worker obeys `rollback --local`'s flag file"
+    )
+    release: str | None = Field(default=None, description="the id that the split in force quotes")
+    services: list[ServiceStatus]
+    processes: list[ProcessStatus]
+    drift: list[Drift] = []
+    warnings: list[str] = []
+
+
+class TrafficService(Answer):
+    """Roles and percentage of one service."""
+
+    name: str
+    stable: Color
+    candidate: Color
+    weight: float = Field(description="the candidate's share in percent")
+    closed: list[Color] = []
+
+
+class TrafficAnswer(Answer):
+    """Roles and percentages under one revision, which is also the ``ETag``."""
+
+    revision: int
+    mode: Mode
+    services: list[TrafficService]
+    changed: bool = False
+    applied_in_ms: float | None = Field(
+        default=None, description="from the call until every worker served it; null: nothing moved"
+    )
+
+
+class RefusedService(Answer):
+    """A service that a rollback left as it was, and why."""
+
+    service: str
+    type: str
+    detail: str
+
+
+class RollbackAnswer(TrafficAnswer):
+    """What a rollback moved, what it refused, and whether that is on disk."""
+
+    rolled_back: list[str] = []
+    refused: list[RefusedService] = []
+    persisted: bool = True
+    lagging: list[str] = Field(default=[], description="workers that had not acknowledged in time")
+
+
+class PoolAnswer(Answer):
+    """A pool after a write."""
+
+    service: str
+    pool: PoolStatus
+    changed: bool
+    waited_ms: float = 0.0
+    applied_in_ms: float | None = None
+
+
+class DrainAnswer(Answer):
+    """A drained pool: nothing is in flight there, nothing new goes there."""
+
+    service: str
+    color: Color
+    changed: bool
+    in_flight: int = 0
+    waited_ms: float = 0.0
+
+
+class ReloadAnswer(Answer):
+    """What a reload changed, and where the state store outranks the file."""
+
+    changed: bool
+    changes: list[str]
+    drift: list[Drift]
+    snapshot: int
+    applied_in_ms: float | None = None
+
+
+class AuditRow(Answer):
+    """One write: who, from where, when, what, before, after, why."""
+
+    id: int
+    at: float = Field(description="seconds since the epoch, UTC")
+    actor: str
+    address: str
+    action: str
+    reason: str = ""
+    before: JsonValue = None
+    after: JsonValue = None
+
+
+class AuditPage(Answer):
+    """Newest first. ``next`` is the ``before`` of the following page, null at the end."""
+
+    rows: list[AuditRow]
+    next: int | None = None
+
+
+class HealthAnswer(Answer):
+    """The gateway's own health, never the backends'."""
+
+    status: Literal["ok", "unready"]
+    detail: str = ""
+
+
+class ProblemItem(Answer):
+    """One of several faults of one request or file."""
+
+    field: str = ""
+    detail: str
+
+
+class EndpointEvidence(Answer):
+    """What was last seen of an endpoint that did not become healthy."""
+
+    id: str
+    url: str
+    health: Health
+    probes: list[Probe] = []
+
+
+class Problem(Answer):
+    """RFC 9457: ``type`` is stable (``urn:gateway:stale-revision``), ``field`` is the fault's."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    field: str | None = None
+    hint: str | None = None
+    services: list[RefusedService] | None = None
+    errors: list[ProblemItem] | None = None
+    endpoints: list[EndpointEvidence] | None = None
+    in_flight: int | None = None
+    revision: int | None = Field(default=None, description="the traffic revision in force")
+    lagging: list[str] | None = None
