@@ -1,0 +1,355 @@
+"""The traffic desk: what each call makes of the state, and what it is refused for.
+
+Pure decisions: state and facts in, a new state or ``Refused`` out. No I/O, no clock; chance comes
+in as bytes. The revision grows exactly when what workers serve as traffic changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from gateway.config.snapshot import BUCKETS, Color, other
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from gateway.control.state import ServiceState, State
+
+replace = msgspec.structs.replace
+
+ColorOrRole = Literal["blue", "green", "stable", "candidate"]
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedPart:
+    """Why one service stays as it is."""
+
+    service: str
+    type: str
+    detail: str
+
+
+class Refused(Exception):  # noqa: N818  a decision of the desk, not a fault
+    """A call that the desk does not carry out. ``kind`` is the stable name of the reason."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str,
+        *,
+        status: int = 409,
+        field: str | None = None,
+        hint: str | None = None,
+        parts: Sequence[RefusedPart] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.status = status
+        self.field = field
+        self.hint = hint
+        self.parts = tuple(parts)
+
+
+class Facts(Protocol):
+    """What is observed, as the desk needs it."""
+
+    def proven(self, service: str, color: Color) -> bool:
+        """Whether an endpoint of that pool was seen healthy."""
+
+    def able(self, service: str, color: Color) -> bool:
+        """Whether that pool may be able to serve: an endpoint that is not known to be down."""
+
+    def tunnels(self, service: str, color: Color) -> int:
+        """How many tunnels are open to that pool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a call made of the state. ``refused`` are the parts that a rollback left alone."""
+
+    state: State
+    touched: tuple[str, ...] = ()
+    refused: tuple[RefusedPart, ...] = field(default=())
+
+
+def color_of(service: ServiceState, which: ColorOrRole) -> Color:
+    """Return the color that a color or role names now."""
+    if which == "stable":
+        return service.stable
+    if which == "candidate":
+        return service.candidate
+    return which
+
+
+def named(state: State, names: Iterable[str] | None) -> list[ServiceState]:
+    """Return the services that a call names, all for None. Raises Refused for one unknown."""
+    if names is None:
+        return list(state.services)
+    found = []
+    for position, name in enumerate(dict.fromkeys(names)):
+        service = state.of(name)
+        if service is None:
+            known = ", ".join(each.name for each in state.services) or "none"
+            raise Refused(
+                "unknown-service",
+                f"there is no service {name!r}; configured: {known}",
+                status=422,
+                field=f"services.{position}",
+            )
+        found.append(service)
+    return found
+
+
+def one(state: State, name: str) -> ServiceState:
+    """Return one service that a path names. Raises Refused (404) where there is none."""
+    service = state.of(name)
+    if service is None:
+        raise Refused("unknown-service", f"there is no service {name!r}", status=404)
+    return service
+
+
+def settled(before: State, after: State, fresh: Callable[[], bytes]) -> State:
+    """Return ``after`` with salt, release and revision as the change demands.
+
+    A split that begins from all-zero gets a new salt and release id and keeps them until every
+    weight is back at 0, so that a client stays where it is while one split lasts and the next one
+    has other guinea pigs.
+    """
+    if before.zero and not after.zero:
+        chance = fresh()
+        after = replace(after, salt=chance[:16], release=chance[16:22].hex())
+    elif after.zero:
+        after = replace(after, release="")
+    if after.traffic() != before.traffic():
+        after = replace(after, revision=before.revision + 1)
+    return after
+
+
+# --- traffic --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A percentage set by hand: whose, and how much in hundredths of a percent."""
+
+    side: Literal["candidate", "blue", "green"]
+    weight: int
+    services: tuple[str, ...] | None = None
+    force: bool = False
+
+
+def set_traffic(state: State, facts: Facts, share: Share, fresh: Callable[[], bytes]) -> Outcome:
+    """Set the candidate's share. Raises Refused where it cannot serve or is not that color."""
+    services = named(state, share.services)
+    _check_side(services, share.side)
+    if share.weight > 0 and not share.force:
+        _check_able(services, facts)
+    changed = [_weighted(service, share.weight) for service in services]
+    after = settled(state, state.replaced(*changed), fresh)
+    return Outcome(after, _touched(state, after))
+
+
+def _check_side(services: list[ServiceState], side: str) -> None:
+    if side == "candidate":
+        return
+    wrong = [service for service in services if service.candidate != side]
+    if not wrong:
+        return
+    names = ", ".join(service.name for service in wrong)
+    raise Refused(
+        "not-the-candidate",
+        f"{side} is stable, not the candidate, of {names}",
+        field=side,
+        hint="name the share by role: candidate",
+        parts=[
+            RefusedPart(each.name, "not-the-candidate", f"its candidate is {each.candidate}")
+            for each in wrong
+        ],
+    )
+
+
+def _check_able(services: list[ServiceState], facts: Facts) -> None:
+    parts = []
+    for service in services:
+        color = service.candidate
+        if color in service.isolated:
+            parts.append(RefusedPart(service.name, "isolated", f"{color} is isolated until lifted"))
+        elif not facts.proven(service.name, color):
+            empty = not service.pool(color).endpoints
+            why = "has no endpoints" if empty else "has no endpoint that was seen healthy"
+            parts.append(RefusedPart(service.name, "candidate-unavailable", f"{color} {why}"))
+    if parts:
+        raise Refused(
+            "candidate-unavailable",
+            "the candidate cannot serve: "
+            + "; ".join(f"{part.service}: {part.detail}" for part in parts),
+            hint='"force": true sets it all the same',
+            parts=parts,
+        )
+
+
+def _weighted(service: ServiceState, weight: int) -> ServiceState:
+    drained, previous = service.drained, service.previous
+    if weight > 0:
+        drained = tuple(color for color in drained if color != service.candidate)
+        previous = "none" if previous == "taken" else previous
+    if weight < BUCKETS:
+        drained = tuple(color for color in drained if color != service.stable)
+    return replace(service, weight=weight, drained=drained, previous=previous)
+
+
+def finalize(state: State, names: Iterable[str] | None, fresh: Callable[[], bytes]) -> Outcome:
+    """Swap the roles where the candidate carries everything. Services at 0 are done already."""
+    services = named(state, names)
+    partly = [service for service in services if 0 < service.weight < BUCKETS]
+    if partly:
+        raise Refused(
+            "not-at-100",
+            "roles swap at 100 %: "
+            + ", ".join(f"{each.name} is at {each.weight / 100:g} %" for each in partly),
+            hint="PUT /v1/traffic to 100 first",
+            parts=[
+                RefusedPart(each.name, "not-at-100", f"at {each.weight / 100:g} %")
+                for each in partly
+            ],
+        )
+    changed = [
+        replace(service, stable=service.candidate, weight=0, previous="open")
+        for service in services
+        if service.weight == BUCKETS
+    ]
+    after = settled(state, state.replaced(*changed), fresh)
+    return Outcome(after, _touched(state, after))
+
+
+def adopt(
+    state: State, color: Color, names: Iterable[str] | None, fresh: Callable[[], bytes]
+) -> Outcome:
+    """Declare that ``color`` is production: stable, with nothing split."""
+    changed = []
+    for service in named(state, names):
+        if service.stable == color and service.weight == 0:
+            continue
+        previous = service.previous if service.stable == color else "none"
+        drained = tuple(each for each in service.drained if each != color)
+        changed.append(replace(service, stable=color, weight=0, previous=previous, drained=drained))
+    after = settled(state, state.replaced(*changed), fresh)
+    return Outcome(after, _touched(state, after))
+
+
+# --- rollback -------------------------------------------------------------------------------------
+
+
+def rollback(
+    state: State,
+    facts: Facts,
+    *,
+    to: Literal["stable", "previous"],
+    names: Iterable[str] | None,
+    force: bool,
+    fresh: Callable[[], bytes],
+) -> Outcome:
+    """Snap back per service. Raises Refused where nothing of it can be done."""
+    services = named(state, names)
+    back = _to_stable if to == "stable" else _to_previous
+    moved, parts = back(services, facts, everything=names is None, force=force)
+    if parts and not moved:
+        kind = parts[0].type
+        raise Refused(
+            kind,
+            "; ".join(f"{part.service}: {part.detail}" for part in parts),
+            hint='"force": true overrides',
+            parts=parts,
+        )
+    after = settled(state, state.replaced(*moved), fresh)
+    return Outcome(after, _touched(state, after), tuple(parts))
+
+
+_Back = tuple[list["ServiceState"], list[RefusedPart]]
+
+
+def _to_stable(
+    services: list[ServiceState], facts: Facts, *, everything: bool, force: bool
+) -> _Back:
+    del everything
+    split = [service for service in services if service.weight > 0]
+    if not split:
+        _name_previous(services)
+        return [], []
+    moved, parts = [], []
+    for service in split:
+        if not force and (part := _unavailable(service, service.stable, facts)):
+            parts.append(part)
+            continue
+        moved.append(_opened(replace(service, weight=0), service.stable))
+    return moved, parts
+
+
+def _name_previous(services: list[ServiceState]) -> None:
+    """Refuse to do nothing where the caller may mean the roles before the last finalize."""
+    undoable = [service.name for service in services if service.previous == "open"]
+    if undoable:
+        raise Refused(
+            "already-stable",
+            "nothing is split; the last finalize can be undone for " + ", ".join(undoable),
+            field="to",
+            hint='{"to": "previous"}',
+        )
+
+
+def _to_previous(
+    services: list[ServiceState], facts: Facts, *, everything: bool, force: bool
+) -> _Back:
+    split = [service.name for service in services if service.weight > 0]
+    if split:
+        raise Refused(
+            "split-in-force",
+            f"{', '.join(split)} is split; roll back to stable first",
+            field="to",
+            hint='{"to": "stable"}',
+        )
+    undoable = [service for service in services if service.previous == "open"]
+    done = [service for service in services if service.previous == "taken"]
+    lost = [service.name for service in services if service.previous == "none"]
+    if (lost and not everything) or not (undoable or done):
+        raise Refused(
+            "no-previous",
+            f"there is no finalize to undo for {', '.join(lost)}: the former pool was replaced, "
+            "or roles were never swapped",
+            field="to",
+        )
+    moved, parts = [], []
+    for service in undoable:
+        if not force and (part := _unavailable(service, service.candidate, facts)):
+            parts.append(part)
+            continue
+        swapped = replace(service, stable=service.candidate, previous="taken")
+        moved.append(_opened(swapped, swapped.stable))
+    return moved, parts
+
+
+def _unavailable(service: ServiceState, target: Color, facts: Facts) -> RefusedPart | None:
+    """Say why ``target`` cannot take over, where the color across from it can serve."""
+    across = other(target)
+    target_can = target not in service.isolated and facts.able(service.name, target)
+    across_can = across not in service.closed and facts.proven(service.name, across)
+    if target_can or not across_can:
+        return None
+    why = "is isolated" if target in service.isolated else "has no endpoint that could serve"
+    return RefusedPart(service.name, "stable-unavailable", f"{target} {why}, while {across} serves")
+
+
+def _opened(service: ServiceState, color: Color) -> ServiceState:
+    return replace(
+        service,
+        drained=tuple(each for each in service.drained if each != color),
+        isolated=tuple(each for each in service.isolated if each != color),
+    )
+
+
+def _touched(before: State, after: State) -> tuple[str, ...]:
+    return tuple(service.name for service in after.services if service != before.of(service.name))

@@ -1,0 +1,141 @@
+"""The desk's second half: what pool calls (replace, drain, isolate) make of the state.
+
+Pure decisions, like ``desk``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config.snapshot import BUCKETS, COLORS, Color, other
+from gateway.control.desk import ColorOrRole, Facts, Outcome, Refused, color_of, one, settled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.control.state import State
+
+replace = msgspec.structs.replace
+
+
+def check_pool_write(state: State, facts: Facts, name: str, which: ColorOrRole) -> Color:
+    """Return the slot that may be replaced now. Raises Refused for stable or one in use."""
+    service = one(state, name)
+    color = color_of(service, which)
+    if color == service.stable:
+        raise Refused(
+            "pool-is-stable",
+            f"{color} is stable of {name}; a new build goes into {service.candidate}",
+            hint=f"PUT /v1/services/{name}/pools/candidate",
+        )
+    if service.carries(color):
+        raise Refused(
+            "pool-carries-traffic",
+            f"{color} of {name} carries {service.weight / 100:g} % of the traffic",
+            hint="set it to 0 or roll back first",
+        )
+    if (tunnels := facts.tunnels(name, color)) > 0:
+        raise Refused(
+            "pool-has-tunnels",
+            f"{color} of {name} has {tunnels} open tunnels",
+            hint=f"POST /v1/services/{name}/pools/{color}/drain",
+        )
+    return color
+
+
+def put_pool(
+    state: State,
+    facts: Facts,
+    name: str,
+    color: Color,
+    endpoints: tuple[str, ...],
+    fresh: Callable[[], bytes],
+) -> Outcome:
+    """Put a new generation set by API into the candidate's slot."""
+    check_pool_write(state, facts, name, color)
+    after = state.replaced(one(state, name).new_pool(color, endpoints, "api"))
+    return Outcome(settled(state, after, fresh), (name,))
+
+
+def reset_pool(
+    state: State,
+    facts: Facts,
+    name: str,
+    which: ColorOrRole,
+    from_file: tuple[str, ...],
+    fresh: Callable[[], bytes],
+) -> Outcome:
+    """Return a slot to the file's endpoints: a new generation, unless it has them already."""
+    service = one(state, name)
+    color = color_of(service, which)
+    pool = service.pool(color)
+    if pool.source == "file":
+        return Outcome(state)
+    if pool.endpoints == from_file:
+        # The same endpoints: the pool stays as it is and only changes owner.
+        kept = replace(pool, source="file")
+        changed = replace(service, blue=kept) if color == "blue" else replace(service, green=kept)
+        return Outcome(state.replaced(changed), (name,))
+    check_pool_write(state, facts, name, color)
+    after = state.replaced(service.new_pool(color, from_file, "file"))
+    return Outcome(settled(state, after, fresh), (name,))
+
+
+def drain(state: State, name: str, which: ColorOrRole, fresh: Callable[[], bytes]) -> Outcome:
+    """Close a slot to new requests. A candidate's share goes back to stable with it."""
+    service = one(state, name)
+    color = color_of(service, which)
+    if color == service.stable and service.weight < BUCKETS:
+        raise Refused(
+            "pool-is-stable",
+            f"{color} is stable of {name} and carries {100 - service.weight / 100:g} %",
+            hint="move its traffic to the candidate first",
+        )
+    if color in service.drained and not service.carries(color):
+        return Outcome(state)
+    weight = 0 if color == service.candidate else service.weight
+    drained = tuple(each for each in COLORS if each in service.drained or each == color)
+    after = state.replaced(replace(service, weight=weight, drained=drained))
+    return Outcome(settled(state, after, fresh), (name,))
+
+
+def isolate(
+    state: State,
+    facts: Facts,
+    name: str,
+    which: ColorOrRole,
+    *,
+    force: bool,
+    fresh: Callable[[], bytes],
+) -> Outcome:
+    """Take a color out until lifted, refused where the other one cannot take over."""
+    service = one(state, name)
+    color = color_of(service, which)
+    if color in service.isolated:
+        return Outcome(state)
+    across = other(color)
+    if not force and (across in service.closed or not facts.able(name, across)):
+        raise Refused(
+            "other-unavailable",
+            f"{across} of {name} cannot take over from {color}",
+            field="color",
+            hint='"force": true isolates it all the same',
+        )
+    isolated = tuple(each for each in COLORS if each in service.isolated or each == color)
+    after = state.replaced(replace(service, isolated=isolated))
+    return Outcome(settled(state, after, fresh), (name,))
+
+
+def lift(state: State, name: str, which: ColorOrRole | None, fresh: Callable[[], bytes]) -> Outcome:
+    """Lift the isolation of one color, or of both for None."""
+    service = one(state, name)
+    keep: tuple[Color, ...] = ()
+    if which is not None:
+        color = color_of(service, which)
+        keep = tuple(each for each in service.isolated if each != color)
+    if keep == service.isolated:
+        return Outcome(state)
+    after = state.replaced(replace(service, isolated=keep))
+    return Outcome(settled(state, after, fresh), (name,))

@@ -1,0 +1,430 @@
+"""The state store: what must outlive every process. SQLite in WAL mode, one writer thread.
+
+``Store`` is the seam: nothing above it knows which store is there. ``SqliteStore`` runs every
+statement in one thread of its own, so that a slow disk never stalls the loop, and every ``save`` is
+one transaction that is on disk (``synchronous=FULL``) when it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import msgspec
+
+from gateway.control.state import PoolState, ServiceState, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+log = logging.getLogger("gateway.control.store")
+
+T = TypeVar("T")
+
+#: Idempotency keys are kept this long (seconds), and at most so many of them.
+KEEP_ANSWERS = 86_400.0
+MAX_ANSWERS = 10_000
+MAX_AUDIT_ROWS = 100_000
+
+#: Each step brings the database from its index to the next ``user_version``.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        revision INTEGER NOT NULL, salt BLOB NOT NULL, release TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE service (
+        name TEXT PRIMARY KEY,
+        stable TEXT NOT NULL CHECK (stable IN ('blue', 'green')),
+        weight INTEGER NOT NULL CHECK (weight BETWEEN 0 AND 10000),
+        previous TEXT NOT NULL, drained TEXT NOT NULL, isolated TEXT NOT NULL,
+        generation INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pool (
+        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
+        color TEXT NOT NULL CHECK (color IN ('blue', 'green')),
+        generation INTEGER NOT NULL,
+        source TEXT NOT NULL CHECK (source IN ('file', 'api')),
+        endpoints TEXT NOT NULL,
+        PRIMARY KEY (service, color)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL, actor TEXT NOT NULL, address TEXT NOT NULL, action TEXT NOT NULL,
+        reason TEXT NOT NULL, before BLOB NOT NULL, after BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE answer (
+        actor TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL,
+        status INTEGER NOT NULL, body BLOB NOT NULL, etag TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (actor, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX answer_at ON answer (at);
+    """,
+)
+
+
+class StoreError(Exception):
+    """The store cannot keep or give what was asked. The message says why."""
+
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One write. ``before`` and ``after`` are JSON. ``id`` 0: not stored yet."""
+
+    id: int = 0
+    at: float
+    actor: str
+    address: str
+    action: str
+    reason: str = ""
+    before: bytes = b"null"
+    after: bytes = b"null"
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """A finished call's answer, kept under the caller's Idempotency-Key.
+
+    ``request`` is the digest of what was asked, so that a key used for something else is noticed.
+    """
+
+    actor: str
+    key: str
+    request: bytes
+    status: int
+    body: bytes
+    etag: str
+    at: float
+
+
+class Store(Protocol):
+    """Where intent is kept. Every method raises StoreError where the store fails."""
+
+    #: Why nothing is kept beyond this process; empty where it is.
+    fallback: str
+
+    async def load(self) -> State | None:
+        """Return the state as last saved (every service ever seen), None for a new store."""
+
+    async def save(
+        self, state: State, audit: AuditEntry | None, answer: Answer | None = None
+    ) -> None:
+        """Keep a state, its audit row and the caller's answer in one durable transaction."""
+
+    async def remember(self, answer: Answer) -> None:
+        """Keep an answer."""
+
+    async def remembered(self, actor: str, key: str, now: float) -> Answer | None:
+        """Return the answer kept under a key that is not older than a day."""
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        """Return audit rows with ids under ``before``, newest first."""
+
+    async def close(self) -> None:
+        """Finish what is under way and let go."""
+
+
+class SqliteStore:
+    """A ``Store`` in one SQLite file. ``open`` makes one."""
+
+    def __init__(self, path: Path | None, fallback: str = "") -> None:
+        self.path = path
+        self.fallback = fallback
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._connection: sqlite3.Connection | None = None
+
+    @classmethod
+    async def open(cls, path: Path, wall: Callable[[], float] = time.time) -> SqliteStore:
+        """Open or create the database; one that is broken is moved aside.
+
+        Where nothing can be opened at that path, the store is in memory and ``fallback`` says why:
+        the gateway serves and says loudly what it would lose.
+        """
+        try:
+            return await cls._opened(path)
+        except StoreError as error:
+            aside = _move_aside(path, int(wall()))
+            log.exception("state store %s is unusable; moved aside to %s", path, aside or "nowhere")
+            reason = str(error)
+        try:
+            return await cls._opened(path)
+        except StoreError as error:
+            log.critical("no state store: %s: %s; nothing will outlive control", path, error)
+            return await cls._opened(None, f"{reason}; {error}")
+
+    @classmethod
+    async def _opened(cls, path: Path | None, fallback: str = "") -> SqliteStore:
+        store = cls(path, fallback)
+        try:
+            await store._run(store._connect)
+        except StoreError:
+            await store.close()
+            raise
+        return store
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run ``work`` in the writer's thread. Raises StoreError for what SQLite says."""
+        loop = asyncio.get_running_loop()
+        try:
+            # Shielded: a caller that goes away must not leave a transaction half told.
+            return await asyncio.shield(loop.run_in_executor(self._thread, work))
+        except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+            raise StoreError(f"{type(error).__name__}: {error}") from error
+
+    # --- in the writer's thread -----------------------------------------------------------------
+
+    def _connect(self) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        target = ":memory:" if self.path is None else str(self.path)
+        connection = sqlite3.connect(target, isolation_level=None, timeout=2.0)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(str(verdict))  # noqa: TRY301  one way out: closed below
+            _migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    @property
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.ProgrammingError("the store is closed")
+        return self._connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+    def _save(self, state: State, audit: AuditEntry | None, answer: Answer | None) -> None:
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO meta VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE SET"
+                " revision = excluded.revision, salt = excluded.salt, release = excluded.release",
+                (state.revision, state.salt, state.release),
+            )
+            for service in state.services:
+                _save_service(db, service)
+            if audit is not None:
+                _save_audit(db, audit)
+            if answer is not None:
+                _save_answer(db, answer)
+
+    def _load(self) -> State | None:
+        meta = self._db.execute("SELECT revision, salt, release FROM meta").fetchone()
+        if meta is None:
+            return None
+        pools: dict[tuple[str, str], PoolState] = {}
+        for service, color, generation, source, endpoints in self._db.execute(
+            "SELECT service, color, generation, source, endpoints FROM pool"
+        ):
+            pools[service, color] = PoolState(
+                generation=generation,
+                source=source,
+                endpoints=msgspec.json.decode(endpoints, type=tuple[str, ...]),
+            )
+        services = tuple(
+            _service(row, pools)
+            for row in self._db.execute(
+                "SELECT name, stable, weight, previous, drained, isolated, generation"
+                " FROM service ORDER BY name"
+            )
+        )
+        return State(revision=meta[0], salt=meta[1], release=meta[2], services=services)
+
+    def _remember(self, answer: Answer) -> None:
+        with self._transaction() as db:
+            _save_answer(db, answer)
+
+    def _remembered(self, actor: str, key: str, now: float) -> Answer | None:
+        row = self._db.execute(
+            "SELECT request, status, body, etag, at FROM answer"
+            " WHERE actor = ? AND key = ? AND at > ?",
+            (actor, key, now - KEEP_ANSWERS),
+        ).fetchone()
+        if row is None:
+            return None
+        request, status, body, etag, at = row
+        return Answer(
+            actor=actor, key=key, request=request, status=status, body=body, etag=etag, at=at
+        )
+
+    def _audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        rows = self._db.execute(
+            "SELECT id, at, actor, address, action, reason, before, after FROM audit"
+            " WHERE id < ? ORDER BY id DESC LIMIT ?",
+            (before if before is not None else 2**62, limit),
+        )
+        names = AuditEntry.__struct_fields__
+        return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # --- the Store -------------------------------------------------------------------------------
+
+    async def load(self) -> State | None:
+        """Return the state as last saved, None for a new store."""
+        return await self._run(self._load)
+
+    async def save(
+        self, state: State, audit: AuditEntry | None, answer: Answer | None = None
+    ) -> None:
+        """Keep all three in one durable transaction."""
+        await self._run(functools.partial(self._save, state, audit, answer))
+
+    async def remember(self, answer: Answer) -> None:
+        """Keep an answer; drop those past their day and past the bound."""
+        await self._run(functools.partial(self._remember, answer))
+
+    async def remembered(self, actor: str, key: str, now: float) -> Answer | None:
+        """Return the answer kept under a key that is not older than a day."""
+        return await self._run(functools.partial(self._remembered, actor, key, now))
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        """Return audit rows with ids under ``before``, newest first."""
+        return await self._run(functools.partial(self._audit, before, limit))
+
+    async def close(self) -> None:
+        """Finish what is under way and close the file."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise sqlite3.DatabaseError(
+            f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
+            "it was written by a newer one"
+        )
+    for step in range(version, len(MIGRATIONS)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
+        )
+
+
+def _move_aside(path: Path, stamp: int) -> Path | None:
+    """Rename a database that cannot be used, with its WAL. None: there was nothing to rename."""
+    moved = None
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        aside = path.with_name(f"{path.name}.broken-{stamp}{suffix}")
+        try:
+            part.rename(aside)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                log.exception("cannot move %s aside", part)
+            continue
+        moved = moved or aside
+    return moved
+
+
+def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
+    db.execute(
+        "INSERT INTO service VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+        " stable = excluded.stable, weight = excluded.weight, previous = excluded.previous,"
+        " drained = excluded.drained, isolated = excluded.isolated,"
+        " generation = excluded.generation",
+        (
+            service.name,
+            service.stable,
+            service.weight,
+            service.previous,
+            ",".join(service.drained),
+            ",".join(service.isolated),
+            service.generation,
+        ),
+    )
+    for color, pool in (("blue", service.blue), ("green", service.green)):
+        db.execute(
+            "INSERT INTO pool VALUES (?, ?, ?, ?, ?) ON CONFLICT (service, color) DO UPDATE SET"
+            " generation = excluded.generation, source = excluded.source,"
+            " endpoints = excluded.endpoints",
+            (
+                service.name,
+                color,
+                pool.generation,
+                pool.source,
+                msgspec.json.encode(pool.endpoints).decode(),
+            ),
+        )
+
+
+def _save_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
+    db.execute(
+        "INSERT INTO audit (at, actor, address, action, reason, before, after)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            entry.at,
+            entry.actor,
+            entry.address,
+            entry.action,
+            entry.reason,
+            entry.before,
+            entry.after,
+        ),
+    )
+    db.execute("DELETE FROM audit WHERE id <= last_insert_rowid() - ?", (MAX_AUDIT_ROWS,))
+
+
+def _save_answer(db: sqlite3.Connection, answer: Answer) -> None:
+    db.execute("DELETE FROM answer WHERE at <= ?", (answer.at - KEEP_ANSWERS,))
+    db.execute(
+        "DELETE FROM answer WHERE (actor, key) IN (SELECT actor, key FROM answer"
+        " ORDER BY at DESC LIMIT -1 OFFSET ?)",
+        (MAX_ANSWERS - 1,),
+    )
+    db.execute(
+        "INSERT OR REPLACE INTO answer VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            answer.actor,
+            answer.key,
+            answer.request,
+            answer.status,
+            answer.body,
+            answer.etag,
+            answer.at,
+        ),
+    )
+
+
+_ServiceRow = tuple[str, str, int, str, str, str, int]
+
+
+def _service(row: _ServiceRow, pools: dict[tuple[str, str], PoolState]) -> ServiceState:
+    name, stable, weight, previous, drained, isolated, generation = row
+    return msgspec.convert(
+        {
+            "name": name,
+            "stable": stable,
+            "weight": weight,
+            "previous": previous,
+            "drained": [color for color in drained.split(",") if color],
+            "isolated": [color for color in isolated.split(",") if color],
+            "generation": generation,
+            "blue": pools.get((name, "blue"), PoolState()),
+            "green": pools.get((name, "green"), PoolState()),
+        },
+        ServiceState,
+    )
