@@ -1,0 +1,285 @@
+"""What Prometheus scrapes: the board's words under their public names.
+
+A collector, not instruments: nothing is counted here. Every scrape reads the board once, so the
+data plane pays nothing for it, and counts survive workers and control alike.
+
+Labels are bounded by the configuration: services, colors, roles, methods and code classes of the
+layout, endpoints of the topology in force. Never a path, a client or a status text. Requests that
+no service was found for have ``service="none"``, and no role or color. A series of
+``gateway_requests_total`` begins with its first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from gateway.board import layout
+from gateway.board.board import Board
+from gateway.config.snapshot import COLORS, Topology, Traffic
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+#: A board's row 0: requests that no service was found for.
+NO_SERVICE: Final = "none"
+
+_ROLES: Final = ("stable", "candidate")
+_LE: Final = (*(str(bound / 1000) for bound in layout.BOUNDS_MS), "+Inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsView:
+    """What one scrape is made from; control makes one per scrape.
+
+    ``reloads`` counts configuration reloads by result (``ok``, ``refused``), and
+    ``lagging_workers`` those that have not acknowledged the snapshot asked for. ``build`` is what
+    ``hot.compiled_state()`` says.
+    """
+
+    board: Board
+    topology: Topology
+    traffic: Traffic
+    reloads: tuple[tuple[str, int], ...] = (("ok", 0), ("refused", 0))
+    lagging_workers: int = 0
+    version: str = ""
+    build: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One service's words, summed over the slabs."""
+
+    name: str
+    words: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A role and color of one service: its label values and its words."""
+
+    labels: tuple[str, str, str]
+    words: list[int]
+
+
+class GatewayCollector(Collector):
+    """The metrics of one ``MetricsView``, in the contract's names."""
+
+    def __init__(self, view: MetricsView) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric family. Each service's words are read once, for all families."""
+        rows = list(self._rows())
+        sides = [side for row in rows for side in _sides(row)]
+        yield self._info()
+        yield _requests(sides)
+        yield _histogram(
+            "gateway_request_seconds",
+            "From the request's first octet to the answer's last.",
+            layout.SIDE_REQUEST_SECONDS,
+            sides,
+        )
+        yield _histogram(
+            "gateway_upstream_seconds",
+            "From the attempt's start to the head of the backend's answer.",
+            layout.SIDE_UPSTREAM_SECONDS,
+            [side for side in sides if side.labels[0] != NO_SERVICE],
+        )
+        yield _per_service(
+            GaugeMetricFamily("gateway_in_flight", "Requests in flight.", labels=["service"]),
+            rows,
+            layout.ROW_IN_FLIGHT,
+        )
+        yield _per_service(
+            CounterMetricFamily(
+                "gateway_asset_second_tries",
+                "Assets that the assigned color did not have, asked of the other.",
+                labels=["service"],
+            ),
+            rows[1:],
+            layout.ROW_ASSET_SECOND_TRIES,
+        )
+        yield self._weights()
+        yield from self._endpoints()
+        yield from self._processes()
+        yield from self._connections()
+
+    def _rows(self) -> Iterator[_Row]:
+        """Yield row 0 and then every service of the topology."""
+        board = self._view.board
+        yield _Row(NO_SERVICE, board.row_total(0))
+        for service in self._view.topology.services:
+            yield _Row(service.name, board.row_total(service.row))
+
+    def _info(self) -> Metric:
+        return InfoMetricFamily(
+            "gateway",
+            "Which gateway this is.",
+            value={"version": self._view.version, "build": self._view.build},
+        )
+
+    def _weights(self) -> Metric:
+        """Percent of cohort keys, 0-100, by role."""
+        family = GaugeMetricFamily(
+            "gateway_traffic_weight",
+            "Share of cohort keys in percent.",
+            labels=["service", "role"],
+        )
+        for service in self._view.traffic.services:
+            family.add_metric([service.service, "candidate"], service.weight / 100)
+            family.add_metric([service.service, "stable"], (10_000 - service.weight) / 100)
+        return family
+
+    def _endpoints(self) -> Iterator[Metric]:
+        """Yield health, tries and failures of the endpoints in the topology in force."""
+        board = self._view.board
+        labels = ["service", "color", "endpoint"]
+        healthy = GaugeMetricFamily(
+            "gateway_endpoint_healthy", "1: up; 0: down or not yet known.", labels=labels
+        )
+        in_flight = GaugeMetricFamily(
+            "gateway_endpoint_in_flight", "Requests and tunnels there.", labels=labels
+        )
+        attempts = CounterMetricFamily(
+            "gateway_endpoint_attempts", "Attempts begun.", labels=labels
+        )
+        failures = CounterMetricFamily(
+            "gateway_endpoint_failures", "Attempts failed.", labels=labels
+        )
+        for pool in self._view.topology.pools:
+            for endpoint in pool.endpoints:
+                values = [pool.service, pool.color, endpoint.id]
+                cell = endpoint.cell
+                healthy.add_metric(values, float(board.health(cell) == layout.UP))
+                in_flight.add_metric(values, board.endpoint_in_flight(cell))
+                attempts.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_REQUESTS))
+                failures.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_FAILURES))
+        yield from (healthy, in_flight, attempts, failures)
+
+    def _processes(self) -> Iterator[Metric]:
+        """Yield workers, restarts and reloads."""
+        board = self._view.board
+        workers = board.workers()
+        ready = sum(worker.state == layout.STATE_READY for worker in workers)
+        yield GaugeMetricFamily("gateway_workers", "Workers that serve.", value=ready)
+        yield GaugeMetricFamily(
+            "gateway_workers_wanted",
+            "Workers that the supervisor keeps.",
+            value=board.words[layout.H_SLOTS],
+        )
+        yield GaugeMetricFamily(
+            "gateway_workers_lagging",
+            "Workers that do not serve the snapshot asked for.",
+            value=self._view.lagging_workers,
+        )
+        yield GaugeMetricFamily(
+            "gateway_forced_stable",
+            "1 while a worker obeys the flag of `gateway rollback --local`.",
+            value=float(any(worker.forced_stable for worker in workers)),
+        )
+        restarts = CounterMetricFamily(
+            "gateway_process_restarts", "Processes started again.", labels=["process"]
+        )
+        restarts.add_metric(["control"], board.words[layout.H_CONTROL_RESTARTS])
+        restarts.add_metric(["worker"], board.words[layout.H_WORKER_RESTARTS])
+        yield restarts
+        reloads = CounterMetricFamily(
+            "gateway_config_reloads", "Configuration reloads.", labels=["result"]
+        )
+        for result, count in self._view.reloads:
+            reloads.add_metric([result], count)
+        yield reloads
+
+    def _connections(self) -> Iterator[Metric]:
+        """Yield what concerns clients' connections and no service."""
+        board = self._view.board
+        for name, about, word in (
+            ("gateway_connections", "Clients' connections open.", layout.S_CONNECTIONS),
+            ("gateway_tunnels", "Upgraded connections open.", layout.S_TUNNELS),
+        ):
+            yield GaugeMetricFamily(name, about, value=board.total(word))
+        for name, about, word in (
+            ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
+            ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
+            ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
+        ):
+            yield CounterMetricFamily(name, about, value=board.total(word))
+        stalls = [board.slab(worker.slab)[layout.S_STALL_MAX] for worker in board.workers()]
+        yield GaugeMetricFamily(
+            "gateway_worker_stall_seconds_max",
+            "The longest stall of a live worker's loop since its start.",
+            value=max(stalls, default=0) / 1e9,
+        )
+
+
+def _sides(row: _Row) -> Iterator[_Side]:
+    """Cut a row into its roles and colors; row 0 into one without either."""
+    width = layout.SIDE_WORDS
+    if row.name == NO_SERVICE:
+        parts = [row.words[at * width : (at + 1) * width] for at in range(layout.SIDES)]
+        summed = [sum(column) for column in zip(*parts, strict=True)]
+        yield _Side((NO_SERVICE, NO_SERVICE, NO_SERVICE), summed)
+        return
+    for at in range(layout.SIDES):
+        words = row.words[at * width : (at + 1) * width]
+        yield _Side((row.name, _ROLES[at // 2], COLORS[at % 2]), words)
+
+
+def _requests(sides: Iterable[_Side]) -> Metric:
+    """Return requests by method and class of code, where there were any."""
+    family = CounterMetricFamily(
+        "gateway_requests",
+        "Requests answered, or left by their clients (code_class none).",
+        labels=["service", "role", "color", "code_class", "method"],
+    )
+    classes = layout.CODE_CLASSES
+    for side in sides:
+        for at in range(len(layout.METHODS) * len(classes)):
+            if count := side.words[layout.SIDE_REQUESTS + at]:
+                method, code_class = layout.METHODS[at // len(classes)], classes[at % len(classes)]
+                family.add_metric([*side.labels, code_class, method], count)
+    return family
+
+
+def _histogram(name: str, about: str, at: int, sides: Iterable[_Side]) -> Metric:
+    """Return one histogram per side that has any request.
+
+    The count is the sum of the buckets read here, so that they agree however much happens between
+    two reads.
+    """
+    family = HistogramMetricFamily(name, about, labels=["service", "role", "color"])
+    for side in sides:
+        words = side.words[at : at + layout.HISTOGRAM_WORDS]
+        cumulative = list(accumulate(words[:-1]))
+        if cumulative[-1]:
+            buckets = list(zip(_LE, map(float, cumulative), strict=True))
+            family.add_metric(side.labels, buckets=buckets, sum_value=words[-1] / 1e6)
+    return family
+
+
+def _per_service(
+    family: GaugeMetricFamily | CounterMetricFamily, rows: Iterable[_Row], word: int
+) -> Metric:
+    """Fill a family labelled by service alone from one word of each row."""
+    for row in rows:
+        family.add_metric([row.name], row.words[word])
+    return family
+
+
+def render(view: MetricsView) -> bytes:
+    """Return the text that ``/metrics`` answers, of type ``CONTENT_TYPE``."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(GatewayCollector(view))
+    return generate_latest(registry)
