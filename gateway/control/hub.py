@@ -1,0 +1,287 @@
+"""The hub: workers' connections, and the moment when all of them serve a snapshot.
+
+A worker connects, says ``Hello`` and is sent what it lacks; it reconnects by itself when control
+was away and serves on meanwhile. ``apply`` sends a new snapshot to all and returns when each has
+acknowledged its number. Numbers only grow, also across restarts of control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+
+from gateway.channel import snapshotfile
+from gateway.channel.framing import ChannelError, Decoder, encode
+from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, Failures, Hello
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from gateway.channel.messages import FromControl, FromWorker
+    from gateway.config.snapshot import Topology, Traffic
+
+log = logging.getLogger("gateway.control.hub")
+
+#: Octets that may wait for one worker; a worker that reads less is cut off and reconnects.
+MAX_UNSENT = 128 * 1024 * 1024
+#: More connections than any machine has workers.
+MAX_LINKS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """How an ``apply`` went. ``lagging`` names workers that had not acknowledged in time."""
+
+    number: int
+    milliseconds: float
+    lagging: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+class Link(asyncio.Protocol):
+    """One worker's connection."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._decoder: Decoder[FromWorker] = Decoder.from_worker()
+        self._transport: asyncio.Transport | None = None
+        self.hello: Hello | None = None
+        self.acked = 0
+        self.error = ""
+
+    @property
+    def name(self) -> str:
+        """How the worker is called in answers: slot and pid."""
+        return f"worker {self.hello.slot} (pid {self.hello.pid})" if self.hello else "a stranger"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._hub.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass whole messages on; cut off a peer that does not speak this protocol."""
+        try:
+            for message in self._decoder.feed(data):
+                self._hub.received(self, message)
+        except ChannelError as error:
+            log.warning("%s: %s", self.name, error)
+            self.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the worker: nobody waits for it any more."""
+        del exc
+        self._hub.lost(self)
+
+    def send(self, frame: bytes) -> None:
+        """Send one frame, or cut off a worker that has stopped reading."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() + len(frame) > MAX_UNSENT:
+            log.warning("%s reads nothing; its connection is cut", self.name)
+            self.abort()
+            return
+        self._transport.write(frame)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def __repr__(self) -> str:
+        """Say who and how far."""
+        return f"Link({self.name}, acked={self.acked})"
+
+
+class Hub:
+    """All workers, and the snapshot that they are asked to serve."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        traffic: Traffic,
+        *,
+        number: int,
+        snapshot_file: str,
+        clock: Callable[[], float],
+        draining: Callable[[int], bool] = lambda slab: False,
+    ) -> None:
+        self.topology = topology
+        self.traffic = traffic
+        self.number = number
+        self.ahead: Callable[[Hello], None] = lambda hello: None
+        self._file = snapshot_file
+        self._clock = clock
+        self._draining = draining
+        self._links: set[Link] = set()
+        self._names: dict[str, tuple[str, ...]] = {}
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept workers on an inherited listening socket; the first snapshot goes to its file."""
+        self._write_file()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Link(self), sock=sock)
+
+    async def close(self) -> None:
+        """Stop accepting and let go of all workers, which serve on."""
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.abort()
+        # A turn for the connections' ends; wait_closed would wait for peers.
+        await asyncio.sleep(0)
+
+    # --- snapshots ------------------------------------------------------------------------------
+
+    async def apply(
+        self,
+        *,
+        topology: Topology | None = None,
+        traffic: Traffic | None = None,
+        timeout: float = 5.0,  # noqa: ASYNC109  a bound on workers, reported and not raised
+    ) -> Applied:
+        """Send what changed to every worker; return once each serves it, or after ``timeout`` s.
+
+        The new snapshot is in force for workers to come as soon as this is called, whatever
+        becomes of the wait.
+        """
+        began = self._clock()
+        self.number += 1
+        self.topology = topology or self.topology
+        self.traffic = traffic or self.traffic
+        message = Apply(number=self.number, topology=topology, traffic=traffic)
+        frame = encode(message)
+        for link in self._links:
+            if link.hello is not None:
+                link.send(frame)
+        self._write_file()
+        number = self.number
+        await self._acknowledged(number, timeout)
+        lagging = tuple(sorted(link.name for link in self._behind(number)))
+        errors = tuple(sorted(f"{link.name}: {link.error}" for link in self._links if link.error))
+        milliseconds = round((self._clock() - began) * 1000, 3)
+        return Applied(number=number, milliseconds=milliseconds, lagging=lagging, errors=errors)
+
+    async def _acknowledged(self, number: int, timeout: float) -> None:  # noqa: ASYNC109  as apply
+        if not self._behind(number):
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((number, future))
+        try:
+            async with asyncio.timeout(timeout):
+                await future
+        except TimeoutError:
+            log.warning("snapshot %d is not acknowledged by %s", number, self._behind(number))
+        finally:
+            self._waiting = [waits for waits in self._waiting if waits[1] is not future]
+
+    def _behind(self, number: int) -> list[Link]:
+        """Return the greeted workers that are to serve ``number`` and do not yet."""
+        return [
+            link
+            for link in self._links
+            if link.hello is not None
+            and link.acked < number
+            and not self._draining(link.hello.slab)
+        ]
+
+    def _settle(self) -> None:
+        for number, future in self._waiting:
+            if not future.done() and not self._behind(number):
+                future.set_result(None)
+
+    def _write_file(self) -> None:
+        snapshot = Apply(number=self.number, topology=self.topology, traffic=self.traffic)
+        try:
+            snapshotfile.write(self._file, snapshot)
+        except OSError:
+            # Workers that run have the snapshot; only one that starts without control lacks it.
+            log.exception("the snapshot file %s cannot be written", self._file)
+
+    def publish(self, names: dict[str, tuple[str, ...]]) -> None:
+        """Tell every worker, now and when it connects, what host names resolve to."""
+        self._names.update(names)
+        frame = encode(Addresses(names=names))
+        for link in self._links:
+            if link.hello is not None:
+                link.send(frame)
+
+    def keep_names(self, names: set[str]) -> None:
+        """Forget the addresses of names that no endpoint has any more."""
+        self._names = {name: found for name, found in self._names.items() if name in names}
+
+    # --- workers --------------------------------------------------------------------------------
+
+    def workers(self) -> list[Link]:
+        """Return the workers that have greeted."""
+        return [link for link in self._links if link.hello is not None]
+
+    def current(self) -> bool:
+        """Tell whether every worker that is not draining serves the current snapshot."""
+        return not self._behind(self.number)
+
+    def opened(self, link: Link) -> None:
+        """Take a connection in, within the bound."""
+        if len(self._links) >= MAX_LINKS:
+            link.abort()
+            return
+        self._links.add(link)
+
+    def lost(self, link: Link) -> None:
+        """Let a connection go."""
+        self._links.discard(link)
+        self._settle()
+
+    def received(self, link: Link, message: FromWorker) -> None:
+        """Act on one message. Raises ChannelError for one that has no place."""
+        if isinstance(message, Hello):
+            self._greet(link, message)
+        elif link.hello is None:
+            raise ChannelError(f"{type(message).__name__} before Hello")
+        elif isinstance(message, Ack):
+            link.acked = max(link.acked, message.number)
+            link.error = message.error
+            if message.error:
+                log.error("%s cannot serve %d: %s", link.name, message.number, message.error)
+            self._settle()
+        else:
+            # Failures are the release analysis' food; nobody else eats them.
+            assert isinstance(message, Failures)
+
+    def _greet(self, link: Link, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL:
+            raise ChannelError(f"protocol {hello.protocol}, this control speaks {PROTOCOL}")
+        for stale in [each for each in self._links if each.hello and each.hello.pid == hello.pid]:
+            stale.abort()
+        link.hello = hello
+        link.acked = 0
+        if hello.topology > self.topology.number:
+            # An earlier control numbered further than anything that was left to this one.
+            self.topology = msgspec.structs.replace(self.topology, number=hello.topology + 1)
+        if hello.traffic > self.traffic.revision:
+            self.ahead(hello)
+        log.info("%s connected, serving %d/%d", link.name, hello.topology, hello.traffic)
+        if self._names:
+            # Before the snapshot: its endpoints' names are known when it comes into force.
+            self._send(link, Addresses(names=self._names))
+        same_topology = hello.topology == self.topology.number
+        same_traffic = hello.traffic == self.traffic.revision
+        self._send(
+            link,
+            Apply(
+                number=self.number,
+                topology=None if same_topology else self.topology,
+                traffic=None if same_traffic else self.traffic,
+            ),
+        )
+
+    @staticmethod
+    def _send(link: Link, message: FromControl) -> None:
+        link.send(encode(message))
