@@ -21,6 +21,8 @@ class ChildSpec:
     ``sockets`` are a worker's listening sockets as (listener's index, descriptor). ``channel`` is
     control's listening Unix socket; workers connect to ``run_dir``/control.sock instead. ``boot``
     names this run of the supervisor: a snapshot file of another boot is not served from.
+    ``addresses`` are the configured addresses of ``sockets`` (of ``admin`` for control), in their
+    order, by which a next supervisor knows them again. ``drain_timeout`` is in seconds.
     """
 
     role: str
@@ -34,6 +36,8 @@ class ChildSpec:
     sockets: tuple[tuple[int, int], ...] = ()
     admin: tuple[int, ...] = ()
     channel: int = -1
+    addresses: tuple[str, ...] = ()
+    drain_timeout: float = 30.0
 
     @property
     def control_socket(self) -> str:
@@ -44,6 +48,11 @@ class ChildSpec:
     def worker_socket(self) -> str:
         """The path of this worker's own socket: takeover and local questions."""
         return f"{self.run_dir}/worker-{self.slab}.sock"
+
+    @property
+    def admin_socket(self) -> str:
+        """The path of control's own socket for the same questions (its sockets: the admin's)."""
+        return f"{self.run_dir}/control-admin.sock"
 
     @property
     def snapshot_file(self) -> str:
@@ -65,6 +74,7 @@ class ChildSpec:
         values = json.loads(text)
         values["sockets"] = tuple((int(index), int(fd)) for index, fd in values["sockets"])
         values["admin"] = tuple(int(fd) for fd in values["admin"])
+        values["addresses"] = tuple(str(address) for address in values["addresses"])
         return cls(**values)
 
     @classmethod
