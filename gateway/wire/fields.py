@@ -35,7 +35,7 @@ NAMES: tuple[bytes, ...] = (
     b"x-release-role",
     b"x-release-id",
     b"x-release-key",
-    b"gw-override",
+    b"gw_override",
     b"sec-fetch-mode",
     b"sec-fetch-dest",
     b"accept",

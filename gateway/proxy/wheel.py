@@ -1,0 +1,67 @@
+"""One coarse timer wheel a worker: deadlines that cost nothing to move.
+
+An entry keeps its own deadline and the place that it was last put in; the wheel visits it there.
+Moving a deadline later is an attribute write in the entry: the visit finds it not yet due and the
+entry puts itself in again. Only a deadline before its place needs ``put`` at once, and the place
+left behind is recognised by its number.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+#: Seconds. Nothing in the data plane is timed more finely.
+TICK = 0.1
+
+#: Seconds ahead that an entry is put in at most: a closed connection is let go of by then.
+AHEAD = 5.0
+
+#: A deadline that never comes, and the place of an entry that is not put in.
+NEVER = float("inf")
+NOWHERE = 1 << 62
+
+
+class Timed(Protocol):
+    """What the wheel visits."""
+
+    def on_wheel(self, place: int, now: float) -> None:
+        """Be visited at ``place``. One that has been put in anew since does nothing."""
+
+
+class Wheel:
+    """Buckets of entries by tick number. ``now`` is the time of the last tick, in seconds."""
+
+    __slots__ = ("_buckets", "_tick", "now")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._tick = int(now / TICK)
+        self._buckets: dict[int, list[Timed]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(bucket) for bucket in self._buckets.values())
+
+    def put(self, entry: Timed, deadline: float) -> int:
+        """Have ``entry`` visited at ``deadline``; return the place, for the entry to remember."""
+        ahead = self.now + AHEAD
+        place = int((deadline if deadline < ahead else ahead) / TICK) + 1
+        if place <= self._tick:
+            place = self._tick + 1
+        bucket = self._buckets.get(place)
+        if bucket is None:
+            self._buckets[place] = [entry]
+        else:
+            bucket.append(entry)
+        return place
+
+    def advance(self, now: float) -> None:
+        """Visit everything that is due at ``now``."""
+        self.now = now
+        upto = int(now / TICK)
+        while self._tick < upto:
+            self._tick += 1
+            bucket = self._buckets.pop(self._tick, None)
+            if bucket is not None:
+                place = self._tick
+                for entry in bucket:
+                    entry.on_wheel(place, now)
