@@ -12,7 +12,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 Color = Literal["blue", "green"]
 Role = Literal["stable", "candidate"]
@@ -21,26 +29,33 @@ Health = Literal["unknown", "up", "down"]
 Mode = Literal["stable", "split", "candidate", "mixed"]
 Source = Literal["file", "api"]
 
-#: The longest wait that a caller may ask for, in seconds.
-MAX_WAIT = 3600.0
 MAX_ENDPOINTS_PER_POOL = 64
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([0-9]{1,7})(ms|s|m|h)", re.ASCII)
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+#: Bounded by its digits: a caller waits for 99 minutes at most.
+_DURATION = re.compile(r"([0-9]{1,6})(ms)|([0-9]{1,3})(s)|([0-9]{1,2})(m)", re.ASCII)
 
-#: ``multipleOf`` in JSON Schema; the tolerance of binary fractions is ours (see ``_fine``).
+#: ``multipleOf`` in JSON Schema; the tolerance of binary fractions is ours (see ``hundredths``).
 Percent: TypeAlias = Annotated[
     float, Field(ge=0, le=100, strict=True, json_schema_extra={"multipleOf": 0.01})
 ]
-Duration: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,7}(ms|s|m|h)$")]
+Duration: TypeAlias = Annotated[
+    str,
+    StringConstraints(pattern=r"^([0-9]{1,6}ms|[0-9]{1,3}s|[0-9]{1,2}m)$"),
+    Field(examples=["500ms", "30s", "2m"]),
+]
 ServiceName: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
 ]
 Reason: TypeAlias = Annotated[str, StringConstraints(max_length=500)]
+#: Told to schemas; the server itself reads URLs as the configuration does.
+_HOST = r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?(\.[a-z]([a-z0-9-]{0,30}[a-z0-9])?){0,5}"
+_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_URL = rf"^https?://({_HOST}|{_OCTET}(\.{_OCTET}){{3}}|\[::1\])(:[1-9][0-9]{{0,3}})?$"
 Url: TypeAlias = Annotated[
     str,
-    StringConstraints(pattern=r"^https?://[!-.0-9:-~]{1,300}/?$", max_length=310),
-    Field(examples=["http://127.0.0.1:3201"]),
+    StringConstraints(max_length=310),
+    WithJsonSchema({"type": "string", "pattern": _URL, "examples": ["http://127.0.0.1:3201"]}),
 ]
 
 
@@ -48,11 +63,9 @@ def seconds(text: str) -> float:
     """Return a duration's seconds. Raises ValueError where it is not one or is too long."""
     match = _DURATION.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is not a duration; expected one like 500ms, 30s, 2m")
-    value = int(match[1]) * _UNITS[match[2]]
-    if value > MAX_WAIT:
-        raise ValueError(f"{text!r} is longer than an hour")
-    return value
+        raise ValueError(f"{text!r} is not a duration; expected one like 500ms, 30s, 99m")
+    number, unit = (group for group in match.groups() if group is not None)
+    return int(number) * _UNITS[unit]
 
 
 def hundredths(percent: float) -> int:
@@ -170,6 +183,7 @@ class IsolateRequest(Request):
     """Take a color out until lifted."""
 
     color: Color | Role
+    force: bool = Field(default=False, description="even where the other color cannot serve")
     reason: Reason = ""
 
 
@@ -313,7 +327,6 @@ class RollbackAnswer(TrafficAnswer):
     rolled_back: list[str] = []
     refused: list[RefusedService] = []
     persisted: bool = True
-    lagging: list[str] = Field(default=[], description="workers that had not acknowledged in time")
 
 
 class PoolAnswer(Answer):

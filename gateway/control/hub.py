@@ -1,16 +1,17 @@
 """The hub: workers' connections, and the moment when all of them serve a snapshot.
 
 A worker connects, says ``Hello`` and is sent what it lacks; it reconnects by itself when control
-was away and serves on meanwhile. ``apply`` sends a new snapshot to all and returns when each has
-acknowledged its number. Numbers only grow, also across restarts of control.
+was away and serves on meanwhile. ``send`` sends a new snapshot to all, ``acknowledged`` returns when
+each serves it. Numbers only grow, also across restarts of control.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import msgspec
 
@@ -20,7 +21,7 @@ from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, Failures, 
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from gateway.channel.messages import FromControl, FromWorker
     from gateway.config.snapshot import Topology, Traffic
@@ -31,6 +32,21 @@ log = logging.getLogger("gateway.control.hub")
 MAX_UNSENT = 128 * 1024 * 1024
 #: More connections than any machine has workers.
 MAX_LINKS = 4096
+
+
+#: Seconds that a call waits for workers, and between two looks at the board meanwhile.
+BOUND = 5.0
+LOOK_AGAIN = 0.05
+
+
+class Slabs(Protocol):
+    """What the board knows of workers, connected or not."""
+
+    def draining(self, slab: int) -> bool:
+        """Tell whether that slab's worker is on its way out."""
+
+    def ready(self) -> Iterable[int]:
+        """Return the slabs whose workers live and take traffic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +125,7 @@ class Hub:
         number: int,
         snapshot_file: str,
         clock: Callable[[], float],
-        draining: Callable[[int], bool] = lambda slab: False,
+        slabs: Slabs,
     ) -> None:
         self.topology = topology
         self.traffic = traffic
@@ -117,10 +133,10 @@ class Hub:
         self.ahead: Callable[[Hello], None] = lambda hello: None
         self._file = snapshot_file
         self._clock = clock
-        self._draining = draining
+        self._slabs = slabs
         self._links: set[Link] = set()
         self._names: dict[str, tuple[str, ...]] = {}
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: set[asyncio.Event] = set()
         self._server: asyncio.Server | None = None
 
     async def listen(self, sock: socket.socket) -> None:
@@ -140,62 +156,69 @@ class Hub:
 
     # --- snapshots ------------------------------------------------------------------------------
 
-    async def apply(
-        self,
-        *,
-        topology: Topology | None = None,
-        traffic: Traffic | None = None,
-        timeout: float = 5.0,  # noqa: ASYNC109  a bound on workers, reported and not raised
-    ) -> Applied:
-        """Send what changed to every worker; return once each serves it, or after ``timeout`` s.
+    def send(self, *, topology: Topology | None = None, traffic: Traffic | None = None) -> int:
+        """Send what changed to every worker and return the new snapshot's number.
 
-        The new snapshot is in force for workers to come as soon as this is called, whatever
-        becomes of the wait.
+        Does not wait: from now on this is what workers are asked to serve (see ``acknowledged``).
         """
-        began = self._clock()
         self.number += 1
         self.topology = topology or self.topology
         self.traffic = traffic or self.traffic
-        message = Apply(number=self.number, topology=topology, traffic=traffic)
-        frame = encode(message)
+        frame = encode(Apply(number=self.number, topology=topology, traffic=traffic))
         for link in self._links:
             if link.hello is not None:
                 link.send(frame)
         self._write_file()
-        number = self.number
-        await self._acknowledged(number, timeout)
-        lagging = tuple(sorted(link.name for link in self._behind(number)))
+        return self.number
+
+    async def acknowledged(self, number: int, *, began: float, bound: float = BOUND) -> Applied:
+        """Return once every worker serves ``number``, or ``bound`` seconds from now.
+
+        Draining workers are not waited for; one that the board shows ready and that has not
+        connected yet is. ``began`` is when the caller's work did (the clock's seconds).
+        """
+        if self.behind(number):
+            waits = asyncio.Event()
+            self._waiting.add(waits)
+            try:
+                async with asyncio.timeout(bound):
+                    await self._settled(number, waits)
+            except TimeoutError:
+                log.warning("snapshot %d is not served by %s", number, self.behind(number))
+            finally:
+                self._waiting.discard(waits)
         errors = tuple(sorted(f"{link.name}: {link.error}" for link in self._links if link.error))
-        milliseconds = round((self._clock() - began) * 1000, 3)
-        return Applied(number=number, milliseconds=milliseconds, lagging=lagging, errors=errors)
+        return Applied(
+            number=number,
+            milliseconds=round((self._clock() - began) * 1000, 3),
+            lagging=self.behind(number),
+            errors=errors,
+        )
 
-    async def _acknowledged(self, number: int, timeout: float) -> None:  # noqa: ASYNC109  as apply
-        if not self._behind(number):
-            return
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((number, future))
-        try:
-            async with asyncio.timeout(timeout):
-                await future
-        except TimeoutError:
-            log.warning("snapshot %d is not acknowledged by %s", number, self._behind(number))
-        finally:
-            self._waiting = [waits for waits in self._waiting if waits[1] is not future]
+    async def _settled(self, number: int, waits: asyncio.Event) -> None:
+        while self.behind(number):
+            waits.clear()
+            with contextlib.suppress(TimeoutError):
+                # The board has no events: a worker that dies unconnected is seen by looking again.
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await waits.wait()
 
-    def _behind(self, number: int) -> list[Link]:
-        """Return the greeted workers that are to serve ``number`` and do not yet."""
-        return [
-            link
-            for link in self._links
-            if link.hello is not None
-            and link.acked < number
-            and not self._draining(link.hello.slab)
+    def behind(self, number: int) -> tuple[str, ...]:
+        """Name the workers that are to serve ``number`` and do not yet."""
+        greeted = {link.hello.slab: link for link in self._links if link.hello is not None}
+        late = [
+            link.name
+            for slab, link in greeted.items()
+            if (link.acked < number or link.error) and not self._slabs.draining(slab)
         ]
+        absent = [
+            f"slab {slab} (not connected)" for slab in self._slabs.ready() if slab not in greeted
+        ]
+        return tuple(sorted(late + absent))
 
     def _settle(self) -> None:
-        for number, future in self._waiting:
-            if not future.done() and not self._behind(number):
-                future.set_result(None)
+        for waits in self._waiting:
+            waits.set()
 
     def _write_file(self) -> None:
         snapshot = Apply(number=self.number, topology=self.topology, traffic=self.traffic)
@@ -225,7 +248,7 @@ class Hub:
 
     def current(self) -> bool:
         """Tell whether every worker that is not draining serves the current snapshot."""
-        return not self._behind(self.number)
+        return not self.behind(self.number)
 
     def opened(self, link: Link) -> None:
         """Take a connection in, within the bound."""

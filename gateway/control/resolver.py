@@ -7,6 +7,7 @@ ones fail; only what changed is published.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -73,6 +74,16 @@ class Resolver:
             self.known.pop(name, None)
         for name in sorted(names - self._running.keys()):
             self._running[name] = self._tasks.start(self._keep(name), name=f"resolve {name}")
+
+    async def prepare(self, hosts: Iterable[str], *, seconds: float) -> None:
+        """Resolve the names among ``hosts`` that have no answer yet, for ``seconds`` at most.
+
+        For endpoints that are about to come into force: their addresses go out before they do.
+        """
+        missing = [host for host in set(hosts) if is_name(host) and host not in self.known]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self.ask(name) for name in missing))
 
     async def _keep(self, name: str) -> None:
         while True:

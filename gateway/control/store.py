@@ -22,7 +22,7 @@ import msgspec
 from gateway.control.state import PoolState, ServiceState, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 log = logging.getLogger("gateway.control.store")
 
@@ -111,10 +111,8 @@ class Store(Protocol):
     async def load(self) -> State | None:
         """Return the state as last saved (every service ever seen), None for a new store."""
 
-    async def save(
-        self, state: State, audit: AuditEntry | None, answer: Answer | None = None
-    ) -> None:
-        """Keep a state, its audit row and the caller's answer in one durable transaction."""
+    async def save(self, state: State, audit: Sequence[AuditEntry]) -> None:
+        """Keep a state and its audit rows in one durable transaction."""
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer."""
@@ -214,7 +212,7 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             raise
 
-    def _save(self, state: State, audit: AuditEntry | None, answer: Answer | None) -> None:
+    def _save(self, state: State, audit: Sequence[AuditEntry]) -> None:
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO meta VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE SET"
@@ -223,10 +221,8 @@ class SqliteStore:
             )
             for service in state.services:
                 _save_service(db, service)
-            if audit is not None:
-                _save_audit(db, audit)
-            if answer is not None:
-                _save_answer(db, answer)
+            for entry in audit:
+                _save_audit(db, entry)
 
     def _load(self) -> State | None:
         meta = self._db.execute("SELECT revision, salt, release FROM meta").fetchone()
@@ -287,11 +283,9 @@ class SqliteStore:
         """Return the state as last saved, None for a new store."""
         return await self._run(self._load)
 
-    async def save(
-        self, state: State, audit: AuditEntry | None, answer: Answer | None = None
-    ) -> None:
-        """Keep all three in one durable transaction."""
-        await self._run(functools.partial(self._save, state, audit, answer))
+    async def save(self, state: State, audit: Sequence[AuditEntry]) -> None:
+        """Keep both in one durable transaction."""
+        await self._run(functools.partial(self._save, state, audit))
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer; drop those past their day and past the bound."""

@@ -62,6 +62,9 @@ class Level:
         return Level(target) if streak >= threshold else Level(self.health, streak)
 
 
+UNSEEN = Level()
+
+
 def combined(levels: list[Level]) -> Health:
     """Return an endpoint's health: down where a level is, up where all are, else unknown."""
     if any(level.health is Health.DOWN for level in levels):

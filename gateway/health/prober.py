@@ -9,22 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.health.machine import Health, Level, combined
-from gateway.health.probes import Result
+from gateway.health.machine import UNSEEN, Health, Level, combined
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from gateway.config.snapshot import Endpoint
-    from gateway.control.tasks import Tasks
     from gateway.health.policy import HealthPolicy
-    from gateway.health.probes import Probes
+    from gateway.health.probes import Probes, Result
 
 #: An interval is drawn from this share of it, so that endpoints are not asked in step.
 JITTER = (0.8, 1.2)
+
+
+class Starter(Protocol):
+    """Starts named tasks and keeps them referenced (``gateway.control.tasks.Tasks``)."""
+
+    def start(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run ``coroutine`` in the background."""
 
 
 class HealthCells(Protocol):
@@ -50,8 +55,8 @@ class Monitor:
     """What is known of one endpoint."""
 
     target: Target
-    l1: Level = Level()
-    l2: Level = Level()
+    l1: Level = UNSEEN
+    l2: Level = UNSEEN
     last: dict[str, Result] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
 
@@ -71,7 +76,7 @@ class Monitor:
             self.l1 = self.l1.after(result.good, rise=policy.rise, fall=policy.fall)
             if self.l1.health is Health.DOWN:
                 # Not asked while L1 fails; what it said before means nothing after.
-                self.l2 = Level()
+                self.l2 = UNSEEN
         else:
             self.l2 = self.l2.after(result.good, rise=policy.rise, fall=policy.fall)
         self.last[result.level] = result
@@ -100,7 +105,7 @@ class Prober:
         self,
         probes: Probes,
         board: HealthCells,
-        tasks: Tasks,
+        tasks: Starter,
         *,
         random: random.Random,
         now: Callable[[], int],
@@ -196,9 +201,8 @@ class Prober:
         """
         monitors = [Monitor(target) for target in targets]
         try:
-            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-                for monitor in monitors:
-                    group.create_task(self._try(monitor, accept))
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self._try(monitor, accept) for monitor in monitors))
         except TimeoutError:
             return monitors, False
         return monitors, True
