@@ -1,1 +1,1 @@
-"""Configuration: schema, loading with positions, and the frozen snapshot that workers serve from."""
+"""Configuration: schema, loading with positions, and the frozen snapshot workers serve from."""

@@ -1,0 +1,171 @@
+"""From a ``Config`` to what workers serve from. Pure.
+
+Control owns what lives longer than a file: generations of pools, places on the board. It gives them
+here, and gets the topology in which everything that the file says is worked out: defaults filled
+in, a route's timeouts merged with its service's, security profiles as the fields they send.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.config import snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gateway.config.addresses import EndpointAddress
+    from gateway.config.schema import Config, Route, SecurityProfile, Service, Timeouts
+
+__all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
+
+
+def file_endpoints(
+    config: Config, service: str, color: snapshot.Color
+) -> tuple[EndpointAddress, ...]:
+    """Return the endpoints that the file has for one slot, none where it has no pool there.
+
+    Raises KeyError for a service that is not in the file.
+    """
+    section = config.services[service]
+    pool = section.blue if color == "blue" else section.green
+    return pool.endpoints if pool is not None else ()
+
+
+def public_listeners(config: Config) -> tuple[snapshot.Listener, ...]:
+    """Return the public addresses that are opened, by whose positions sockets are told apart.
+
+    Listeners with ``tls`` are left out until TLS is in force: plain HTTP on a port that the
+    public takes for https would be worse than none.
+    """
+    return tuple(
+        snapshot.Listener(address=str(listener.address))
+        for listener in config.listen
+        if listener.tls is None
+    )
+
+
+def build_topology(
+    config: Config,
+    *,
+    number: int,
+    pools: Sequence[snapshot.Pool],
+    rows: Mapping[str, int],
+) -> snapshot.Topology:
+    """Return the topology that workers serve from.
+
+    ``pools`` are the slots as control has allocated them (of the file or of the API), ``rows``
+    each service's place on the board. Raises KeyError where a service has no row.
+    """
+    services = tuple(
+        _service(name, section, rows[name]) for name, section in sorted(config.services.items())
+    )
+    timeouts = {service.name: service.timeouts for service in services}
+    cohort, assets = config.traffic.cohort, config.traffic.assets
+    return snapshot.Topology(
+        number=number,
+        services=services,
+        pools=tuple(pools),
+        routes=snapshot.pack_routes([_route(route, timeouts) for route in routes_of(config)]),
+        profiles=tuple(
+            _profile(name, profile) for name, profile in sorted(config.security.profiles.items())
+        ),
+        listeners=public_listeners(config),
+        limits=snapshot.Limits(
+            head=config.limits.head,
+            body=config.limits.body,
+            connections=config.limits.connections,
+            header_timeout=config.limits.header_timeout,
+            idle_timeout=config.limits.idle_timeout,
+        ),
+        cohort=snapshot.Cohort(
+            cookie=cohort.cookie,
+            header=cohort.header,
+            max_age=int(cohort.max_age),
+            domain=cohort.domain,
+            secret=config.secrets.cohort,
+        ),
+        trusted_proxies=config.trusted_proxies,
+        internal_callers=config.internal_callers,
+        assets=assets.paths,
+        assets_keep=assets.keep,
+        behind_cdn=config.traffic.behind_cdn,
+        on_control_lost=snapshot.OnControlLost(
+            after=config.on_control_lost.after, do=config.on_control_lost.do
+        ),
+        access_log=config.access_log,
+    )
+
+
+def routes_of(config: Config) -> tuple[Route, ...]:
+    """Return the routes; where there are none, one from everywhere to the only service."""
+    if config.routes:
+        return config.routes
+    from gateway.config.schema import Route
+
+    (service,) = config.services
+    return (Route(path="/", service=service),)
+
+
+def _timeouts(section: Timeouts) -> snapshot.Timeouts:
+    return snapshot.Timeouts(
+        connect=section.connect,
+        first_byte=section.first_byte,
+        between_bytes=section.between_bytes,
+        total=section.total,
+        stream_idle=section.stream_idle,
+    )
+
+
+def _service(name: str, section: Service, row: int) -> snapshot.Service:
+    return snapshot.Service(
+        name=name,
+        row=row,
+        critical=section.critical,
+        balance=section.balance,
+        timeouts=_timeouts(section.timeouts),
+        max_in_flight=section.max_in_flight,
+        drain_timeout=section.drain_timeout,
+        host=section.host,
+        tls_ca=section.tls.ca,
+    )
+
+
+def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts]) -> snapshot.Route:
+    own = route.timeouts
+    below = timeouts[route.service]
+
+    def pick(mine: float | None, services: float) -> float:
+        return services if mine is None else mine
+
+    merged = snapshot.Timeouts(
+        connect=pick(own.connect, below.connect),
+        first_byte=pick(own.first_byte, below.first_byte),
+        between_bytes=pick(own.between_bytes, below.between_bytes),
+        total=pick(own.total, below.total),
+        stream_idle=pick(own.stream_idle, below.stream_idle),
+    )
+    return snapshot.Route(
+        path=route.path,
+        service=route.service,
+        host=route.host or "",
+        strip=route.strip,
+        body_limit=route.limits.body,
+        timeouts=None if merged == below else merged,
+        security=route.security or "",
+    )
+
+
+def _profile(name: str, profile: SecurityProfile) -> snapshot.SecurityProfile:
+    optional = (
+        ("Content-Security-Policy-Report-Only", profile.csp_report_only),
+        ("Content-Security-Policy", profile.csp),
+        ("X-Frame-Options", profile.frame.upper() if profile.frame else None),
+        ("Referrer-Policy", profile.referrer),
+        ("Permissions-Policy", profile.permissions),
+    )
+    fields = [("X-Content-Type-Options", "nosniff")]
+    fields += [(field, value) for field, value in optional if value is not None]
+    hsts = None if profile.hsts is None else f"max-age={int(profile.hsts)}"
+    tls = () if hsts is None else (("Strict-Transport-Security", hsts),)
+    return snapshot.SecurityProfile(name=name, fields=tuple(fields), tls_fields=tls)

@@ -1,0 +1,259 @@
+"""What one key of a configuration says about another. Pure.
+
+Works on the data as it stands in the file, not on ``Config``: it must still speak where another key
+is wrong, so that all errors of a file are told at once. What is not even of the right shape is
+passed over here; the types have refused it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.board.layout import MAX_ENDPOINTS, MAX_SERVICES
+from gateway.config.addresses import (
+    parse_admin_address,
+    parse_endpoint,
+    parse_listen,
+    parse_path,
+    parse_route_host,
+)
+from gateway.config.faults import Fault, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from gateway.config.keys import Place
+
+Data = object
+
+
+def mapping(value: Data) -> Mapping[str, Data]:
+    """Return keys and values, none where it is something else."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Data) -> tuple[Data, ...]:
+    """Return a list's items, none where it is something else."""
+    return tuple(value) if isinstance(value, (tuple, list)) else ()
+
+
+def _parsed(parse: Callable[[str], object], value: Data) -> str | None:
+    """Return the canonical form, None where it has none (the types have said so)."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return str(parse(value))
+    except ValueError:
+        return None
+
+
+def _at_most_one(place: Place, data: Data, first: str, second: str) -> Iterator[Fault]:
+    keys = mapping(data)
+    if keys.get(first) is not None and keys.get(second) is not None:
+        yield Fault(
+            (*place, second), f"stands beside {first}, expected one of the two", at_key=True
+        )
+
+
+def _exactly_one(place: Place, data: Data, first: str, second: str) -> Iterator[Fault]:
+    yield from _at_most_one(place, data, first, second)
+    keys = mapping(data)
+    if isinstance(data, dict) and keys.get(first) is None and keys.get(second) is None:
+        yield Fault(place, f"neither {first} nor {second} is there, expected one of them")
+
+
+def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for index, item in enumerate(items(data.get("listen"))):
+        listener = mapping(item)
+        address = _parsed(parse_listen, listener.get("address"))
+        if address is not None and address in seen:
+            yield Fault(
+                ("listen", index, "address"), f"{address} is listen[{seen[address]}]'s already"
+            )
+        if address is not None:
+            seen.setdefault(address, index)
+        if listener.get("tls") is not None and listener.get("redirect_to_https") is not None:
+            yield Fault(
+                ("listen", index, "redirect_to_https"),
+                "this listener speaks https itself, expected only where tls is absent",
+                at_key=True,
+            )
+    admin = _parsed(parse_admin_address, mapping(data.get("admin")).get("address"))
+    if admin is not None and admin in seen:
+        yield Fault(
+            ("admin", "address"),
+            f"{admin} is a public listener (listen[{seen[admin]}]), expected another address",
+        )
+
+
+def _admin(data: Mapping[str, Data]) -> Iterator[Fault]:
+    admin = mapping(data.get("admin"))
+    address = admin.get("address")
+    if _parsed(parse_admin_address, address) is not None and admin.get("tls") is None:
+        assert isinstance(address, str)
+        if not parse_admin_address(address).local:
+            yield Fault(
+                ("admin", "address"),
+                f"{address} can be reached from other machines, "
+                "expected a loopback address, unix:/path, or tls beside it",
+            )
+    names: dict[str, int] = {}
+    for index, item in enumerate(items(admin.get("tokens"))):
+        place: Place = ("admin", "tokens", index)
+        yield from _exactly_one(place, item, "token_env", "token_file")
+        name = mapping(item).get("name")
+        if isinstance(name, str) and name in names:
+            yield Fault((*place, "name"), f"is admin.tokens[{names[name]}]'s name already")
+        elif isinstance(name, str):
+            names[name] = index
+
+
+def _pools(name: str, service: Mapping[str, Data]) -> Iterator[Fault]:
+    place: Place = ("services", name)
+    stable = service.get("initial_stable", "blue")
+    if service.get("blue") is None and service.get("green") is None:
+        yield Fault(place, "has no pool, expected blue or green with endpoints")
+    elif stable in {"blue", "green"} and service.get(str(stable)) is None:
+        here = (*place, "initial_stable") if "initial_stable" in service else place
+        yield Fault(here, f"{stable} holds production at first, expected a pool of that color")
+    for color in ("blue", "green"):
+        seen: dict[str, int] = {}
+        for index, item in enumerate(items(mapping(service.get(color)).get("endpoints"))):
+            url = _parsed(lambda text: parse_endpoint(text).url, item)
+            if url is not None and url in seen:
+                yield Fault(
+                    (*place, color, "endpoints", index),
+                    f"is the same endpoint as endpoints[{seen[url]}]",
+                )
+            elif url is not None:
+                seen[url] = index
+
+
+def _service(name: str, service: Mapping[str, Data], names: set[str]) -> Iterator[Fault]:
+    place: Place = ("services", name)
+    yield from _pools(name, service)
+    for index, other in enumerate(items(service.get("depends_on"))):
+        if isinstance(other, str) and other not in names:
+            yield Fault(
+                (*place, "depends_on", index), f"unknown service, {suggestion(other, names)}"
+            )
+    for index, item in enumerate(items(service.get("fallback"))):
+        yield from _exactly_one((*place, "fallback", index), item, "stale", "static")
+    health = mapping(service.get("health"))
+    for upper, lower in (("L3", "L2"), ("L4", "L3")):
+        if health.get(upper) is not None and health.get(lower) is None:
+            yield Fault(
+                (*place, "health", upper),
+                f"runs only while {lower} holds, expected {lower}",
+                at_key=True,
+            )
+
+
+def _circles(services: Mapping[str, Data]) -> Iterator[Fault]:
+    """Yield each circle of ``depends_on`` once, at the service of it that comes first."""
+    edges = {
+        name: [
+            other
+            for other in items(mapping(service).get("depends_on"))
+            if isinstance(other, str) and other in services
+        ]
+        for name, service in services.items()
+    }
+    done: set[str] = set()
+    for start in edges:
+        # Iterative depth first: a chain as long as the file must not end in a RecursionError.
+        path: list[str] = []
+        stack: list[tuple[str, bool]] = [(start, False)]
+        while stack:
+            name, leaving = stack.pop()
+            if leaving:
+                done.add(path.pop())
+            elif name in path:
+                circle = [*path[path.index(name) :], name]
+                yield Fault(
+                    ("services", circle[0], "depends_on"),
+                    f"is a circle ({' → '.join(circle)}), expected an order",
+                )
+            elif name not in done:
+                path.append(name)
+                stack.append((name, True))
+                stack.extend((other, False) for other in reversed(edges[name]))
+
+
+def _services(data: Mapping[str, Data]) -> Iterator[Fault]:
+    services = mapping(data.get("services"))
+    names = set(services)
+    for name, service in services.items():
+        if isinstance(service, dict):
+            yield from _service(name, service, names)
+    yield from _circles(services)
+    if len(services) > MAX_SERVICES - 1:
+        yield Fault(("services",), f"{len(services)} services, expected at most {MAX_SERVICES - 1}")
+    count = sum(
+        len(items(mapping(mapping(service).get(color)).get("endpoints")))
+        for service in services.values()
+        for color in ("blue", "green")
+    )
+    # Half: a replaced pool's cells stay taken until its last request has ended.
+    if count > MAX_ENDPOINTS // 2:
+        yield Fault(("services",), f"{count} endpoints, expected at most {MAX_ENDPOINTS // 2}")
+
+
+def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
+    services = mapping(data.get("services"))
+    profiles = mapping(mapping(data.get("security")).get("profiles"))
+    routes = items(data.get("routes"))
+    if not routes and len(services) > 1:
+        yield Fault(
+            ("routes",) if "routes" in data else (),
+            f"no routes to {len(services)} services, expected at least one",
+        )
+    seen: dict[tuple[str | None, str], int] = {}
+    for index, item in enumerate(routes):
+        route = mapping(item)
+        service = route.get("service")
+        if isinstance(service, str) and services and service not in services:
+            yield Fault(
+                ("routes", index, "service"), f"unknown service, {suggestion(service, services)}"
+            )
+        profile = route.get("security")
+        if isinstance(profile, str) and profile not in profiles:
+            hint = suggestion(profile, profiles) if profiles else "none is under security.profiles"
+            yield Fault(("routes", index, "security"), f"unknown security profile, {hint}")
+        host = _parsed(parse_route_host, route.get("host"))
+        path = _parsed(parse_path, route.get("path", "/"))
+        if not route or path is None or (host is None and route.get("host") is not None):
+            continue
+        if (host, path) in seen:
+            yield Fault(
+                ("routes", index), f"has the same host and path as routes[{seen[host, path]}]"
+            )
+        seen.setdefault((host, path), index)
+
+
+def _steps(data: Mapping[str, Data]) -> Iterator[Fault]:
+    last: float = -1.0
+    for index, item in enumerate(items(mapping(data.get("releases")).get("steps"))):
+        weight = mapping(item).get("weight")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            continue
+        if weight <= last:
+            yield Fault(
+                ("releases", "steps", index, "weight"),
+                f"{weight} follows {last:g}, expected rising weights",
+            )
+        last = weight
+
+
+def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
+    """Return everything that is wrong between the keys of a configuration's data."""
+    cohort = mapping(data.get("traffic")).get("cohort")
+    return [
+        *_listeners(data),
+        *_admin(data),
+        *_at_most_one(("traffic", "cohort"), cohort, "secret_file", "secret_env"),
+        *_services(data),
+        *_routes(data),
+        *_steps(data),
+    ]

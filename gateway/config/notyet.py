@@ -1,0 +1,80 @@
+"""Keys that are typed but not yet in force. Each later version takes its own rows out.
+
+Such a key is accepted, so that a configuration can be written ahead, and ``gateway check`` warns
+of it once: nobody shall believe that it protects them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.config.keys import pattern_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.config.keys import Place
+
+_RESILIENCE = "has no effect yet: this version answers with the failure"
+_RELEASES = "has no effect yet: this version moves traffic by hand only"
+_FRONT_DOOR = "has no effect yet: this version does not guard by it"
+
+#: By pattern: what not being in force means. A key below one of these is covered by it.
+NOT_YET: dict[str, str] = {
+    # Health, breakers, retries, cache and fallbacks.
+    "services.*.critical": _RELEASES,
+    "services.*.depends_on": "has no effect yet: probes and traffic know no order",
+    "services.*.health.L3": "has no effect yet: probes end at L2",
+    "services.*.health.L4": "has no effect yet: probes end at L2",
+    "services.*.retries": _RESILIENCE,
+    "services.*.retry": _RESILIENCE,
+    "services.*.rescue": _RESILIENCE,
+    "services.*.breaker": _RESILIENCE,
+    "services.*.fallback": _RESILIENCE,
+    "services.*.slow_start": "has no effect yet: a new endpoint gets its full share at once",
+    "routes[].retry": _RESILIENCE,
+    "routes[].rescue": _RESILIENCE,
+    "routes[].cache": "has no effect yet: nothing is kept",
+    # Releases that judge themselves.
+    "services.*.triggers": _RELEASES,
+    "releases": _RELEASES,
+    # A front door that can face the internet.
+    "listen[].tls": "has no effect yet: this listener is not opened",
+    "listen[].redirect_to_https": "has no effect yet: plain requests are served",
+    "admin.tls": "has no effect yet: the admin API listens on loopback or a socket only",
+    "admin.hosts": _FRONT_DOOR,
+    "routes[].rate_limit": _FRONT_DOOR,
+    "security.cors": _FRONT_DOOR,
+    # A fleet.
+    "state.redis_url": "has no effect yet: state is this machine's alone",
+}
+
+
+def _set_keys(value: object, place: Place) -> Iterator[Place]:
+    """Yield the places of all keys that the file sets, parents first."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (*place, name)
+            yield from _set_keys(inner, (*place, name))
+    elif isinstance(value, tuple):
+        for index, inner in enumerate(value):
+            yield from _set_keys(inner, (*place, index))
+
+
+def _at(data: object, place: Place) -> object:
+    for step in place:
+        data = data[step]  # type: ignore[index]  # the place comes from this very data
+    return data
+
+
+def not_yet(data: object) -> dict[str, list[Place]]:
+    """Return the places of keys in a file that are not in force, by their patterns.
+
+    A key that is set to null is as good as absent.
+    """
+    found: dict[str, list[Place]] = {}
+    for place in _set_keys(data, ()):
+        pattern = pattern_of(place)
+        if pattern in NOT_YET and _at(data, place) is not None:
+            found.setdefault(pattern, []).append(place)
+    return found

@@ -1,0 +1,153 @@
+"""What a configuration points to: secrets in variables and files, certificates in PEM files.
+
+Works on the data as it stands in the file, so that a secret that is missing is told together with
+all that is wrong. No message holds a secret, a variable's name or a file's name: what stands there
+by mistake may be the secret itself, and the position says where it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from gateway.config.cross import items, mapping
+from gateway.config.faults import Fault
+from gateway.config.files import read_bounded, reason
+from gateway.config.secrets import Secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gateway.config.keys import Place
+
+#: Octets of a file with one secret, and of one with certificates (a system's bundle has 0.3 MiB).
+MAX_SECRET = 64 * 1024
+MAX_PEM = 4 * 1024 * 1024
+#: Octets of a secret at least: shorter ones are guessed.
+MIN_SECRET = 16
+#: RFC 6750 section 2.1: what a bearer token may be made of.
+_TOKEN_CHARACTERS = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/="
+)
+_PEM = b"-----BEGIN "
+
+
+class _UnreadableError(Exception):
+    """A pointer leads nowhere; the message says why."""
+
+
+def _file(name: str, limit: int) -> bytes:
+    """Return a file's octets. Raises _UnreadableError."""
+    try:
+        octets = read_bounded(Path(name), limit)
+    except OSError as error:
+        raise _UnreadableError(
+            f"the file that is named here cannot be read: {reason(error)}"
+        ) from None
+    if len(octets) > limit:
+        raise _UnreadableError(
+            f"the file that is named here is too large, expected at most {limit // 1024} KiB"
+        )
+    return octets
+
+
+def _long_enough(octets: bytes, stem: str) -> bytes:
+    """Return a secret. Raises _UnreadableError where it is too short for one."""
+    if len(octets) < MIN_SECRET:
+        raise _UnreadableError(
+            f"the {stem} is too short, expected at least {MIN_SECRET} characters"
+        )
+    return octets
+
+
+def _pem(octets: bytes) -> None:
+    """Raise _UnreadableError where a file holds no PEM."""
+    if _PEM not in octets:
+        raise _UnreadableError("the file that is named here is not PEM, expected -----BEGIN …")
+
+
+class PointerReader:
+    """Reads secrets and looks at PEM files, and keeps what is wrong in ``faults``."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self.faults: list[Fault] = []
+
+    def read(self, data: Mapping[str, object]) -> Secrets:
+        """Return the secrets that a configuration's data points to."""
+        tokens: dict[str, str] = {}
+        owners: dict[str, int] = {}
+        for index, item in enumerate(items(mapping(data.get("admin")).get("tokens"))):
+            place: Place = ("admin", "tokens", index)
+            token = self._token(mapping(item), place)
+            name = mapping(item).get("name")
+            if token is None or not isinstance(name, str):
+                continue
+            if token in owners:
+                message = f"is the same token as admin.tokens[{owners[token]}]'s, expected its own"
+                self.faults.append(Fault(place, message))
+            owners.setdefault(token, index)
+            tokens[name] = token
+        cohort = mapping(mapping(data.get("traffic")).get("cohort"))
+        secret = self._secret(cohort, ("traffic", "cohort"), "secret")
+        for place, value in _pem_files(data):
+            self._pem(place, value)
+        return Secrets(MappingProxyType(tokens), secret)
+
+    def _token(self, keys: Mapping[str, object], place: Place) -> str | None:
+        octets = self._secret(keys, place, "token")
+        if octets is None:
+            return None
+        if not set(octets) <= _TOKEN_CHARACTERS:
+            message = (
+                "the token has characters that a bearer token cannot have, "
+                "expected letters, digits and -._~+/="
+            )
+            self.faults.append(Fault(place, message))
+            return None
+        return octets.decode("ascii")
+
+    def _secret(self, keys: Mapping[str, object], place: Place, stem: str) -> bytes | None:
+        """Return the secret that ``stem``_env or ``stem``_file point to, None where none does."""
+        for key in (f"{stem}_env", f"{stem}_file"):
+            value = keys.get(key)
+            if not isinstance(value, str) or not value or "\0" in value:
+                continue
+            try:
+                from_env = key.endswith("_env")
+                octets = self._variable(value) if from_env else _file(value, MAX_SECRET)
+                return _long_enough(octets.strip(), stem)
+            except _UnreadableError as error:
+                self.faults.append(Fault((*place, key), str(error)))
+                return None
+        return None
+
+    def _variable(self, name: str) -> bytes:
+        """Return a variable's value. Raises _UnreadableError."""
+        value = self._env.get(name)
+        if value is None:
+            raise _UnreadableError("the environment variable that is named here is not set")
+        return value.encode("utf-8", "surrogateescape")
+
+    def _pem(self, place: Place, value: object) -> None:
+        if not isinstance(value, str) or not value or "\0" in value:
+            return
+        try:
+            _pem(_file(value, MAX_PEM))
+        except _UnreadableError as error:
+            self.faults.append(Fault(place, str(error)))
+
+
+def _pem_files(data: Mapping[str, object]) -> Iterator[tuple[Place, object]]:
+    """Yield what names PEM files."""
+    sections: list[tuple[Place, object]] = [
+        (("listen", index), item) for index, item in enumerate(items(data.get("listen")))
+    ]
+    for place, section in [*sections, (("admin",), data.get("admin"))]:
+        certificates = mapping(mapping(section).get("tls")).get("certificates")
+        for index, item in enumerate(items(certificates)):
+            for key in ("certificate", "key"):
+                yield (*place, "tls", "certificates", index, key), mapping(item).get(key)
+    for name, service in mapping(data.get("services")).items():
+        yield ("services", name, "tls", "ca"), mapping(mapping(service).get("tls")).get("ca")

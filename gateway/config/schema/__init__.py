@@ -1,0 +1,97 @@
+"""The configuration's types: the contract's whole example, each key with its meaning.
+
+``Config`` is what the rest of the program works with. Keys that are typed but not yet in force are
+listed in ``gateway.config.notyet``. Secrets are never part of it: only where they are to be found.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PrivateAttr
+
+from gateway.config.schema.entry import (
+    Admin,
+    AdminToken,
+    Limits,
+    Listener,
+    OnControlLost,
+    Security,
+    SecurityProfile,
+    State,
+)
+from gateway.config.schema.releases import Releases, Triggers
+from gateway.config.schema.routes import Route, RouteTimeouts
+from gateway.config.schema.services import Health, PoolSection, Service, Timeouts
+from gateway.config.schema.traffic import Assets, Cohort, TrafficSection
+from gateway.config.schema.types import LogPlace, Network, Section, ServiceName, Workers, key
+from gateway.config.secrets import Secrets
+
+__all__ = [
+    "Admin",
+    "AdminToken",
+    "Assets",
+    "Cohort",
+    "Config",
+    "Health",
+    "Limits",
+    "Listener",
+    "OnControlLost",
+    "PoolSection",
+    "Releases",
+    "Route",
+    "RouteTimeouts",
+    "Section",
+    "Security",
+    "SecurityProfile",
+    "Service",
+    "State",
+    "Timeouts",
+    "TrafficSection",
+    "Triggers",
+]
+
+
+class Config(Section):
+    """One gateway's configuration, valid."""
+
+    version: Literal[1] = key(1, description="Version of the file's form.")
+    listen: tuple[Listener, ...] = key(
+        ({"address": "127.0.0.1:8080"},), min_length=1, description="Public addresses."
+    )
+    workers: Workers = key("auto", description="Worker processes; auto: one per core.")
+    state: State = key({}, description="What outlives the processes.")
+    admin: Admin = key({}, description="The admin API.")
+    trusted_proxies: tuple[Network, ...] = key(
+        (), description="Networks whose X-Forwarded-* and identity fields are believed."
+    )
+    internal_callers: tuple[Network, ...] = key(
+        (), description="Networks of the platform's own services: they keep their side."
+    )
+    limits: Limits = key({}, description="What a client may take.")
+    access_log: LogPlace = key(
+        "-", description="Where access log lines go: - (standard output), off, or a file's path."
+    )
+    on_control_lost: OnControlLost = key({}, description="What workers do without control.")
+    traffic: TrafficSection = key({}, description="How traffic is split.")
+    services: dict[ServiceName, Service] = Field(
+        min_length=1, description="The applications behind the gateway, by name."
+    )
+    routes: tuple[Route, ...] = key(
+        (), description="Where requests go; none, and one service: everything goes there."
+    )
+    security: Security = key({}, description="Security fields by profile, and CORS.")
+    releases: Releases = key({}, description="How a release goes.")
+
+    _secrets: Secrets = PrivateAttr(default_factory=Secrets)
+
+    @property
+    def secrets(self) -> Secrets:
+        """The secrets that the file points to; none where they were not read."""
+        return self._secrets
+
+    def with_secrets(self, secrets: Secrets) -> Config:
+        """Return the same configuration with its secrets."""
+        copy = self.model_copy()
+        copy._secrets = secrets
+        return copy

@@ -1,0 +1,152 @@
+"""The machine's side of the configuration: listeners, state, the admin API, limits, security."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gateway.config.schema.types import (
+    AdminAddress,
+    FieldValue,
+    FilePath,
+    HeadSize,
+    Host,
+    ListenAddress,
+    Port,
+    Positive,
+    RedisUrl,
+    Seconds,
+    Section,
+    Size,
+    Timeout,
+    Variable,
+    key,
+)
+
+
+class Certificate(Section):
+    """One certificate with its key."""
+
+    certificate: FilePath = Field(description="PEM file: the certificate and its chain.")
+    key: FilePath = Field(description="PEM file: the certificate's private key.")
+
+
+class Tls(Section):
+    """What a listener needs to speak TLS."""
+
+    certificates: tuple[Certificate, ...] = Field(
+        min_length=1, description="Certificates, chosen among by the name that the client asks for."
+    )
+
+
+class RedirectToHttps(Section):
+    """Where plain requests are sent instead of being served."""
+
+    port: Port = key(443, description="The https port as the public sees it.")
+
+
+class Listener(Section):
+    """One public address."""
+
+    address: ListenAddress = Field(description="IP address and port to listen on.")
+    tls: Tls | None = key(None, description="Certificates; absent: plain HTTP.")
+    redirect_to_https: RedirectToHttps | None = key(
+        None, description="Answer every request with a redirect to https; absent: serve it."
+    )
+
+
+class State(Section):
+    """Where what outlives the processes is kept."""
+
+    path: FilePath = key("var/gateway.db", description="SQLite file, on a disk of this machine.")
+    redis_url: RedisUrl | None = key(
+        None, description="A Redis that several gateways share, without credentials in the URL."
+    )
+
+
+class AdminToken(Section):
+    """Somebody who may call the admin API. Exactly one of ``token_env`` and ``token_file``."""
+
+    name: str = Field(
+        min_length=1, max_length=64, description="Who this is, as the audit log names it."
+    )
+    role: Literal["viewer", "operator", "admin"] = Field(
+        description="viewer reads; operator also moves traffic; admin also reloads."
+    )
+    token_env: Variable | None = key(None, description="Environment variable that holds the token.")
+    token_file: FilePath | None = key(
+        None, description="File that holds the token; white space at its ends is left out."
+    )
+
+
+class Admin(Section):
+    """The admin API."""
+
+    address: AdminAddress = key(
+        "127.0.0.1:9090",
+        description="IP address and port, or unix: and a path. Anything but loopback needs tls.",
+    )
+    tls: Tls | None = key(None, description="Certificates of the admin API.")
+    hosts: tuple[Host, ...] = key(
+        (), description="Host names accepted besides the address (against DNS rebinding)."
+    )
+    tokens: tuple[AdminToken, ...] = key((), description="Who may call the API; none: nobody.")
+
+
+class Limits(Section):
+    """What a client may take of the machine."""
+
+    head: HeadSize = key("32KiB", description="A request's line and fields; more is 431 or 414.")
+    body: Size = key("10MiB", description="A request's body; more is 413.")
+    connections: Positive = key(10_000, description="Open connections of the whole machine.")
+    header_timeout: Timeout = key("10s", description="Time for a request's head to arrive.")
+    idle_timeout: Timeout = key("75s", description="Silence on a kept-alive connection.")
+
+
+class OnControlLost(Section):
+    """What workers do when the control process has been gone for a while."""
+
+    after: Seconds = key("60s", description="How long it may be gone first.")
+    do: Literal["hold", "stable"] = key(
+        "hold", description="hold: serve on as before; stable: send everybody to stable."
+    )
+
+
+class SecurityProfile(Section):
+    """Response fields that a route names as one. ``X-Content-Type-Options`` is always among them.
+
+    The defaults lock nobody out: the content policy only reports, HSTS lasts five minutes.
+    """
+
+    csp_report_only: FieldValue | None = key(
+        "default-src 'self'", description="Content-Security-Policy-Report-Only; null: not sent."
+    )
+    csp: FieldValue | None = key(
+        None, description="Content-Security-Policy, enforced; null: not sent."
+    )
+    hsts: Seconds | None = key(
+        "5m", description="max-age of Strict-Transport-Security, over TLS only; null: not sent."
+    )
+    frame: Literal["deny", "sameorigin"] | None = key(
+        "deny", description="X-Frame-Options; null: not sent."
+    )
+    referrer: FieldValue | None = key(
+        "strict-origin-when-cross-origin", description="Referrer-Policy; null: not sent."
+    )
+    permissions: FieldValue | None = key(
+        "geolocation=()", description="Permissions-Policy; null: not sent."
+    )
+
+
+class Cors(Section):
+    """Answers to other origins. It has no keys in this version."""
+
+
+class Security(Section):
+    """Security fields by profile, and CORS."""
+
+    profiles: dict[str, SecurityProfile] = key(
+        {}, description="Profiles by name; a route names one as security."
+    )
+    cors: Cors = key({}, description="Answers to other origins; no keys in this version.")

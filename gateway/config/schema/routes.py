@@ -1,0 +1,71 @@
+"""Routes: from host and path to a service, with what they override."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gateway.config.schema.services import OffOrRescue, OffOrRetry
+from gateway.config.schema.types import (
+    Count,
+    Flag,
+    PathPrefix,
+    RequestRate,
+    RouteHost,
+    Section,
+    ServiceName,
+    Size,
+    Timeout,
+    key,
+)
+
+
+class RateLimit(Section):
+    """How many requests one client may make."""
+
+    rate: RequestRate = Field(description="Requests per unit of time, of the whole machine.")
+    burst: Count = key(0, description="Requests that may come at once beyond the rate.")
+    key: tuple[Literal["subject", "client"], ...] = key(
+        ("client",), min_length=1, description="What clients are told apart by, in order."
+    )
+
+
+class RouteLimits(Section):
+    """Limits that a route has of its own."""
+
+    body: Size | None = key(None, description="A request's body; null: as limits.body.")
+
+
+class RouteTimeouts(Section):
+    """Timeouts that a route has of its own; absent: the service's."""
+
+    connect: Timeout | None = key(None, description="Until a connection stands.")
+    first_byte: Timeout | None = key(None, description="Until the answer's head.")
+    between_bytes: Timeout | None = key(None, description="Silence within an answer's body.")
+    total: Timeout | None = key(None, description="The whole request.")
+    stream_idle: Timeout | None = key(None, description="Silence on a stream or tunnel.")
+
+
+class Route(Section):
+    """Host and path prefix to a service. The most specific wins; their order says nothing."""
+
+    host: RouteHost | None = key(
+        None, description="Exact host, or *. and a domain for any name below it; null: any host."
+    )
+    path: PathPrefix = key(
+        "/", description="Path prefix, matched on segment boundaries; the longest wins."
+    )
+    service: ServiceName = Field(description="The service that answers.")
+    strip: Flag = key(default=False, description="Take the prefix off before asking the service.")
+    limits: RouteLimits = key({}, description="Limits of this route's own.")
+    timeouts: RouteTimeouts = key({}, description="Timeouts of this route's own.")
+    security: str | None = key(None, description="Name of a security profile; null: none.")
+    retry: OffOrRetry | None = key(
+        None, description="Retries of this route's own, or off; null: the service's."
+    )
+    rescue: OffOrRescue | None = key(
+        None, description="Rescue of this route's own, or off; null: the service's."
+    )
+    cache: Literal["on", "off"] = key("off", description="Keep answers and serve them again.")
+    rate_limit: RateLimit | None = key(None, description="Requests that a client may make.")

@@ -1,0 +1,228 @@
+"""Services: pools, timeouts, health, and what happens when they fail."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from gateway.config.schema.releases import ServiceTriggers
+from gateway.config.schema.types import (
+    Condition,
+    Count,
+    Duration,
+    Endpoint,
+    FilePath,
+    Flag,
+    Method,
+    PathPattern,
+    PathPrefix,
+    Positive,
+    Seconds,
+    Section,
+    ServiceName,
+    Share,
+    Status,
+    Timeout,
+    key,
+)
+
+JsonScalar = str | int | float | bool | None
+
+
+def off_or_keys(value: object) -> str:
+    """Tell which of the two forms a key has: the word ``off``, or keys of its own.
+
+    The tags begin with a tilde, by which they are taken out of an error's place again.
+    """
+    return "~off" if isinstance(value, str) else "~keys"
+
+
+class PoolSection(Section):
+    """The endpoints in one slot of a service."""
+
+    endpoints: tuple[Endpoint, ...] = Field(
+        min_length=1, description="URLs of the pool's endpoints: scheme, host and port, no path."
+    )
+
+
+class Timeouts(Section):
+    """Bounds on the stages of one request."""
+
+    connect: Timeout = key("2s", description="Until a connection to the endpoint stands.")
+    first_byte: Timeout = key("10s", description="From the sent request to the answer's head.")
+    between_bytes: Timeout = key("30s", description="Silence within an answer's body.")
+    total: Timeout = key(
+        "60s",
+        description="The whole request; ends at the head for event streams, upgrades and bodies "
+        "of unknown length.",
+    )
+    stream_idle: Timeout = key("10m", description="Silence on such a stream or tunnel.")
+
+
+class Retry(Section):
+    """What another endpoint of the same color is tried for."""
+
+    on: tuple[Condition, ...] = key(
+        ("connect", "reset", "timeout", 502, 503, 504), description="Failures that are retried."
+    )
+    methods: tuple[Method, ...] = key(
+        ("GET", "HEAD", "OPTIONS"), description="Methods that are safe to repeat."
+    )
+    budget: Share = key("20%", description="Retries as a share of requests, at most.")
+
+
+class Rescue(Section):
+    """What stable is asked for when the candidate failed."""
+
+    on: tuple[Condition, ...] = key(
+        ("connect", "reset", "timeout", "5xx"), description="Failures that are rescued."
+    )
+    methods: tuple[Method, ...] = key(
+        ("GET", "HEAD"), description="Methods that are safe to ask of stable instead."
+    )
+
+
+OffOrRetry = Annotated[
+    Annotated[Literal["off"], Tag("~off")] | Annotated[Retry, Tag("~keys")],
+    Discriminator(off_or_keys),
+]
+OffOrRescue = Annotated[
+    Annotated[Literal["off"], Tag("~off")] | Annotated[Rescue, Tag("~keys")],
+    Discriminator(off_or_keys),
+]
+
+
+class TcpProbe(Section):
+    """L1: a connection is accepted."""
+
+    tcp: Flag = key(default=True, description="Connect and close; false leaves this level out.")
+
+
+class HttpProbe(Section):
+    """L2: the application answers."""
+
+    path: PathPrefix = Field(description="Path that is asked with GET.")
+    status: Status = key(200, description="Status that means healthy.")
+
+
+class SelfTestProbe(Section):
+    """L3: the application says that it can do its work."""
+
+    path: PathPrefix = Field(description="Path that is asked with GET.")
+    status: Status = key(200, description="Status that means healthy.")
+    json_: dict[str, JsonScalar] = key(
+        {}, alias="json", description="Values that the answer must hold."
+    )
+
+
+class IntegrationRequest(Section):
+    """One request of the integration check."""
+
+    method: Method = key("GET", description="Method of the request.")
+    path: PathPrefix = Field(description="Path that is asked, through the gateway.")
+    status: Status = key(200, description="Status that is expected.")
+    json_: dict[str, JsonScalar] = key(
+        {}, alias="json", description="Values that the answer must hold."
+    )
+
+
+class IntegrationProbe(Section):
+    """L4: the service works together with those that it depends on."""
+
+    requests: tuple[IntegrationRequest, ...] = Field(
+        min_length=1, description="Requests in their order, with the color forced."
+    )
+
+
+class Health(Section):
+    """Probes, from shallow to deep. A level runs only while the one below holds."""
+
+    interval: Timeout = key("5s", description="Time between probes of an endpoint.")
+    interval_down: Timeout = key("1s", description="The same while it is down.")
+    rise: Positive = key(2, description="Passes in a row that make an endpoint healthy.")
+    fall: Positive = key(3, description="Failures in a row that make it unhealthy.")
+    L1: TcpProbe = key({}, description="The port accepts connections.")
+    L2: HttpProbe | None = key(None, description="The application answers.")
+    L3: SelfTestProbe | None = key(None, description="The application's own self-test.")
+    L4: IntegrationProbe | None = key(None, description="A sequence of requests through all.")
+
+
+class Breaker(Section):
+    """When an endpoint is left alone because it fails."""
+
+    failures: Positive = key(5, description="Failures in a row that open it.")
+    reset_after: Seconds = key("60s", description="Time until one request tries again.")
+
+
+class Stale(Section):
+    """An old copy instead of a failure."""
+
+    max_age: Seconds = key("24h", description="How old a copy may be.")
+    paths: tuple[PathPattern, ...] = key((), description="Paths it holds for; none: all.")
+    shared: Flag = key(
+        default=False, description="Answers are the same for everybody, whatever the cookies say."
+    )
+    methods: tuple[Method, ...] = key(("GET", "HEAD"), description="Methods it holds for.")
+
+
+class Static(Section):
+    """A file instead of a failure."""
+
+    status: Status = key(200, description="Status of the answer.")
+    file: FilePath = Field(description="File with the answer's body.")
+    paths: tuple[PathPattern, ...] = key((), description="Paths it holds for; none: all.")
+    methods: tuple[Method, ...] = key(("GET", "HEAD"), description="Methods it holds for.")
+
+
+class Fallback(Section):
+    """One thing to answer with when nothing can serve. Exactly one of the two keys."""
+
+    stale: Stale | None = key(None, description="A stored copy that is no longer fresh.")
+    static: Static | None = key(None, description="A file.")
+
+
+class UpstreamTls(Section):
+    """How endpoints with ``https`` are verified."""
+
+    ca: FilePath | None = key(
+        None, description="PEM file of authorities; null: those of the system."
+    )
+
+
+class Service(Section):
+    """One upstream application."""
+
+    critical: Flag = key(
+        default=False, description="None of its endpoints left sets off the critical_down trigger."
+    )
+    depends_on: tuple[ServiceName, ...] = key(
+        (), description="Services that it calls; orders releases and L4 probes."
+    )
+    initial_stable: Literal["blue", "green"] = key(
+        "blue", description="The color that holds production before any release."
+    )
+    blue: PoolSection | None = key(None, description="The blue pool; absent: not deployed.")
+    green: PoolSection | None = key(None, description="The green pool; absent: not deployed.")
+    host: Literal["keep", "rewrite"] = key(
+        "keep", description="Host sent upstream: the client's, or the endpoint's own."
+    )
+    tls: UpstreamTls = key({}, description="How https endpoints are verified.")
+    balance: Literal["least_request", "round_robin", "hash"] = key(
+        "least_request", description="How an endpoint is picked; least_request: the less busy of 2."
+    )
+    timeouts: Timeouts = key({}, description="Bounds on the stages of a request.")
+    retries: Count = key(1, description="Extra attempts on other endpoints of the color.")
+    retry: OffOrRetry = key({}, description="When another endpoint is tried, or off.")
+    rescue: OffOrRescue = key({}, description="When stable answers for the candidate, or off.")
+    max_in_flight: Positive = key(
+        256, description="Requests to one endpoint at a time, of the whole machine."
+    )
+    slow_start: Duration = key("30s", description="Time over which a new endpoint warms up.")
+    drain_timeout: Duration = key("30s", description="Time that requests in flight get to end.")
+    health: Health = key({}, description="Probes of its endpoints.")
+    breaker: Breaker = key({}, description="When a failing endpoint is left alone.")
+    fallback: tuple[Fallback, ...] = key(
+        (), description="What to answer when nothing can serve, in order."
+    )
+    triggers: ServiceTriggers = key({}, description="This service's own bounds of a release.")

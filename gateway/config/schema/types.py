@@ -1,0 +1,283 @@
+"""The scalar types of the configuration's keys: how each is parsed and how an editor sees it.
+
+A type is the Python type that the rest of the program works with (seconds, octets, shares), the
+parser that makes it from what stands in the file, and the JSON Schema of the latter.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, WithJsonSchema
+
+from gateway.config.addresses import (
+    EndpointAddress,
+    SocketAddress,
+    parse_admin_address,
+    parse_endpoint,
+    parse_host,
+    parse_listen,
+    parse_network,
+    parse_path,
+    parse_path_pattern,
+    parse_route_host,
+)
+from gateway.config.scalars import (
+    DURATION_PATTERN,
+    PERCENTAGE_PATTERN,
+    RATE_PATTERN,
+    SIZE_PATTERN,
+    Rate,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_percentage,
+    parse_rate,
+    parse_size,
+    parse_weight,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1: token
+_FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110, 5.5, no tabs
+_METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SERVICE = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
+_STATUS_CLASS = re.compile(r"[45]xx")
+_FAILURES = ("connect", "reset", "timeout")
+_MAX_WORKERS = 256
+
+
+class Section(BaseModel):
+    """Base of every part of the configuration: frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+
+def key(default: Any, description: str, **constraints: Any) -> Any:
+    """Return a key's field. ``default`` is written as the file would have it, and parsed alike.
+
+    Typed as Any because of that: the attribute's type is what the parser makes.
+    """
+    return Field(default, description=description, **constraints)
+
+
+def _text(parse: Callable[[str], T]) -> Callable[[Any], T]:
+    """Return a parser of scalars that takes text only."""
+
+    def checked(value: object) -> T:
+        if not isinstance(value, str):
+            raise ValueError(f"found {shown(value)}, expected text")  # noqa: TRY004 - pydantic
+        return parse(value)
+
+    return checked
+
+
+def _from(minimum: float, parse: Callable[[Any], float]) -> Callable[[Any], float]:
+    """Return a parser of durations that refuses less than ``minimum`` seconds."""
+
+    def checked(value: object) -> float:
+        seconds = parse(value)
+        if seconds < minimum:
+            raise ValueError(
+                f"{shown(value)} is too short, expected at least {format_duration(minimum)}"
+            )
+        return seconds
+
+    return checked
+
+
+def _size_from(minimum: int, maximum: int) -> Callable[[Any], int]:
+    """Return a parser of sizes within bounds, in octets."""
+
+    def checked(value: object) -> int:
+        octets = parse_size(value)
+        if not minimum <= octets <= maximum:
+            raise ValueError(
+                f"{shown(value)} is out of range, "
+                f"expected {format_size(minimum)} to {format_size(maximum)}"
+            )
+        return octets
+
+    return checked
+
+
+def _token(value: str) -> str:
+    if _HEADER_NAME.fullmatch(value) is None:
+        raise ValueError(f"{shown(value)} is not a name that HTTP allows, expected such as X-User")
+    return value
+
+
+def _field_value(value: str) -> str:
+    if _FIELD_VALUE.fullmatch(value) is None:
+        raise ValueError(
+            "characters that a header field cannot have, expected one line of visible ASCII"
+        )
+    return value
+
+
+def _method(value: str) -> str:
+    if _METHOD.fullmatch(value) is None:
+        raise ValueError(f"{shown(value)} is not a method, expected upper case such as GET")
+    return value
+
+
+def _variable(value: str) -> str:
+    # Not quoted: what stands here by mistake is likely the secret itself.
+    if _VARIABLE.fullmatch(value) is None:
+        raise ValueError(
+            "not the name of an environment variable, expected letters, digits and underscores "
+            "(the secret itself never stands in the file)"
+        )
+    return value
+
+
+def _file(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("not the path of a file, expected such as tls/site.pem")
+    return value
+
+
+def _service_name(value: str) -> str:
+    if _SERVICE.fullmatch(value) is None:
+        raise ValueError(
+            f"{shown(value)} is not a service's name, expected up to 63 lower-case letters, "
+            "digits, hyphens and underscores"
+        )
+    return value
+
+
+def _redis_url(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("not a URL of Redis, expected redis://host:6379/0 or rediss://…")
+    if "@" in value or "password=" in value:
+        raise ValueError("credentials may not stand in the file, expected redis://host:6379/0")
+    return value
+
+
+def _condition(value: object) -> str:
+    expected = "connect, reset, timeout, a status such as 502, or 5xx"
+    if isinstance(value, str) and (value in _FAILURES or _STATUS_CLASS.fullmatch(value)):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+        return str(value)
+    raise ValueError(f"{shown(value)} is not a failure, expected {expected}")
+
+
+def _workers(value: object) -> int | None:
+    if value == "auto":
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MAX_WORKERS:
+        return value
+    raise ValueError(
+        f"{shown(value)} is not a number of workers, expected auto or 1 to {_MAX_WORKERS}"
+    )
+
+
+def _log(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("not a place for the log, expected - (standard output), off, or a path")
+    return value
+
+
+def _json(kind: str, pattern: str, *examples: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": kind, "pattern": pattern, "examples": list(examples)})
+
+
+_TEXT = {"type": "string"}
+_DURATION = _json("string", DURATION_PATTERN, "500ms", "5s", "2m", "24h", "30d")
+_SIZE = _json("string", SIZE_PATTERN, "64KiB", "10MiB")
+
+#: Seconds, nothing included.
+Duration = Annotated[float, PlainValidator(parse_duration), _DURATION]
+#: Seconds, at least one.
+Seconds = Annotated[float, PlainValidator(_from(1.0, parse_duration)), _DURATION]
+#: Seconds, at least 0.1: the timers' wheel is no finer.
+Timeout = Annotated[float, PlainValidator(_from(0.1, parse_duration)), _DURATION]
+#: Octets.
+Size = Annotated[int, PlainValidator(parse_size), _SIZE]
+#: Octets of a request's head: one buffer holds it whole.
+HeadSize = Annotated[int, PlainValidator(_size_from(1024, 1024**2)), _SIZE]
+RequestRate = Annotated[
+    Rate, PlainValidator(parse_rate), _json("string", RATE_PATTERN, "60/min", "100/s")
+]
+#: A share from 0.0 to 1.0, written as a percentage.
+Share = Annotated[
+    float, PlainValidator(parse_percentage), _json("string", PERCENTAGE_PATTERN, "20%")
+]
+#: Buckets from 0 to 10,000, written as a number of percent.
+Weight = Annotated[
+    int,
+    PlainValidator(parse_weight),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}),
+]
+
+Flag = Annotated[bool, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Count = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
+Positive = Annotated[int, Strict(), Field(ge=1, le=1_000_000_000)]
+Status = Annotated[int, Strict(), Field(ge=100, le=599)]
+Port = Annotated[int, Strict(), Field(ge=1, le=65_535)]
+
+Workers = Annotated[
+    int | None,
+    PlainValidator(_workers),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+]
+Condition = Annotated[
+    str,
+    PlainValidator(_condition),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [*_FAILURES, "4xx", "5xx"]},
+                {"type": "integer", "minimum": 400, "maximum": 599},
+            ]
+        }
+    ),
+]
+
+HttpToken = Annotated[str, PlainValidator(_text(_token)), WithJsonSchema(_TEXT)]
+FieldValue = Annotated[str, PlainValidator(_text(_field_value)), WithJsonSchema(_TEXT)]
+Method = Annotated[str, PlainValidator(_text(_method)), _json("string", "^[A-Z][A-Z-]*$", "GET")]
+Variable = Annotated[
+    str, PlainValidator(_text(_variable)), _json("string", "^[A-Za-z_][A-Za-z0-9_]*$")
+]
+FilePath = Annotated[str, PlainValidator(_text(_file)), WithJsonSchema(_TEXT)]
+LogPlace = Annotated[str, PlainValidator(_text(_log)), WithJsonSchema(_TEXT)]
+RedisUrl = Annotated[str, PlainValidator(_text(_redis_url)), WithJsonSchema(_TEXT)]
+ServiceName = Annotated[
+    str,
+    PlainValidator(_text(_service_name)),
+    _json("string", "^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$", "ivor"),
+]
+Host = Annotated[str, PlainValidator(_text(parse_host)), WithJsonSchema(_TEXT)]
+RouteHost = Annotated[str, PlainValidator(_text(parse_route_host)), WithJsonSchema(_TEXT)]
+PathPrefix = Annotated[str, PlainValidator(_text(parse_path)), _json("string", "^/", "/api/ivor/")]
+PathPattern = Annotated[
+    str, PlainValidator(_text(parse_path_pattern)), _json("string", "^/", "/assets/*")
+]
+Network = Annotated[
+    str, PlainValidator(_text(parse_network)), _json("string", "^[0-9A-Fa-f.:/]+$", "10.0.0.0/8")
+]
+Endpoint = Annotated[
+    EndpointAddress,
+    PlainValidator(_text(parse_endpoint)),
+    _json("string", "^[Hh][Tt][Tt][Pp][Ss]?://", "http://127.0.0.1:3101"),
+]
+ListenAddress = Annotated[
+    SocketAddress, PlainValidator(_text(parse_listen)), _json("string", ":[0-9]+$", "0.0.0.0:8080")
+]
+AdminAddress = Annotated[
+    SocketAddress,
+    PlainValidator(_text(parse_admin_address)),
+    _json("string", "^unix:.+|:[0-9]+$", "127.0.0.1:9090", "unix:/run/gateway/admin.sock"),
+]
