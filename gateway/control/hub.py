@@ -1,8 +1,8 @@
 """The hub: workers' connections, and the moment when all of them serve a snapshot.
 
 A worker connects, says ``Hello`` and is sent what it lacks; it reconnects by itself when control
-was away and serves on meanwhile. ``send`` sends a new snapshot to all, ``acknowledged`` returns when
-each serves it. Numbers only grow, also across restarts of control.
+was away and serves on meanwhile. ``send`` sends a new snapshot to all, ``acknowledged`` returns
+when each serves it. Numbers only grow, also across restarts of control.
 """
 
 from __future__ import annotations
