@@ -1,0 +1,46 @@
+"""``gateway check``: is this configuration right? Starts nothing and writes nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from gateway.cli.exits import Exit
+
+
+@click.command("check")
+@click.option(
+    "--config",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration file.",
+)
+@click.option(
+    "--without-secrets",
+    is_flag=True,
+    help="Look neither at environment variables nor at files that hold secrets and certificates: "
+    "for a machine that does not have them.",
+)
+@click.pass_context
+def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
+    """Check a configuration file and tell everything that is wrong with it.
+
+    One line for each error: FILE:LINE:COLUMN: path.to.key: what is wrong, what is expected. Keys
+    that this version knows but does not act on are warned of. Exits with 0 where the file is
+    right, with warnings too, and with 2 where it is wrong.
+    """
+    from gateway.config.load import ConfigErrors, read_file
+
+    try:
+        loaded = read_file(file, os.environ, read_secrets=not without_secrets)
+    except ConfigErrors as errors:
+        click.echo(str(errors), err=True)
+        ctx.exit(Exit.USAGE)
+    for warning in loaded.warnings:
+        click.echo(f"{warning} [warning]", err=True)
+    services, routes = len(loaded.config.services), len(loaded.config.routes)
+    click.echo(f"{file}: ok ({services} services, {routes} routes)")

@@ -1,0 +1,184 @@
+"""How a verb finds its gateway and proves itself: options, environment, a running demo.
+
+A token is never an argument: those are in everybody's process list and in shell histories.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import update_wrapper
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from gateway.demo import client_file
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_ADMIN = "http://127.0.0.1:9090"
+TOKEN_VARIABLE = "GATEWAY_TOKEN"  # noqa: S105  the variable's name, not a token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the admin API is: a base URL, and the Unix socket that it is spoken through."""
+
+    base: str
+    socket: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else self.base
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What a verb needs to talk to a gateway. ``ca`` is a PEM file of authorities."""
+
+    address: Address
+    token: str
+    ca: Path | None = None
+    as_json: bool = False
+
+    def __repr__(self) -> str:
+        """Say everything but the token."""
+        return f"Link({self.address}, json={self.as_json})"
+
+
+def parse_admin(text: str) -> Address:
+    """Read ``http://…``, ``https://…``, ``host:port`` or ``unix:PATH``.
+
+    Raises click.BadParameter for anything else, and for ``http`` to another machine: the token
+    would travel in the clear, and a gateway asks for TLS there anyway.
+    """
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:").removeprefix("//")
+        if not path:
+            raise click.BadParameter("unix: needs a path", param_hint="--admin")
+        return Address(base="http://localhost", socket=path)
+    url = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = url.port
+    except ValueError:
+        port = -1
+    if url.scheme not in {"http", "https"} or not url.hostname or port == -1:
+        expected = "http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:PATH"
+        raise click.BadParameter(f"{text!r}; expected {expected}", param_hint="--admin")
+    if url.username or url.query or url.fragment or url.path not in {"", "/"}:
+        raise click.BadParameter(
+            f"{text!r} has more than a scheme, a host and a port", param_hint="--admin"
+        )
+    if url.scheme == "http" and not _loopback(url.hostname):
+        raise click.BadParameter(
+            f"{text!r} is another machine: its token needs https://", param_hint="--admin"
+        )
+    return Address(base=f"{url.scheme}://{url.netloc}")
+
+
+def _loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its name or address alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def resolve(
+    admin: str | None, token_file: Path | None, folder: Path, environment: Mapping[str, str]
+) -> tuple[Address, str]:
+    """Return the admin address and the token to use.
+
+    A running demo fills in what nobody said: both, or the token of exactly its own address. Raises
+    click.UsageError where there is no token.
+    """
+    token = _token(token_file, environment)
+    if token is None:
+        demo = client_file.find(folder, environment)
+        if demo is not None and (admin is None or parse_admin(admin) == parse_admin(demo.admin)):
+            return parse_admin(demo.admin), demo.token
+        raise click.UsageError(
+            f"no token: set {TOKEN_VARIABLE}, or give --token-file FILE"
+            " (no demo of yours is running that could be meant)"
+        )
+    return parse_admin(admin or DEFAULT_ADMIN), token
+
+
+def _token(token_file: Path | None, environment: Mapping[str, str]) -> str | None:
+    """Return the token that was given by a file or by the environment."""
+    if token_file is None:
+        return environment.get(TOKEN_VARIABLE) or None
+    try:
+        token = token_file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise click.BadParameter(f"{token_file}: {reason}", param_hint="--token-file") from error
+    if not token or not token.isprintable() or " " in token:
+        raise click.BadParameter(f"{token_file}: holds no token", param_hint="--token-file")
+    return token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkOptions:
+    """What was said on the command line, before anything is looked for."""
+
+    admin: str | None
+    token_file: Path | None
+    ca: Path | None
+    as_json: bool
+
+    def link(self) -> Link:
+        """Find the gateway and the token. Raises click.UsageError where there is no token."""
+        address, token = resolve(self.admin, self.token_file, Path.cwd(), os.environ)
+        return Link(address=address, token=token, ca=self.ca, as_json=self.as_json)
+
+
+def link_options(verb: Callable[Concatenate[LinkOptions, P], R]) -> Callable[P, R]:
+    """Give a verb the options of those that may talk to a gateway, as one ``LinkOptions``."""
+
+    def linked(*args: P.args, **kwargs: P.kwargs) -> R:
+        rest: dict[str, Any] = dict(kwargs)
+        options = LinkOptions(**{name: rest.pop(name) for name in LinkOptions.__slots__})
+        return verb(options, *args, **rest)  # P less the four: no type says that
+
+    update_wrapper(linked, verb)  # with the options that ``verb`` has so far
+    for option in reversed(_OPTIONS):
+        linked = option(linked)
+    return linked
+
+
+def talks_to_gateway(verb: Callable[Concatenate[Link, P], R]) -> Callable[P, R]:
+    """Give a verb those options and the ``Link`` that they lead to."""
+
+    def linked(options: LinkOptions, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return verb(options.link(), *args, **kwargs)
+
+    update_wrapper(linked, verb)
+    return link_options(linked)
+
+
+_OPTIONS = (
+    click.option(
+        "--admin",
+        envvar="GATEWAY_ADMIN",
+        metavar="ADDRESS",
+        help="The admin API: http://, https://, HOST:PORT or unix:PATH. [env: GATEWAY_ADMIN]",
+    ),
+    click.option(
+        "--token-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="A file with the token, instead of GATEWAY_TOKEN.",
+    ),
+    click.option(
+        "--ca",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Authorities (PEM) that an https:// admin address is checked against.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the API's answer as it came."),
+)

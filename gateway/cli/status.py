@@ -1,0 +1,117 @@
+"""``gateway status``: one picture of services, pools and processes."""
+
+from __future__ import annotations
+
+import click
+from rich.text import Text
+
+from gateway.admin import models
+from gateway.cli.link import Link, talks_to_gateway
+from gateway.cli.output import colored, console, duration, percent, say, table, talk, warn
+
+
+@click.command("status")
+@click.option("-v", "--verbose", is_flag=True, help="Also every endpoint and its last probe.")
+@talks_to_gateway
+def command(link: Link, verbose: bool) -> None:
+    """Show services with their colors, weights and pools, and the gateway's processes."""
+
+    def show(answer: models.StatusAnswer) -> None:
+        _head(answer)
+        console().print(table(["service", "stable", "candidate", "blue", "green"],
+                              [_service(service) for service in answer.services]))  # fmt: skip
+        if verbose:
+            _endpoints(answer)
+        _processes(answer)
+        _remarks(answer)
+
+    talk(link, lambda client: client.status(), show)
+
+
+def _head(answer: models.StatusAnswer) -> None:
+    """Print the line that everything else stands under."""
+    release = f", release {answer.release}" if answer.release else ""
+    say(
+        f"gateway {answer.version}: {answer.mode}{release}, "
+        f"traffic revision {answer.traffic_revision}, snapshot {answer.snapshot}"
+    )
+    say("")
+
+
+def _service(service: models.ServiceStatus) -> list[str | Text]:
+    """Return a service's row: roles with their weights, then its pools."""
+    pools = {pool.color: _pool(pool) for pool in service.pools}
+    stable = colored(service.stable).append(f" {percent(service.weights.stable)}", style="default")
+    candidate = colored(service.candidate)
+    candidate.append(f" {percent(service.weights.candidate)}", style="default")
+    nothing = Text("no pool")
+    return [
+        service.name,
+        stable,
+        candidate,
+        pools.get("blue", nothing),
+        pools.get("green", nothing),
+    ]
+
+
+def _pool(pool: models.PoolStatus) -> Text:
+    """Return a pool in a few words: ``2/2 up, generation 3, file``."""
+    up = sum(endpoint.health == "up" for endpoint in pool.endpoints)
+    busy = sum(endpoint.in_flight for endpoint in pool.endpoints)
+    text = Text(f"{up}/{len(pool.endpoints)} up", style="" if up == len(pool.endpoints) else "red")
+    rest = f", generation {pool.generation}, {pool.source}"
+    if busy:
+        rest += f", {busy} in flight"
+    if pool.closed:
+        rest += ", closed"
+    return text.append(rest, style="default")
+
+
+def _endpoints(answer: models.StatusAnswer) -> None:
+    """Print every endpoint with what its probes last saw."""
+    rows = [
+        [endpoint.id, endpoint.url, endpoint.health, str(endpoint.in_flight), _probes(endpoint)]
+        for service in answer.services
+        for pool in service.pools
+        for endpoint in pool.endpoints
+    ]
+    console().print(table(["endpoint", "url", "health", "in flight", "last probes"], rows))
+
+
+def _probes(endpoint: models.EndpointStatus) -> str:
+    """Return the last probe of each level: what failed, or how long it took."""
+    return "; ".join(
+        f"{probe.level} ok {probe.duration_ms:.0f} ms"
+        if probe.ok
+        else f"{probe.level} failed {probe.age:.0f} s ago: {probe.detail}"
+        for probe in endpoint.probes
+    )
+
+
+def _processes(answer: models.StatusAnswer) -> None:
+    """Print the gateway's own processes."""
+    rows = [
+        [
+            process.role if process.slot is None else f"{process.role} {process.slot}",
+            str(process.pid),
+            process.state,
+            duration(process.uptime),
+            str(process.snapshot) if process.role == "worker" else "",
+            str(process.connections) if process.role == "worker" else "",
+        ]
+        for process in answer.processes
+    ]
+    console().print(table(["process", "pid", "state", "up", "snapshot", "connections"], rows))
+
+
+def _remarks(answer: models.StatusAnswer) -> None:
+    """Say on standard error what somebody should look at."""
+    if answer.forced_stable:
+        warn("everything is forced to stable by `gateway rollback --local` (lift: --local --undo)")
+    for drift in answer.drift:
+        warn(
+            f"{drift.service}: {drift.field} is {drift.store} by API, {drift.file} in the file"
+            " (the API wins)"
+        )
+    for warning in answer.warnings:
+        warn(warning)
