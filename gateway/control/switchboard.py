@@ -1,0 +1,328 @@
+"""The switchboard: every write's way from a decision through the store to the workers.
+
+Persist, then apply. A rollback goes the other way: it is applied in the same step that decides it,
+waits for no lock and no disk, and is stored afterwards, again and again until that works.
+Whatever a writer had decided before is then void (``overtaken``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config.snapshot import COLORS
+from gateway.control import merge
+from gateway.control.desk import Refused
+from gateway.control.store import AuditEntry, StoreError
+from gateway.control.targets import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from gateway.board.board import Board
+    from gateway.config.snapshot import Topology, Traffic
+    from gateway.control.allocation import Allocation
+    from gateway.control.desk import Facts, Outcome, RefusedPart
+    from gateway.control.events import Events
+    from gateway.control.hub import Applied, Hub
+    from gateway.control.resolver import Resolver
+    from gateway.control.settings import Settings
+    from gateway.control.state import State
+    from gateway.control.store import Store
+    from gateway.control.tasks import Tasks
+    from gateway.health.prober import Monitor, Prober
+
+log = logging.getLogger("gateway.control")
+
+#: Audit rows that wait for a store that fails; beyond these the oldest are lost, with a warning.
+MAX_UNSTORED = 1000
+#: Seconds between two tries to store what was applied first.
+STORE_AGAIN = 5.0
+#: Seconds that a new endpoint's name may take to resolve before it goes out unresolved.
+NAMES_BOUND = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who writes, from where and why. ``revisions`` is the If-Match (None: any)."""
+
+    actor: str
+    address: str
+    reason: str = ""
+    revisions: frozenset[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a write came to. ``applied`` is None where nothing moved."""
+
+    state: State
+    changed: bool
+    applied: Applied | None = None
+    touched: tuple[str, ...] = ()
+    refused: tuple[RefusedPart, ...] = ()
+    persisted: bool = True
+
+
+class StaleRevisionError(Exception):
+    """The caller's If-Match names another revision than the one in force."""
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"the traffic revision is {revision}")
+        self.revision = revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the switchboard works with. ``clock`` is monotonic seconds, ``wall`` the epoch's."""
+
+    store: Store
+    hub: Hub
+    prober: Prober
+    resolver: Resolver
+    allocation: Allocation
+    board: Board
+    events: Events
+    facts: Facts
+    tasks: Tasks
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    #: 22 octets of chance for a new split's salt and id.
+    fresh: Callable[[], bytes]
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Switchboard:
+    """The one writer of intent."""
+
+    def __init__(self, parts: Parts, settings: Settings, state: State) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.state = state
+        self.lock = asyncio.Lock()
+        self._unstored: list[AuditEntry] = []
+        self._unstored_state = False
+        self._storing: asyncio.Task[None] | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What an operator has to know: a store that does not keep."""
+        found = []
+        if self.parts.store.fallback:
+            found.append(f"the state store is in memory: {self.parts.store.fallback}")
+        if self._unstored_state:
+            found.append("the last rollback is in force but not stored: the store fails")
+        return found
+
+    # --- the common way -------------------------------------------------------------------------
+
+    async def write(
+        self, caller: Caller, action: str, decide: Callable[[State, Facts], Outcome]
+    ) -> Written:
+        """Decide, store, apply; return when every worker serves it.
+
+        Raises Refused, StaleRevisionError, StoreError (nothing has changed then) and
+        AllocationError.
+        """
+        async with self.lock:
+            self.check_revision(caller)
+            outcome = decide(self.state, self.parts.facts)
+            if outcome.state == self.state:
+                return Written(state=self.state, changed=False)
+            number, began = await self.commit(caller, action, outcome.state)
+            state = self.state
+        applied = await self.parts.hub.acknowledged(number, began=began)
+        return Written(state=state, changed=True, applied=applied, touched=outcome.touched)
+
+    async def commit(
+        self,
+        caller: Caller,
+        action: str,
+        state: State,
+        *,
+        settings: Settings | None = None,
+        seeds: Iterable[Monitor] = (),
+    ) -> tuple[int, float]:
+        """Store a decided state and send it out, under the lock; the snapshot's number and when
+        it began. Raises as ``write`` does.
+        """
+        began = self.parts.clock()
+        base = self.state
+        topology = self._topology(settings or self.settings, state)
+        entry = self.entry(caller, action, base, state)
+        await self.parts.store.save(state, [entry])
+        if self.state is not base:
+            self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
+            self.parts.tasks.start(self._store_soon(), name="store what overtook")
+            raise Refused("overtaken", "a rollback came in between; nothing else was changed")
+        if settings is not None:
+            self.settings = settings
+        number = self._publish(state, topology, seeds)
+        self._tell(action, base, caller)
+        return number, began
+
+    def check_revision(self, caller: Caller) -> None:
+        """Raise StaleRevisionError where the caller's If-Match is not in force."""
+        if caller.revisions is not None and self.state.revision not in caller.revisions:
+            raise StaleRevisionError(self.state.revision)
+
+    def entry(self, caller: Caller, action: str, before: State, after: State) -> AuditEntry:
+        """Return the audit row of one write: what of the services has changed."""
+        changed = [each.name for each in after.services if each != before.of(each.name)]
+        return AuditEntry(
+            at=self.parts.wall(),
+            actor=caller.actor,
+            address=caller.address,
+            action=action,
+            reason=caller.reason,
+            before=_told(before, changed),
+            after=_told(after, changed),
+        )
+
+    # --- rollback -------------------------------------------------------------------------------
+
+    async def rollback(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Written:
+        """Decide and apply in one step, then store. Raises Refused."""
+        began = self.parts.clock()
+        base = self.state
+        outcome = decide(base, self.parts.facts)
+        if outcome.state == base:
+            return Written(state=base, changed=False, refused=outcome.refused)
+        number = self.parts.hub.send(traffic=outcome.state.traffic())
+        self.state = outcome.state
+        self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
+        self._tell("rollback", base, caller)
+        applied, persisted = await asyncio.gather(
+            self.parts.hub.acknowledged(number, began=began), self._store_soon()
+        )
+        return Written(
+            state=outcome.state,
+            changed=True,
+            applied=applied,
+            touched=outcome.touched,
+            refused=outcome.refused,
+            persisted=persisted,
+        )
+
+    async def _store_soon(self) -> bool:
+        """Store what is in force; where that fails, leave it to a task that tries again."""
+        if await self._store_now():
+            return True
+        if self._storing is None or self._storing.done():
+            self._storing = self.parts.tasks.start(self._store_later(), name="store again")
+        return False
+
+    async def _store_now(self) -> bool:
+        entries, self._unstored = self._unstored, []
+        try:
+            await self.parts.store.save(self.state, entries)
+        except StoreError as error:
+            log.error("what is in force is not stored: %s", error)  # noqa: TRY400  it says all
+            self._unstored = (entries + self._unstored)[-MAX_UNSTORED:]
+            self._unstored_state = True
+            return False
+        self._unstored_state = False
+        return True
+
+    async def _store_later(self) -> None:
+        stored = False
+        while not stored:
+            await self.parts.sleep(STORE_AGAIN)
+            stored = await self._store_now()
+        log.warning("the store works again: what is in force is stored")
+
+    # --- applying -------------------------------------------------------------------------------
+
+    def _topology(self, settings: Settings, state: State) -> Topology | None:
+        """Return the topology that ``state`` needs, None where the one in force will do."""
+        current = self.parts.hub.topology
+        wanted = merge.topology(settings, state, self.parts.allocation, current.number)
+        if wanted == current:
+            return None
+        return msgspec.structs.replace(wanted, number=current.number + 1)
+
+    def _publish(self, state: State, topology: Topology | None, seeds: Iterable[Monitor]) -> int:
+        """Put a state into force; the part of it that needs no waiting."""
+        self.state = state
+        if topology is not None:
+            # Before the workers get it, so that a trial's findings are on the board by then.
+            self.watch(topology, seeds)
+        moved: Traffic | None = state.traffic()
+        if moved == self.parts.hub.traffic:
+            moved = None
+        number = self.parts.hub.send(topology=topology, traffic=moved)
+        if topology is not None:
+            ids = [each.id for pool in topology.pools for each in pool.endpoints]
+            self.parts.allocation.retain((each.name for each in topology.services), ids)
+        return number
+
+    def watch(self, topology: Topology, seeds: Iterable[Monitor] = ()) -> None:
+        """Probe and resolve exactly this topology's endpoints from now on."""
+        self.parts.prober.watch(targets(self.settings, topology), seeds)
+        hosts = {each.host for pool in topology.pools for each in pool.endpoints}
+        self.parts.resolver.watch(hosts)
+        self.parts.hub.keep_names(hosts)
+
+    def _tell(self, action: str, before: State, caller: Caller) -> None:
+        state = self.state
+        log.info("%s by %s: revision %d", action, caller.actor, state.revision)
+        if state.revision != before.revision:
+            weights = {each.name: each.weight / 100 for each in state.services}
+            stable = {each.name: each.stable for each in state.services}
+            self.parts.events.publish(
+                "traffic",
+                action=action,
+                actor=caller.actor,
+                reason=caller.reason,
+                revision=state.revision,
+                weights=weights,
+                stable=stable,
+            )
+        for service in state.services:
+            former = before.of(service.name)
+            for color in COLORS:
+                pool = service.pool(color)
+                if former is None or pool != former.pool(color):
+                    self.parts.events.publish(
+                        "pool",
+                        service=service.name,
+                        color=color,
+                        generation=pool.generation,
+                        source=pool.source,
+                    )
+
+    async def keep_above(self, revision: int) -> None:
+        """Number above what a worker serves: an earlier control got further than was stored."""
+        async with self.lock:
+            if revision < self.state.revision:
+                return
+            state = msgspec.structs.replace(self.state, revision=revision + 1)
+            self.parts.hub.send(traffic=state.traffic())
+            self.state = state
+        await self._store_soon()
+
+
+def _told(state: State, names: list[str]) -> bytes:
+    """Return the services of an audit row as JSON."""
+    told = {}
+    for name in names:
+        if (service := state.of(name)) is None:
+            continue
+        told[name] = {
+            "stable": service.stable,
+            "weight": service.weight / 100,
+            "closed": service.closed,
+            "pools": {
+                color: {
+                    "generation": pool.generation,
+                    "source": pool.source,
+                    "urls": pool.endpoints,
+                }
+                for color, pool in (("blue", service.blue), ("green", service.green))
+            },
+        }
+    return msgspec.json.encode({"revision": state.revision, "services": told})
