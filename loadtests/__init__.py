@@ -1,0 +1,1 @@
+"""Load tests: the gateway beside other proxies that do the same work, on loopback only."""
