@@ -85,7 +85,7 @@ class Admin(Section):
 
     address: AdminAddress = key(
         "127.0.0.1:9090",
-        description="IP address and port, or unix: and a path. Anything but loopback needs tls.",
+        description="Loopback address and port, or unix: and a path.",
     )
     tls: Tls | None = key(None, description="Certificates of the admin API.")
     hosts: tuple[Host, ...] = key(

@@ -188,13 +188,18 @@ def _log(value: str) -> str:
     return value
 
 
-def _json(kind: str, pattern: str, *examples: str) -> WithJsonSchema:
-    return WithJsonSchema({"type": kind, "pattern": pattern, "examples": list(examples)})
+def _json(title: str, pattern: str = "", *examples: str) -> WithJsonSchema:
+    """Return the JSON Schema of a scalar that is written as text; ``title`` is the type's name."""
+    schema: dict[str, Any] = {"type": "string", "title": title}
+    if pattern:
+        schema["pattern"] = pattern
+    if examples:
+        schema["examples"] = list(examples)
+    return WithJsonSchema(schema)
 
 
-_TEXT = {"type": "string"}
-_DURATION = _json("string", DURATION_PATTERN, "500ms", "5s", "2m", "24h", "30d")
-_SIZE = _json("string", SIZE_PATTERN, "64KiB", "10MiB")
+_DURATION = _json("duration", DURATION_PATTERN, "500ms", "5s", "2m", "24h", "30d")
+_SIZE = _json("size", SIZE_PATTERN, "64KiB", "10MiB")
 
 #: Seconds, nothing included.
 Duration = Annotated[float, PlainValidator(parse_duration), _DURATION]
@@ -207,17 +212,17 @@ Size = Annotated[int, PlainValidator(parse_size), _SIZE]
 #: Octets of a request's head: one buffer holds it whole.
 HeadSize = Annotated[int, PlainValidator(_size_from(1024, 1024**2)), _SIZE]
 RequestRate = Annotated[
-    Rate, PlainValidator(parse_rate), _json("string", RATE_PATTERN, "60/min", "100/s")
+    Rate, PlainValidator(parse_rate), _json("rate", RATE_PATTERN, "60/min", "100/s")
 ]
 #: A share from 0.0 to 1.0, written as a percentage.
 Share = Annotated[
-    float, PlainValidator(parse_percentage), _json("string", PERCENTAGE_PATTERN, "20%")
+    float, PlainValidator(parse_percentage), _json("percentage", PERCENTAGE_PATTERN, "20%")
 ]
 #: Buckets from 0 to 10,000, written as a number of percent.
 Weight = Annotated[
     int,
     PlainValidator(parse_weight),
-    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 100}),
+    WithJsonSchema({"type": "number", "title": "percent", "minimum": 0, "maximum": 100}),
 ]
 
 Flag = Annotated[bool, Strict()]
@@ -230,54 +235,57 @@ Port = Annotated[int, Strict(), Field(ge=1, le=65_535)]
 Workers = Annotated[
     int | None,
     PlainValidator(_workers),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
+    WithJsonSchema(
+        {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MAX_WORKERS}]}
+    ),
 ]
 Condition = Annotated[
     str,
     PlainValidator(_condition),
     WithJsonSchema(
         {
+            "title": "failure",
             "anyOf": [
                 {"enum": [*_FAILURES, "4xx", "5xx"]},
                 {"type": "integer", "minimum": 400, "maximum": 599},
-            ]
+            ],
         }
     ),
 ]
 
-HttpToken = Annotated[str, PlainValidator(_text(_token)), WithJsonSchema(_TEXT)]
-FieldValue = Annotated[str, PlainValidator(_text(_field_value)), WithJsonSchema(_TEXT)]
-Method = Annotated[str, PlainValidator(_text(_method)), _json("string", "^[A-Z][A-Z-]*$", "GET")]
+HttpToken = Annotated[str, PlainValidator(_text(_token)), _json("field name")]
+FieldValue = Annotated[str, PlainValidator(_text(_field_value)), _json("field value")]
+Method = Annotated[str, PlainValidator(_text(_method)), _json("method", "^[A-Z][A-Z-]*$", "GET")]
 Variable = Annotated[
-    str, PlainValidator(_text(_variable)), _json("string", "^[A-Za-z_][A-Za-z0-9_]*$")
+    str, PlainValidator(_text(_variable)), _json("variable", "^[A-Za-z_][A-Za-z0-9_]*$")
 ]
-FilePath = Annotated[str, PlainValidator(_text(_file)), WithJsonSchema(_TEXT)]
-LogPlace = Annotated[str, PlainValidator(_text(_log)), WithJsonSchema(_TEXT)]
-RedisUrl = Annotated[str, PlainValidator(_text(_redis_url)), WithJsonSchema(_TEXT)]
+FilePath = Annotated[str, PlainValidator(_text(_file)), _json("file")]
+LogPlace = Annotated[str, PlainValidator(_text(_log)), _json("file, - or off")]
+RedisUrl = Annotated[str, PlainValidator(_text(_redis_url)), _json("URL", "^(rediss?|unix)://")]
 ServiceName = Annotated[
     str,
     PlainValidator(_text(_service_name)),
-    _json("string", "^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$", "ivor"),
+    _json("service", "^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$", "ivor"),
 ]
-Host = Annotated[str, PlainValidator(_text(parse_host)), WithJsonSchema(_TEXT)]
-RouteHost = Annotated[str, PlainValidator(_text(parse_route_host)), WithJsonSchema(_TEXT)]
-PathPrefix = Annotated[str, PlainValidator(_text(parse_path)), _json("string", "^/", "/api/ivor/")]
+Host = Annotated[str, PlainValidator(_text(parse_host)), _json("host")]
+RouteHost = Annotated[str, PlainValidator(_text(parse_route_host)), _json("host")]
+PathPrefix = Annotated[str, PlainValidator(_text(parse_path)), _json("path", "^/", "/api/ivor/")]
 PathPattern = Annotated[
-    str, PlainValidator(_text(parse_path_pattern)), _json("string", "^/", "/assets/*")
+    str, PlainValidator(_text(parse_path_pattern)), _json("path pattern", "^/", "/assets/*")
 ]
 Network = Annotated[
-    str, PlainValidator(_text(parse_network)), _json("string", "^[0-9A-Fa-f.:/]+$", "10.0.0.0/8")
+    str, PlainValidator(_text(parse_network)), _json("network", "^[0-9A-Fa-f.:/]+$", "10.0.0.0/8")
 ]
 Endpoint = Annotated[
     EndpointAddress,
     PlainValidator(_text(parse_endpoint)),
-    _json("string", "^[Hh][Tt][Tt][Pp][Ss]?://", "http://127.0.0.1:3101"),
+    _json("endpoint", "^[Hh][Tt][Tt][Pp][Ss]?://", "http://127.0.0.1:3101"),
 ]
 ListenAddress = Annotated[
-    SocketAddress, PlainValidator(_text(parse_listen)), _json("string", ":[0-9]+$", "0.0.0.0:8080")
+    SocketAddress, PlainValidator(_text(parse_listen)), _json("address", ":[0-9]+$", "0.0.0.0:8080")
 ]
 AdminAddress = Annotated[
     SocketAddress,
     PlainValidator(_text(parse_admin_address)),
-    _json("string", "^unix:.+|:[0-9]+$", "127.0.0.1:9090", "unix:/run/gateway/admin.sock"),
+    _json("address", "^unix:.+|:[0-9]+$", "127.0.0.1:9090", "unix:/run/gateway/admin.sock"),
 ]
