@@ -1,0 +1,41 @@
+"""One owner per state folder: an advisory lock that the kernel gives back when its holder dies."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class HeldError(Exception):
+    """Another process owns the state; the text names it."""
+
+
+class OwnerLock:
+    """The lock on a run folder, held from construction to ``close`` or the process's end.
+
+    Two supervisors over one state would bind side by side without a word (``SO_REUSEPORT``) and
+    write one database. The descriptor is not inherited: children that outlive the supervisor do
+    not hold its lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take it. Raises HeldError, or OSError where the file cannot be opened."""
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise HeldError(
+                f"another gateway (process {holder}) runs on this state: {path.parent}"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Give it back. The file stays: removing it would let two processes lock two files."""
+        os.close(self._fd)

@@ -1,0 +1,35 @@
+"""Signals as bytes on a descriptor: nothing is done inside a handler."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from typing import Final
+
+WATCHED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Signals:
+    """The signals that came since the last ``read``, for a loop that waits on ``fileno()``."""
+
+    def __init__(self) -> None:
+        self._receiving, sending = socket.socketpair()
+        self._sending = sending
+        for end in (self._receiving, sending):
+            end.settimeout(0.0)
+        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        for number in WATCHED:
+            # A Python handler has to be there, or the descriptor is not written to. Children get
+            # the default back: exec resets what is handled.
+            signal.signal(number, lambda *_: None)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when a signal came."""
+        return self._receiving.fileno()
+
+    def read(self) -> list[int]:
+        """Return the numbers of the signals that came, in order."""
+        try:
+            return list(self._receiving.recv(4096))
+        except BlockingIOError:
+            return []
