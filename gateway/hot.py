@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.head",
     "gateway.wire.body",
+    "gateway.wire.target",
+    "gateway.policy.route",
+    "gateway.policy.cohort",
+    "gateway.policy.trace",
+    "gateway.policy.balance",
+    "gateway.policy.security",
+    "gateway.policy.forwarded",
 )
 
 #: Marks the source's digest inside an extension (see ``setup.py``).

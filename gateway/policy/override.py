@@ -1,0 +1,121 @@
+"""Testers' overrides: a signed token that puts its bearer on one side, whatever the weight.
+
+``1.candidate.1767225600.<HMAC>``: a version, the side, when it ends (seconds since the epoch, in
+decimal) and HMAC-SHA256 (RFC 2104) in unpadded URL-safe base64. Host and release are signed too but
+not told: a token is good for one host and one release, and for the time that it names. The whole
+is safe in a cookie, a field and a query.
+
+A token may come as ``gw_override`` in a cookie, a field or a query parameter. What does not verify
+is ignored, never an error: a stale bookmark must not lock anyone out.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+from typing import Literal
+
+from gateway.policy.cohort import OVERRIDE_COOKIE, cookie_value
+
+Side = Literal["stable", "candidate"]
+
+PARAMETER = OVERRIDE_COOKIE
+#: Longer tokens are not looked at.
+MAX_TOKEN = 96
+MIN_SECRET = 16
+_VERSION = b"1"
+_SIDES: dict[bytes, Side] = {b"stable": "stable", b"candidate": "candidate"}
+_MAX_DIGITS = 11
+_TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
+
+def mint(secret: bytes, *, host: str | bytes, release: str, side: Side, expires: int) -> str:
+    """Return a token for ``side``, good for one host and release until ``expires``.
+
+    ``host`` is without a port; ``expires`` is in whole seconds since the epoch. Raises ValueError
+    for a secret under 16 octets, an unknown side or a time out of range.
+    """
+    if len(secret) < MIN_SECRET:
+        raise ValueError(f"the secret has {len(secret)} octets; at least {MIN_SECRET} are needed")
+    if side not in {"stable", "candidate"}:
+        raise ValueError(f"the side is {side!r}; it is stable or candidate")
+    if not 0 < expires < 10**_MAX_DIGITS:
+        raise ValueError(f"the time {expires} is not in seconds since the epoch")
+    claim = b"%s.%s.%d" % (_VERSION, side.encode(), expires)
+    return (claim + b"." + _signature(secret, claim, host, release)).decode()
+
+
+def verify(
+    secret: bytes | None, token: bytes, *, host: bytes | str, release: str, now: float
+) -> Side | None:
+    """Return the side that a token gives its bearer now, None where it gives none.
+
+    ``now`` is the wall clock's, in seconds since the epoch. Constant in time over the signature.
+    """
+    if not secret or len(token) > MAX_TOKEN:
+        return None
+    claim, _, signature = token.rpartition(b".")
+    parts = claim.split(b".")
+    if len(parts) != 3 or parts[0] != _VERSION:
+        return None
+    expires = _seconds(parts[2])
+    if not hmac.compare_digest(signature, _signature(secret, claim, host, release)):
+        return None
+    if now >= expires:
+        return None
+    return _SIDES.get(parts[1])
+
+
+def expiry(token: bytes) -> int:
+    """Return when a token that verified ends, in seconds since the epoch (for its cookie)."""
+    parts = token.split(b".")
+    return _seconds(parts[2]) if len(parts) == 4 else 0
+
+
+def _seconds(text: bytes) -> int:
+    """Read a token's time; 0, long past, where it is none."""
+    if not text.isdigit() or len(text) > _MAX_DIGITS or text[:1] == b"0":
+        return 0
+    return int(text)
+
+
+def _signature(secret: bytes, claim: bytes, host: bytes | str, release: str) -> bytes:
+    host = host.encode() if isinstance(host, str) else host
+    host = host.lower()
+    # Lengths first: no two (host, release) share one text.
+    text = b"gateway-override:%s:%d:%s:%s" % (claim, len(host), host, release.encode())
+    digest = hmac.digest(secret, text, "sha256")
+    return binascii.b2a_base64(digest, newline=False).translate(_TO_URL_SAFE).rstrip(b"=")
+
+
+def from_cookie(field: bytes) -> bytes | None:
+    """Return the token that a Cookie field carries, unverified."""
+    return cookie_value(field, PARAMETER) or None
+
+
+def from_target(target: bytes) -> bytes | None:
+    """Return the token in a target's query (its first ``gw_override``), unverified."""
+    query = target.partition(b"?")[2]
+    # The usual request has none and is done here.
+    if PARAMETER not in query:
+        return None
+    for pair in query.split(b"&"):
+        name, equals, value = pair.partition(b"=")
+        if equals and name == PARAMETER:
+            return value or None
+    return None
+
+
+def strip_target(target: bytes) -> bytes:
+    """Return a target without any ``gw_override`` parameter; all else byte for byte.
+
+    The question mark goes where nothing else was behind it.
+    """
+    path, mark, query = target.partition(b"?")
+    if PARAMETER not in query:
+        return target
+    pairs = query.split(b"&")
+    kept = [pair for pair in pairs if pair.partition(b"=")[0] != PARAMETER]
+    if len(kept) == len(pairs):
+        return target
+    return path + mark + b"&".join(kept) if kept else path
