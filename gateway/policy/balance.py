@@ -65,6 +65,12 @@ def next_in_turn(last: int, count: int) -> int:
 
 # --- rendezvous hashing ---------------------------------------------------------------------------
 
+# As C variables: a literal over 31 bits would be a Python number.
+_FIRST = cython.declare(cython.ulonglong, 0x85EBCA6B)
+_SECOND = cython.declare(cython.ulonglong, 0xC2B2AE35)
+_GOLDEN = cython.declare(cython.ulonglong, 0x9E3779B9)
+_LOW = cython.declare(cython.ulonglong, 0xFFFFFFFF)
+
 
 @cython.cfunc
 def _mix(value: cython.ulonglong) -> cython.ulonglong:
@@ -72,8 +78,8 @@ def _mix(value: cython.ulonglong) -> cython.ulonglong:
 
     Products stay below 2**64, so that C's numbers and Python's agree.
     """
-    value = ((value ^ (value >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
-    value = ((value ^ (value >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * _FIRST) & _LOW
+    value = ((value ^ (value >> 13)) * _SECOND) & _LOW
     return value ^ (value >> 16)
 
 
@@ -98,7 +104,7 @@ def by_hash(key: int, seeds: Sequence[int]) -> int:
     at: cython.Py_ssize_t = -1
     i: cython.Py_ssize_t = 0
     for own in seeds:
-        score = _mix(k ^ _mix(own ^ 0x9E3779B9))
+        score = _mix(k ^ _mix(own ^ _GOLDEN))
         # Equal scores (one in 2**32): the seed decides, not the place.
         if score > best or (score == best and own > best_own):
             best = score

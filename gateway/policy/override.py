@@ -95,11 +95,10 @@ def from_cookie(field: bytes) -> bytes | None:
 
 def from_target(target: bytes) -> bytes | None:
     """Return the token in a target's query (its first ``gw_override``), unverified."""
-    query = target.partition(b"?")[2]
     # The usual request has none and is done here.
-    if PARAMETER not in query:
+    if PARAMETER not in target:
         return None
-    for pair in query.split(b"&"):
+    for pair in target.partition(b"?")[2].split(b"&"):
         name, equals, value = pair.partition(b"=")
         if equals and name == PARAMETER:
             return value or None
@@ -111,9 +110,9 @@ def strip_target(target: bytes) -> bytes:
 
     The question mark goes where nothing else was behind it.
     """
-    path, mark, query = target.partition(b"?")
-    if PARAMETER not in query:
+    if PARAMETER not in target:
         return target
+    path, mark, query = target.partition(b"?")
     pairs = query.split(b"&")
     kept = [pair for pair in pairs if pair.partition(b"=")[0] != PARAMETER]
     if len(kept) == len(pairs):

@@ -22,8 +22,8 @@ _LENGTH = 55
 def _hex_values() -> bytes:
     """Return a table of lower-case hex digits' values, 255 for anything else."""
     table = bytearray([255]) * 256
-    for value, digit in enumerate(b"0123456789abcdef"):
-        table[digit] = value
+    for digit in b"0123456789abcdef":
+        table[digit] = int(chr(digit), 16)
     return bytes(table)
 
 
