@@ -1,0 +1,114 @@
+"""``gateway run``: check the configuration, then become the supervisor."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import click
+
+from gateway.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from gateway.config.schema import Config
+    from gateway.supervisor.plan import Plan
+
+#: Where a container's share of the processors stands (cgroup v2).
+CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
+
+
+@click.command("run")
+@click.option(
+    "--config",
+    "file",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration file.",
+)
+@click.pass_context
+def command(ctx: click.Context, file: Path) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C.
+
+    SIGHUP reads the file again. Exits with 2 where the file is wrong, and with 4 where an address
+    is in use, the state folder cannot be written, or another gateway runs on it.
+    """
+    from gateway.config.load import ConfigErrors, load_file
+
+    try:
+        config = load_file(file, os.environ)
+    except ConfigErrors as errors:
+        click.echo(str(errors), err=True)
+        ctx.exit(Exit.USAGE)
+    plan = plan_of(config, file)
+    problem = prepare_state(Path(config.state.path), Path(plan.run_dir))
+    if problem:
+        click.echo(f"gateway: {problem}", err=True)
+        ctx.exit(Exit.REFUSED)
+    become_supervisor(plan)
+
+
+def run_dir_of(state_path: Path) -> Path:
+    """Return the run folder that belongs to a state store: sockets, lock, flag file."""
+    return state_path.absolute().parent.resolve() / "run"
+
+
+def plan_of(config: Config, file: Path) -> Plan:
+    """Return what the supervisor is to keep running for a configuration."""
+    from gateway.supervisor.plan import Plan
+
+    return Plan(
+        listen=tuple(str(listener.address) for listener in config.listen),
+        admin=str(config.admin.address),
+        workers=config.workers or cores(),
+        run_dir=str(run_dir_of(Path(config.state.path))),
+        config=str(file.absolute()),
+        drain_timeout=max(service.drain_timeout for service in config.services.values()),
+    )
+
+
+def cores() -> int:
+    """Return the processors that this process may use, a container's share rounded up."""
+    if sys.version_info >= (3, 13):
+        count = os.process_cpu_count() or 1
+    elif hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _share())))
+
+
+def _share() -> float:
+    """Return the processors' worth of time that the container gets; infinite where unlimited."""
+    try:
+        quota, period = CPU_MAX.read_text(encoding="ascii").split()
+        return int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return math.inf  # no cgroup v2 here, or "max"
+
+
+def prepare_state(state_path: Path, run_dir: Path) -> str:
+    """Make the state and run folders; returns what is wrong, empty where nothing is."""
+    from gateway.channel.unix import private_folder
+
+    folder = state_path.absolute().parent
+    try:
+        private_folder(run_dir)
+    except OSError as error:
+        return f"the state folder cannot be used: {error.filename}: {error.strerror}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the state folder cannot be written: {folder}"
+    return ""
+
+
+def become_supervisor(plan: Plan) -> NoReturn:
+    """Replace this process by the supervisor: what was loaded to check the file is gone."""
+    from gateway.supervisor.plan import VARIABLE, environment, python
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    argv = python("gateway.supervisor")
+    os.execve(argv[0], argv, environment(VARIABLE, plan.encode()))  # noqa: S606 -- on purpose
