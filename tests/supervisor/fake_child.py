@@ -9,6 +9,7 @@ as it is told: a client sends one line to any of its sockets and gets one line o
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -98,7 +99,7 @@ class Child:
             sockets=lambda: () if self.ending else spec_sockets(spec),
         )
         for listener in self.listeners:
-            self.loop.add_reader(listener.fileno(), lambda each=listener: self.accept(each))
+            self.loop.add_reader(listener.fileno(), functools.partial(self.accept, listener))
         self.tell_state(layout.STATE_READY)
         while not (self.ending and not self.held):
             self.beat()

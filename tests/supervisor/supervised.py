@@ -1,0 +1,159 @@
+"""Runs a real supervisor with stand-in children, and watches both."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gateway.supervisor import plan as plans
+from gateway.supervisor.plan import Plan
+
+T = TypeVar("T")
+
+FAKE = Path(__file__).with_name("fake_child.py")
+
+
+def fake(mode: str) -> tuple[str, ...]:
+    """Return the arguments of a stand-in child; -S: it needs no packages, and starts sooner."""
+    return (sys.executable, "-S", str(FAKE), mode)
+
+
+def until(check: Callable[[], T], what: str, seconds: float = 15.0) -> T:
+    """Poll until ``check`` gives something true; other processes keep no clock of ours."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {seconds} s for: {what}"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text.rpartition(")")[2].split()[0] != "Z"
+
+
+@dataclasses.dataclass
+class Event:
+    at: float
+    name: str
+    pid: int
+    what: str
+
+
+class Gateway:
+    """A supervisor with stand-in children in one run folder; may be started again and again."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.plan = Plan(
+            listen=("127.0.0.1:0",),
+            admin="127.0.0.1:0",
+            workers=2,
+            run_dir=str(run_dir),
+            config="unused.yaml",
+            drain_timeout=10.0,
+            grace=1.0,
+            worker_argv=fake("serve"),
+            control_argv=fake("serve"),
+        )
+        self.processes: list[subprocess.Popen[bytes]] = []
+        #: In place of the log file.
+        self.stderr: int | None = None
+        self.log = run_dir.parent / "stderr.log"
+
+    def start(self, **changes: Any) -> subprocess.Popen[bytes]:
+        """Start a supervisor; the addresses of an earlier run no longer count."""
+        self.plan = dataclasses.replace(self.plan, **changes)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                plans.python("gateway.supervisor"),
+                env=plans.environment(plans.VARIABLE, self.plan.encode()),
+                stderr=log if self.stderr is None else self.stderr,
+            )
+        self.processes.append(process)
+        return process
+
+    def serving(self, **changes: Any) -> subprocess.Popen[bytes]:
+        """Start a supervisor and wait until all its children serve."""
+        before = len(self.events("start"))
+        process = self.start(**changes)
+        until(
+            lambda: len(self.events("start")) >= before + self.plan.workers + 1,
+            f"children to start: {self.said()}",
+        )
+        until((self.run_dir / "addresses.json").exists, "addresses")
+        for slot in range(self.plan.workers):
+            until(functools.partial(self.worker_of, slot), f"worker {slot} to serve")
+        return process
+
+    def said(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def events(self, what: str = "", name: str = "") -> list[Event]:
+        path = self.run_dir / "events.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        split = (line.split(" ", 3) for line in lines)
+        events = [Event(float(at), who, int(pid), did) for at, who, pid, did in split]
+        return [each for each in events if what in {"", each.what} and name in {"", each.name}]
+
+    def worker_of(self, slot: int) -> int:
+        """Return the process that started last in a slot, once it answers; 0 until then."""
+        started = self.events("start", f"worker-{slot}")
+        return started[-1].pid if started and alive(started[-1].pid) else 0
+
+    @property
+    def addresses(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run_dir / "addresses.json").read_text())
+        return found
+
+    def connect(self, address: str = "") -> socket.socket:
+        where = address or self.addresses["listen"][0]
+        host, _, port = where.rpartition(":")
+        connection = socket.create_connection((host.strip("[]"), int(port)), timeout=15.0)
+        connection.settimeout(15.0)
+        return connection
+
+    def tell(self, command: str, address: str = "") -> dict[str, Any]:
+        """Give whichever child accepts a command; return what it says of itself."""
+        with self.connect(address) as connection:
+            return say_to(connection, command)
+
+    def tell_control(self, command: str) -> dict[str, Any]:
+        return self.tell(command, self.addresses["admin"])
+
+    def end_all(self) -> None:
+        """Kill every process of this gateway that still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for event in self.events("start"):
+            with contextlib.suppress(OSError):
+                command = Path(f"/proc/{event.pid}/cmdline").read_bytes()
+                if FAKE.name.encode() in command:
+                    os.kill(event.pid, signal.SIGKILL)
+
+
+def say_to(connection: socket.socket, command: str) -> dict[str, Any]:
+    connection.sendall(command.encode() + b"\n")
+    line = connection.makefile("r").readline()
+    assert line, "closed without an answer"
+    answer: dict[str, Any] = json.loads(line)
+    return answer
