@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.config.addresses import parse_endpoint
 from gateway.config.snapshot import COLORS
 from gateway.control import merge, pooldesk
 from gateway.control.desk import Refused, color_of, one
@@ -222,7 +223,7 @@ def _overlaid(kept: State | None, current: State) -> State:
 
 
 def _hosts(urls: tuple[str, ...] | list[str]) -> list[str]:
-    return [merge.parse_endpoint(url).host for url in urls]
+    return [parse_endpoint(url).host for url in urls]
 
 
 def _seeds(monitors: list[Monitor], state: State, service: str, color: Color) -> list[Monitor]:
@@ -291,18 +292,21 @@ def differences(old: Settings, new: Settings, before: State, after: State) -> li
 
 
 def _settings_differences(old: Settings, new: Settings, common: set[str]) -> list[str]:
-    said = []
     old_services = {each.name: each for each in old.template.services}
-    for service in new.template.services:
-        if service.name in common and (
+    said = [
+        f"service {service.name}: changed"
+        for service in new.template.services
+        if service.name in common
+        and (
             service != old_services.get(service.name)
             or _probing(old, service.name) != _probing(new, service.name)
-        ):
-            said.append(f"service {service.name}: changed")
-    names = [name for name in new.template.__struct_fields__ if name not in _TOLD_APART]
-    for name in names:
-        if getattr(old.template, name) != getattr(new.template, name):
-            said.append(f"{name}: changed")
+        )
+    ]
+    said += [
+        f"{name}: changed"
+        for name in new.template.__struct_fields__
+        if name not in _TOLD_APART and getattr(old.template, name) != getattr(new.template, name)
+    ]
     if old.tokens != new.tokens:
         said.append("admin.tokens: changed")
     if old.admin_hosts != new.admin_hosts:

@@ -162,6 +162,8 @@ class Switchboard:
         if settings is not None:
             self.settings = settings
         number = self._publish(state, topology, seeds)
+        if settings is not None:
+            self.watch(self.parts.hub.topology)  # how endpoints are probed may have changed
         self._tell(action, base, caller)
         return number, began
 

@@ -1,0 +1,390 @@
+"""The calls' handlers: from a request that was read to the switchboard and back to an answer.
+
+Nothing is decided here. Each handler has its call's name (see ``calls``).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from gateway import hot
+from gateway.admin import models, pictures
+from gateway.admin.problems import ProblemError, answer
+from gateway.config.addresses import EndpointAddress, parse_endpoint
+from gateway.control import desk, pooldesk
+from gateway.control.allocation import AllocationError
+from gateway.control.desk import Refused
+from gateway.control.operations import NewPool, StillInFlightError, UnhealthyError
+from gateway.control.settings import SettingsError
+from gateway.control.store import StoreError
+from gateway.control.switchboard import Caller, StaleRevisionError
+from gateway.observe import exposition
+from gateway.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from gateway.admin.inbound import Inbound
+    from gateway.admin.pictures import Pictures
+    from gateway.config.snapshot import Color
+    from gateway.control.desk import ColorOrRole, Facts, Outcome, RefusedPart
+    from gateway.control.hub import Applied
+    from gateway.control.operations import Operations
+    from gateway.control.state import State
+    from gateway.control.switchboard import Switchboard, Written
+
+    Decision = Callable[[State, Facts], Outcome]
+
+
+class Api:
+    """The handlers of the calls that take and give JSON, and the metrics."""
+
+    def __init__(self, switchboard: Switchboard, operations: Operations, shown: Pictures) -> None:
+        self._switch = switchboard
+        self._operations = operations
+        self._shown = shown
+        self._reloads = {"ok": 0, "refused": 0}
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def status(self, inbound: Inbound) -> web.Response:
+        """``GET /v1/status``."""
+        del inbound
+        return self._answer(self._shown.status())
+
+    async def traffic(self, inbound: Inbound) -> web.Response:
+        """``GET /v1/traffic``."""
+        del inbound
+        return self._answer(pictures.traffic(self._switch.state))
+
+    async def audit(self, inbound: Inbound) -> web.Response:
+        """``GET /v1/audit``."""
+        limit = int(inbound.query.get("limit", "50"))
+        before = int(inbound.query["before"]) if "before" in inbound.query else None
+        with self._refusals():
+            entries = await self._switch.parts.store.audit(before, limit + 1)
+        rows = [pictures.audit_row(each) for each in entries[:limit]]
+        following = rows[-1].id if len(entries) > limit else None
+        return answer(models.AuditPage(rows=rows, next=following))
+
+    async def healthz(self, inbound: Inbound) -> web.Response:
+        """``GET /healthz``: this answers, so control is alive."""
+        del inbound
+        return answer(models.HealthAnswer(status="ok"))
+
+    async def readyz(self, inbound: Inbound) -> web.Response:
+        """``GET /readyz``."""
+        del inbound
+        hub = self._switch.parts.hub
+        behind = hub.behind(hub.number)
+        if behind or not hub.workers():
+            detail = "no worker is connected" if not behind else "not all workers are current"
+            raise ProblemError(503, "unready", detail, lagging=list(behind))
+        return answer(models.HealthAnswer(status="ok"))
+
+    async def metrics(self, inbound: Inbound) -> web.Response:
+        """``GET /metrics``."""
+        del inbound
+        parts = self._switch.parts
+        view = exposition.MetricsView(
+            board=parts.board,
+            topology=parts.hub.topology,
+            traffic=parts.hub.traffic,
+            reloads=tuple(self._reloads.items()),
+            lagging_workers=len(parts.hub.behind(parts.hub.number)),
+            version=VERSION,
+            build=hot.compiled_state(),
+        )
+        return web.Response(
+            body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}
+        )
+
+    # --- traffic ----------------------------------------------------------------------------------
+
+    async def set_traffic(self, inbound: Inbound) -> web.Response:
+        """``PUT /v1/traffic``."""
+        change = inbound.given(models.TrafficChange)
+        side, weight = change.share
+        share = desk.Share(
+            side=side,
+            weight=weight,
+            services=tuple(change.services) if change.services is not None else None,
+            force=change.force,
+        )
+        return await self._traffic(
+            inbound,
+            change.reason,
+            "traffic.set",
+            lambda state, facts: desk.set_traffic(state, facts, share, self._fresh),
+        )
+
+    async def finalize(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/traffic/finalize``."""
+        body = inbound.given(models.FinalizeRequest)
+        return await self._traffic(
+            inbound,
+            body.reason,
+            "traffic.finalize",
+            lambda state, _: desk.finalize(state, body.services, self._fresh),
+        )
+
+    async def adopt(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/adopt``."""
+        body = inbound.given(models.AdoptRequest)
+        return await self._traffic(
+            inbound,
+            body.reason,
+            "adopt",
+            lambda state, _: desk.adopt(state, body.color, body.services, self._fresh),
+        )
+
+    async def isolate(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/services/{service}/isolate``."""
+        body = inbound.given(models.IsolateRequest)
+        name = inbound.path["service"]
+        return await self._traffic(
+            inbound,
+            body.reason,
+            "isolate",
+            lambda state, facts: pooldesk.isolate(
+                state, facts, name, body.color, force=body.force, fresh=self._fresh
+            ),
+        )
+
+    async def lift(self, inbound: Inbound) -> web.Response:
+        """``DELETE /v1/services/{service}/isolate``."""
+        name = inbound.path["service"]
+        which = slot_of(inbound.query["color"]) if "color" in inbound.query else None
+        return await self._traffic(
+            inbound,
+            inbound.query.get("reason", ""),
+            "isolate.lift",
+            lambda state, _: pooldesk.lift(state, name, which, self._fresh),
+        )
+
+    async def _traffic(
+        self, inbound: Inbound, reason: str, action: str, decide: Decision
+    ) -> web.Response:
+        with self._refusals():
+            written = await self._switch.write(self._caller(inbound, reason), action, decide)
+        return self._answer(
+            pictures.traffic(
+                written.state, changed=written.changed, applied_in_ms=self._applied(written.applied)
+            )
+        )
+
+    async def rollback(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/rollback``."""
+        body = inbound.given(models.RollbackRequest)
+        with self._refusals():
+            written = await self._switch.rollback(
+                self._caller(inbound, body.reason),
+                lambda state, facts: desk.rollback(
+                    state,
+                    facts,
+                    to=body.to,
+                    names=body.services,
+                    force=body.force,
+                    fresh=self._fresh,
+                ),
+            )
+        return self._answer(
+            models.RollbackAnswer(
+                revision=written.state.revision,
+                mode=pictures.mode(written.state),
+                services=pictures.traffic_services(written.state),
+                changed=written.changed,
+                applied_in_ms=self._applied(written.applied),
+                rolled_back=list(written.touched),
+                refused=[_refused(part) for part in written.refused],
+                persisted=written.persisted,
+            )
+        )
+
+    # --- pools ------------------------------------------------------------------------------------
+
+    async def put_pool(self, inbound: Inbound) -> web.Response:
+        """``PUT /v1/services/{service}/pools/{slot}``."""
+        change = inbound.given(models.PoolChange)
+        new = NewPool(
+            service=inbound.path["service"],
+            slot=slot_of(inbound.path["slot"]),
+            endpoints=tuple(each.url for each in _endpoints(change.endpoints)),
+            wait=models.seconds(change.wait) if change.wait is not None else None,
+            expect=change.expect.body if change.expect is not None else None,
+        )
+        with self._refusals():
+            caller = self._caller(inbound, change.reason)
+            written, color, waited = await self._operations.put_pool(caller, new)
+        return self._pool(new.service, color, written, waited)
+
+    async def reset_pool(self, inbound: Inbound) -> web.Response:
+        """``DELETE /v1/services/{service}/pools/{slot}``."""
+        name, slot = inbound.path["service"], slot_of(inbound.path["slot"])
+        with self._refusals():
+            color = desk.color_of(desk.one(self._switch.state, name), slot)
+            settings = self._switch.settings.of(name)
+            from_file = settings.endpoints(color) if settings is not None else ()
+            written = await self._switch.write(
+                self._caller(inbound, inbound.query.get("reason", "")),
+                "pool.reset",
+                lambda state, facts: pooldesk.reset_pool(
+                    state, facts, name, color, from_file, self._fresh
+                ),
+            )
+        return self._pool(name, color, written, 0.0)
+
+    async def drain(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/services/{service}/pools/{slot}/drain``."""
+        body = inbound.given(models.DrainRequest)
+        name, slot = inbound.path["service"], slot_of(inbound.path["slot"])
+        with self._refusals():
+            written, color, waited = await self._operations.drain(
+                self._caller(inbound, body.reason), name, slot, models.seconds(body.timeout)
+            )
+            self._applied(written.applied)
+        return self._answer(
+            models.DrainAnswer(
+                service=name,
+                color=color,
+                changed=written.changed,
+                waited_ms=round(waited * 1000, 3),
+            )
+        )
+
+    def _pool(self, name: str, color: Color, written: Written, waited: float) -> web.Response:
+        service = desk.one(self._switch.state, name)
+        return self._answer(
+            models.PoolAnswer(
+                service=name,
+                pool=self._shown.pool(service, color),
+                changed=written.changed,
+                waited_ms=round(waited * 1000, 3),
+                applied_in_ms=self._applied(written.applied),
+            )
+        )
+
+    # --- configuration ----------------------------------------------------------------------------
+
+    async def reload(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/config/reload``."""
+        self._reloads["refused"] += 1
+        with self._refusals():
+            caller = self._caller(inbound, inbound.query.get("reason", ""))
+            done = await self._operations.reload(caller)
+        self._reloads["refused"] -= 1
+        self._reloads["ok"] += 1
+        return self._answer(
+            models.ReloadAnswer(
+                changed=bool(done.changes),
+                changes=list(done.changes),
+                drift=[pictures.drift(each) for each in done.drift],
+                snapshot=done.number,
+                applied_in_ms=self._applied(done.applied),
+            )
+        )
+
+    # --- common -----------------------------------------------------------------------------------
+
+    def _fresh(self) -> bytes:
+        return self._switch.parts.fresh()
+
+    def _answer(self, model: models.Answer) -> web.Response:
+        return answer(model, headers={"ETag": f'"{self._switch.state.revision}"'})
+
+    @staticmethod
+    def _caller(inbound: Inbound, reason: str) -> Caller:
+        assert inbound.identity is not None
+        return Caller(
+            actor=inbound.identity.name,
+            address=inbound.address,
+            reason=reason,
+            revisions=inbound.revisions,
+        )
+
+    def _applied(self, applied: Applied | None) -> float | None:
+        """Return how long it took, None where nothing moved. Raises ProblemError (504)."""
+        if applied is None:
+            return None
+        if applied.lagging:
+            raise ProblemError(
+                504,
+                "workers-lagging",
+                "it is in force, but not every worker acknowledged in time; they are asked on",
+                lagging=[*applied.lagging, *applied.errors],
+                revision=self._switch.state.revision,
+            )
+        return applied.milliseconds
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Turn what control refuses into problems."""
+        try:
+            yield
+        except Refused as error:
+            raise ProblemError(
+                error.status,
+                error.kind,
+                error.detail,
+                field=error.field,
+                hint=error.hint,
+                services=[_refused(part) for part in error.parts] or None,
+            ) from error
+        except StaleRevisionError as error:
+            raise ProblemError(
+                412,
+                "stale-revision",
+                str(error),
+                field="If-Match",
+                revision=error.revision,
+                headers={"ETag": f'"{error.revision}"'},
+            ) from error
+        except StoreError as error:
+            detail = f"the state store fails, nothing was changed: {error}"
+            raise ProblemError(503, "store-unavailable", detail) from error
+        except AllocationError as error:
+            raise ProblemError(409, "board-full", str(error)) from error
+        except UnhealthyError as error:
+            seen = self._shown.evidence(error.monitors)
+            raise ProblemError(409, "pool-unhealthy", str(error), endpoints=seen) from error
+        except StillInFlightError as error:
+            left = error.in_flight
+            raise ProblemError(409, "still-in-flight", str(error), in_flight=left) from error
+        except SettingsError as error:
+            faults = [models.ProblemItem(field=where, detail=what) for where, what in error.faults]
+            detail = f"{len(faults)} errors; the old configuration stays"
+            raise ProblemError(422, "invalid-configuration", detail, errors=faults) from error
+
+
+def slot_of(text: str) -> ColorOrRole:
+    """Return a path's or query's color or role. Raises ProblemError (404)."""
+    for known in ("blue", "green", "stable", "candidate"):
+        if text == known:
+            return known
+    raise ProblemError(
+        404,
+        "unknown-slot",
+        f"{text!r} is no slot; expected blue, green, stable or candidate",
+        field="slot",
+    )
+
+
+def _endpoints(urls: list[str]) -> list[EndpointAddress]:
+    """Read URLs as the configuration does. Raises ProblemError (422) naming each that is none."""
+    found, faults = [], []
+    for position, url in enumerate(urls):
+        try:
+            found.append(parse_endpoint(url))
+        except ValueError as error:
+            faults.append(models.ProblemItem(field=f"endpoints.{position}", detail=str(error)))
+    if faults:
+        detail = "; ".join(f"{each.field}: {each.detail}" for each in faults)
+        raise ProblemError(422, "invalid-body", detail, field=faults[0].field, errors=faults)
+    return found
+
+
+def _refused(part: RefusedPart) -> models.RefusedService:
+    return models.RefusedService(service=part.service, type=part.type, detail=part.detail)

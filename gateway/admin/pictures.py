@@ -1,0 +1,208 @@
+"""Answers about what is: status, traffic, pools, evidence. Reads the board, changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.admin import models
+from gateway.board import layout
+from gateway.config.snapshot import BUCKETS, COLORS
+from gateway.control import merge
+from gateway.health.machine import Health
+from gateway.health.prober import evidence
+from gateway.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.config.snapshot import Color, Endpoint
+    from gateway.control.state import ServiceState, State
+    from gateway.control.store import AuditEntry
+    from gateway.control.switchboard import Switchboard
+    from gateway.health.prober import Monitor
+    from gateway.health.probes import Result
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Makes answers. ``clock`` is CLOCK_MONOTONIC in nanoseconds, as on the board."""
+
+    switchboard: Switchboard
+    clock: Callable[[], int]
+
+    def status(self) -> models.StatusAnswer:
+        """Return the one picture."""
+        switch = self.switchboard
+        state = switch.state
+        return models.StatusAnswer(
+            version=VERSION,
+            traffic_revision=state.revision,
+            snapshot=switch.parts.hub.number,
+            mode=mode(state),
+            forced_stable=any(each.forced_stable for each in switch.parts.board.workers()),
+            release=state.release or None,
+            services=[self._service(each) for each in state.services],
+            processes=self._processes(),
+            drift=self.drift(),
+            warnings=switch.warnings,
+        )
+
+    def drift(self) -> list[models.Drift]:
+        """Return where the store outranks the file."""
+        found = merge.drift(self.switchboard.settings, self.switchboard.state)
+        return [drift(each) for each in found]
+
+    def _service(self, service: ServiceState) -> models.ServiceStatus:
+        return models.ServiceStatus(
+            name=service.name,
+            stable=service.stable,
+            candidate=service.candidate,
+            weights=models.Weights(
+                stable=(BUCKETS - service.weight) / 100, candidate=service.weight / 100
+            ),
+            previous=service.previous == "open",
+            pools=[self.pool(service, color) for color in COLORS],
+        )
+
+    def pool(self, service: ServiceState, color: Color) -> models.PoolStatus:
+        """Return one slot as it is observed."""
+        state = service.pool(color)
+        pool = self.switchboard.parts.hub.topology.pool(service.name, color)
+        return models.PoolStatus(
+            color=color,
+            role="stable" if color == service.stable else "candidate",
+            source=state.source,
+            generation=state.generation,
+            closed=color in service.closed,
+            endpoints=[self._endpoint(each) for each in (pool.endpoints if pool else ())],
+        )
+
+    def _endpoint(self, endpoint: Endpoint) -> models.EndpointStatus:
+        parts = self.switchboard.parts
+        return models.EndpointStatus(
+            id=endpoint.id,
+            url=endpoint.url,
+            health=Health(parts.board.health(endpoint.cell)).word,
+            in_flight=parts.board.endpoint_in_flight(endpoint.cell),
+            tunnels=parts.board.endpoint_tunnels(endpoint.cell),
+            probes=[self._probe(each) for each in parts.prober.last(endpoint.id)],
+        )
+
+    def _probe(self, result: Result) -> models.Probe:
+        return models.Probe(
+            level=result.level,
+            ok=result.good,
+            status=result.status,
+            detail=result.detail,
+            duration_ms=round(result.seconds * 1000, 3),
+            age=round(max(0.0, self.switchboard.parts.clock() - result.ended), 3),
+            body=result.excerpt,
+        )
+
+    def evidence(self, monitors: list[Monitor]) -> list[models.EndpointEvidence]:
+        """Return what was last seen of endpoints on trial."""
+        return [
+            models.EndpointEvidence(
+                id=monitor.target.endpoint.id,
+                url=monitor.target.endpoint.url,
+                health=monitor.health.word,
+                probes=[self._probe(each) for each in evidence(monitor)],
+            )
+            for monitor in monitors
+        ]
+
+    def _processes(self) -> list[models.ProcessStatus]:
+        switch = self.switchboard
+        words = switch.parts.board.words
+        number = switch.parts.hub.number
+        found = [
+            models.ProcessStatus(
+                role="supervisor",
+                pid=words[layout.H_SUPERVISOR_PID],
+                uptime=self._since(words[layout.H_SUPERVISOR_STARTED]),
+            ),
+            models.ProcessStatus(
+                role="control",
+                pid=words[layout.H_CONTROL_PID],
+                state=layout.STATE_NAMES[words[layout.H_CONTROL_STATE]],
+                uptime=self._since(words[layout.H_CONTROL_STARTED]),
+                snapshot=number,
+            ),
+        ]
+        return found + [
+            models.ProcessStatus(
+                role="worker",
+                pid=worker.pid,
+                state=worker.state_name,
+                uptime=self._since(worker.started),
+                snapshot=worker.number,
+                slot=worker.slot,
+                connections=worker.connections,
+                in_flight=worker.in_flight,
+            )
+            for worker in switch.parts.board.workers()
+        ]
+
+    def _since(self, started: int) -> float:
+        return round(max(0, self.clock() - started) / 1e9, 1) if started else 0.0
+
+
+def traffic(
+    state: State, *, changed: bool = False, applied_in_ms: float | None = None
+) -> models.TrafficAnswer:
+    """Return roles and percentages."""
+    return models.TrafficAnswer(
+        revision=state.revision,
+        mode=mode(state),
+        services=traffic_services(state),
+        changed=changed,
+        applied_in_ms=applied_in_ms,
+    )
+
+
+def traffic_services(state: State) -> list[models.TrafficService]:
+    """Return each service's roles and percentage."""
+    return [
+        models.TrafficService(
+            name=service.name,
+            stable=service.stable,
+            candidate=service.candidate,
+            weight=service.weight / 100,
+            closed=list(service.closed),
+        )
+        for service in state.services
+    ]
+
+
+def mode(state: State) -> models.Mode:
+    """Return where traffic goes as a whole."""
+    weights = {service.weight for service in state.services}
+    if weights <= {0}:
+        return "stable"
+    if weights == {BUCKETS}:
+        return "candidate"
+    return "mixed" if weights <= {0, BUCKETS} else "split"
+
+
+def drift(found: merge.Difference) -> models.Drift:
+    """Return one difference between file and store."""
+    return models.Drift(
+        service=found.service, field=found.field, file=found.file, store=found.store
+    )
+
+
+def audit_row(entry: AuditEntry) -> models.AuditRow:
+    """Return one row of the audit log."""
+    return models.AuditRow(
+        id=entry.id,
+        at=entry.at,
+        actor=entry.actor,
+        address=entry.address,
+        action=entry.action,
+        reason=entry.reason,
+        before=orjson.loads(entry.before),
+        after=orjson.loads(entry.after),
+    )

@@ -1,0 +1,91 @@
+"""The loader behind ``Loader``: from the configuration file to control's settings."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.config.build import build_topology, file_endpoints
+from gateway.config.load import ConfigErrors, load_file
+from gateway.control.settings import ServiceSettings, Settings, SettingsError, Token
+from gateway.health.policy import HealthPolicy, HttpCheck
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config.schema import Config
+    from gateway.config.schema.services import Service
+
+
+def read(path: Path, env: Mapping[str, str]) -> Settings:
+    """Return the file's settings. Blocking; raises SettingsError with every fault at once."""
+    try:
+        return settings_of(load_file(path, env))
+    except ConfigErrors as error:
+        raise SettingsError(
+            tuple(
+                (
+                    f"{each.file}:{each.line}:{each.column}",
+                    f"{each.path}: {each.message}" if each.path else each.message,
+                )
+                for each in error.problems
+            )
+        ) from error
+
+
+def settings_of(config: Config) -> Settings:
+    """Return control's settings from a valid configuration."""
+    services = tuple(
+        ServiceSettings(
+            name=name,
+            initial_stable=section.initial_stable,
+            blue=tuple(each.url for each in file_endpoints(config, name, "blue")),
+            green=tuple(each.url for each in file_endpoints(config, name, "green")),
+            health=_health(section),
+        )
+        for name, section in sorted(config.services.items())
+    )
+    tokens = tuple(
+        Token(
+            name=each.name,
+            role=each.role,
+            digest=hashlib.sha256(config.secrets.tokens[each.name].encode()).digest(),
+        )
+        for each in config.admin.tokens
+    )
+    return Settings(
+        template=build_topology(config, number=0, pools=(), rows=dict.fromkeys(config.services, 0)),
+        services=services,
+        tokens=tokens,
+        admin_hosts=_hosts(config),
+        state_path=Path(config.state.path),
+        fixed=(
+            ("listen", ", ".join(str(each.address) for each in config.listen)),
+            ("admin.address", str(config.admin.address)),
+            ("workers", str(config.workers or "auto")),
+            ("state.path", config.state.path),
+        ),
+    )
+
+
+def _hosts(config: Config) -> tuple[str, ...]:
+    """Return the Host names that the admin API answers to, besides the loopback's."""
+    names = set(config.admin.hosts)
+    if config.admin.address.host:
+        names.add(config.admin.address.host)
+    return tuple(sorted(names))
+
+
+def _health(section: Service) -> HealthPolicy:
+    health = section.health
+    check = health.L2
+    return HealthPolicy(
+        interval=health.interval,
+        interval_down=health.interval_down,
+        rise=health.rise,
+        fall=health.fall,
+        tcp=health.L1.tcp,
+        http=HttpCheck(path=check.path, status=check.status) if check is not None else None,
+        tls_ca=section.tls.ca,
+    )
