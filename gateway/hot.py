@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.head",
     "gateway.wire.body",
+    "gateway.proxy.downstream",
+    "gateway.proxy.upstream",
+    "gateway.proxy.exchange",
+    "gateway.proxy.assign",
+    "gateway.proxy.endpoint",
+    "gateway.proxy.record",
+    "gateway.proxy.tunnel",
     "gateway.wire.target",
     "gateway.policy.route",
     "gateway.policy.cohort",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cython
 
 from gateway.board import layout
-from gateway.policy.balance import hash_pick, pick_two
+from gateway.policy.balance import by_hash, pick_two, seed
 
 if TYPE_CHECKING:
     import ssl
@@ -53,6 +53,7 @@ class Endpoint:
     port: cython.int = cython.declare(cython.int, visibility="readonly")
     tls: ssl.SSLContext | None = cython.declare(object, visibility="readonly")
     host_line: bytes = cython.declare(bytes, visibility="readonly")
+    identity: bytes = cython.declare(bytes, visibility="readonly")
     cell: cython.Py_ssize_t = cython.declare(cython.Py_ssize_t, visibility="readonly")
     idle_timeout: cython.double = cython.declare(cython.double, visibility="readonly")
     retired: cython.bint = cython.declare(cython.bint, visibility="readonly")
@@ -81,6 +82,7 @@ class Endpoint:
         self.port = port
         self.tls = tls
         self.host_line = b"Host: " + authority.encode() + b"\r\n"
+        self.identity = f"{host}:{port}".encode()
         self.cell = cell
         self.idle_timeout = IDLE_TIMEOUT
         self.retired = False
@@ -108,7 +110,7 @@ class Endpoint:
         return total
 
     @cython.ccall
-    def claim(self) -> cython.void:  # type: ignore[valid-type]
+    def claim(self) -> None:
         """Count one more in flight, and one more begun."""
         self._words[self._own] += 1
         self._words[self._own + 2] += 1
@@ -179,7 +181,7 @@ class Pool:
     closed: cython.bint = cython.declare(cython.bint, visibility="public")
     _balance: cython.int
     _turn: cython.ulonglong
-    _keys: list[bytes]
+    _seeds: list[int]
 
     def __init__(
         self, members: list[Endpoint], *, generation: int, balance: int, closed: bool
@@ -189,7 +191,7 @@ class Pool:
         self.closed = closed
         self._balance = balance
         self._turn = 0
-        self._keys = [endpoint.id.encode() for endpoint in members]
+        self._seeds = [seed(endpoint.identity) for endpoint in members]
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -221,10 +223,10 @@ class Pool:
             i for i in range(len(self.members)) if tried is None or self.members[i] not in tried  # type: ignore[operator]
         ] or list(range(len(self.members)))
 
-    def claim(self, draw: cython.ulonglong, key: bytes, tried: object) -> Endpoint | None:
+    def claim(self, draw: int, key: str, tried: object) -> Endpoint | None:
         """Choose an endpoint and count the request against it; None for an empty pool.
 
-        ``draw`` is 32 random bits, ``key`` what ``hash`` balances by, ``tried`` the endpoints that
+        ``draw`` is 32 random bits, ``key`` (the client's address) what ``hash`` balances by, ``tried`` the endpoints that
         have failed this request already (None for none).
         """
         chosen: Endpoint
@@ -242,15 +244,16 @@ class Pool:
         if n == 1:
             chosen = self.members[places[0]]
         elif self._balance == _LEAST_REQUEST:
-            i, j = pick_two(n, draw)
-            chosen = self.members[places[i]]
-            other = self.members[places[j]]
+            first, second = pick_two(n, draw)
+            chosen = self.members[places[first]]
+            other = self.members[places[second]]
             if other.load() < chosen.load():
                 chosen = other
         elif self._balance == _ROUND_ROBIN:
             self._turn += 1
             chosen = self.members[places[self._turn % n]]
         else:
-            chosen = self.members[places[hash_pick([self._keys[i] for i in places], key)]]
+            seeds = [self._seeds[at] for at in places]
+            chosen = self.members[places[by_hash(seed(key.encode()), seeds)]]
         chosen.claim()
         return chosen

@@ -70,6 +70,7 @@ class UpstreamConnection:
     _deadline: cython.double
     _place: cython.longlong
     _timeout_kind: str
+    _between: cython.double
 
     def __init__(self, core: Core, endpoint: Endpoint) -> None:
         self.core = core
@@ -92,6 +93,7 @@ class UpstreamConnection:
         self._deadline = _NEVER
         self._place = _NOWHERE
         self._timeout_kind = "first-byte-timeout"
+        self._between = 0.0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "busy" if self._attempt is not None else "idle"
@@ -107,6 +109,7 @@ class UpstreamConnection:
         self._informs = 0
         self.received = False
         self._timeout_kind = "first-byte-timeout"
+        self._between = 0.0
         self._arm(deadline)
         self._transport.write(data)
 
@@ -115,9 +118,13 @@ class UpstreamConnection:
         if not self.closed:
             self._transport.write(data)
 
-    def expect_within(self, kind: str, deadline: float) -> None:
-        """Have the attempt fail with ``kind`` when nothing comes by ``deadline``."""
+    def expect_within(self, kind: str, deadline: float, between: float) -> None:
+        """Have the attempt fail with ``kind`` when nothing comes by ``deadline``.
+
+        Where ``between`` is not 0, each octet that comes moves the deadline to so many seconds on.
+        """
         self._timeout_kind = kind
+        self._between = between
         self._arm(deadline)
 
     def pause(self) -> None:
@@ -311,6 +318,8 @@ class UpstreamConnection:
     @cython.exceptval(check=True)
     def _take_body(self, data: bytes, at: cython.Py_ssize_t, attempt: object) -> cython.bint:
         here: cython.Py_ssize_t = len(data) - at
+        if self._between > 0.0:
+            self._deadline = self.core.wheel.now + self._between
         if self._body == _BODY_LENGTH:
             if here > self._left:
                 raise WireError("bad-answer", "more octets than Content-Length says")

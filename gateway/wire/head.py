@@ -131,6 +131,11 @@ class Head:
         """The answer's reason phrase, possibly empty."""
         return self.data[self._target_at : self._target_end]
 
+    @property
+    def line(self) -> bytes:
+        """The request line or status line, byte for byte, its CRLF included."""
+        return self.data[self.start : self._line_end]
+
     def get(self, field: cython.int) -> bytes | None:
         """Return the first value of a known field, trimmed; None where it is absent."""
         i: cython.int

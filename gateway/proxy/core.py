@@ -1,0 +1,178 @@
+"""What every connection of a worker shares: the snapshot, the clocks, the counters, the tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from typing import TYPE_CHECKING
+
+from gateway.board import layout
+from gateway.proxy.dial import dial
+from gateway.proxy.hexes import RandomHex
+from gateway.proxy.record import Outcome
+from gateway.proxy.serving import nothing
+from gateway.proxy.wheel import TICK, Wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from gateway.proxy.downstream import DownstreamConnection
+    from gateway.proxy.endpoint import Endpoint
+    from gateway.proxy.errors import Failure
+    from gateway.proxy.exchange import Attempt
+    from gateway.proxy.record import Recorder
+    from gateway.proxy.serving import Serving
+    from gateway.proxy.tunnel import Tunnel
+
+logger = logging.getLogger(__name__)
+
+
+class Core:
+    """One worker's shared state. ``clock`` is monotonic, ``wall`` the epoch's, both in seconds.
+
+    ``random`` gives octets of a cryptographic source, ``draw`` so many random bits; ``on_turn`` is
+    called with the time at every turn of the timer wheel.
+    """
+
+    __slots__ = (
+        "_beat",
+        "_on_turn",
+        "_slab",
+        "_slabs",
+        "_tasks",
+        "_words",
+        "addresses",
+        "clock",
+        "connections",
+        "draining",
+        "draw",
+        "forced_stable",
+        "hexes",
+        "loop",
+        "recorder",
+        "serving",
+        "tunnels",
+        "wall",
+        "wheel",
+    )
+
+    def __init__(  # noqa: PLR0913 - everything that comes from outside comes in here
+        self,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        random: Callable[[int], bytes],
+        draw: Callable[[int], int],
+        recorder: Recorder,
+        words: memoryview,
+        slab: int,
+        slabs: int,
+        on_turn: Callable[[float], None] | None = None,
+    ) -> None:
+        self.loop = loop
+        self.clock = clock
+        self.wall = wall
+        self.draw = draw
+        self.hexes = RandomHex(random)
+        self.recorder = recorder
+        self.wheel = Wheel(clock())
+        self.serving: Serving = nothing()
+        self.addresses: dict[str, tuple[str, ...]] = {}
+        self.connections: set[DownstreamConnection] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.draining = False
+        self.forced_stable = False
+        self._words = words
+        self._slab = layout.slab_at(slab)
+        self._slabs = slabs
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._beat: asyncio.TimerHandle | None = None
+        self._on_turn = on_turn
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to turn the timer wheel."""
+        self._beat = self.loop.call_later(TICK, self._turn)
+
+    def stop(self) -> None:
+        """Stop turning it."""
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+
+    def _turn(self) -> None:
+        self._beat = self.loop.call_later(TICK, self._turn)
+        now = self.clock()
+        self.wheel.advance(now)
+        if self._on_turn is not None:
+            self._on_turn(now)
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def admit(self, connection: DownstreamConnection) -> bool:
+        """Count a connection in; False where the machine has as many as it may."""
+        words = self._words
+        words[self._slab + layout.S_ACCEPTED] += 1
+        words[self._slab + layout.S_CONNECTIONS] += 1
+        self.connections.add(connection)
+        total = sum(
+            words[layout.slab_at(slab) + layout.S_CONNECTIONS] for slab in range(self._slabs)
+        )
+        return total <= self.serving.limits.connections
+
+    def dismiss(self, connection: DownstreamConnection) -> None:
+        """Count a connection out."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._words[self._slab + layout.S_CONNECTIONS] -= 1
+
+    def refused(self, connection: DownstreamConnection, failure: Failure, status: int) -> None:
+        """Record what came in place of a request."""
+        self._words[self._slab + layout.S_REFUSED] += 1
+        now = self.clock()
+        self.recorder.record(
+            Outcome(
+                None, b"", b"", b"", connection.peer, status, 0, 0, now, 0.0, 0.0, now, "", 0, -1,
+                "", b"", b"", 0, b"", False, None, failure.name, "", False,
+            )
+        )  # fmt: skip
+
+    # --- dialling -------------------------------------------------------------------------------
+
+    def dial(self, endpoint: Endpoint, attempt: Attempt, timeout: float) -> None:
+        """Have a connection made for an attempt, within ``timeout`` seconds."""
+        self.spawn(f"dial {endpoint.id}", dial(self, endpoint, attempt, timeout))
+
+    def addresses_of(self, host: str) -> tuple[str, ...]:
+        """Return the addresses to connect to, as control last told them; none: unknown yet."""
+        known = self.addresses.get(host)
+        if known is not None:
+            return known
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            return ()
+        self.addresses[host] = (host,)
+        return (host,)
+
+    def spawn(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Start a task, the only place of the data plane that does; errors are logged."""
+        task = self.loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("task %s failed", task.get_name(), exc_info=task.exception())
+
+    async def cancel_tasks(self) -> None:
+        """Cancel what is still running and wait for it."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,64 @@
+"""Dialling a backend: the one asynchronous step on a request's way, taken once a connection.
+
+Names are never resolved here: control does that and tells the addresses (``core.addresses``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import TYPE_CHECKING
+
+from gateway.proxy.errors import Failure
+from gateway.proxy.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from gateway.proxy.core import Core
+    from gateway.proxy.endpoint import Endpoint
+    from gateway.proxy.exchange import Attempt
+
+
+async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, timeout: float) -> None:
+    """Connect to ``endpoint`` within ``timeout`` seconds and tell the attempt how it went."""
+    try:
+        connection = await _connect(core, endpoint, timeout)
+    except Failure as failure:
+        attempt.on_dial_failed(failure)
+        return
+    endpoint.connections.add(connection)
+    attempt.on_connected(connection)
+
+
+async def _connect(core: Core, endpoint: Endpoint, timeout: float) -> UpstreamConnection:
+    addresses = core.addresses_of(endpoint.host)
+    if not addresses:
+        raise Failure("unresolved", endpoint.host)
+    first: Failure | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            for address in addresses:
+                try:
+                    return await _connect_to(core, endpoint, address)
+                except ssl.SSLError as error:
+                    raise Failure("tls", str(error), cause=error) from error
+                except OSError as error:
+                    if first is None:
+                        first = Failure("connect", f"{address}: {error}", cause=error)
+    except TimeoutError as error:
+        raise Failure("connect-timeout", f"{timeout} s", cause=error) from error
+    assert first is not None
+    raise first
+
+
+async def _connect_to(core: Core, endpoint: Endpoint, address: str) -> UpstreamConnection:
+    _, connection = await core.loop.create_connection(
+        # uvloop and asyncio take any object with a protocol's methods; a compiled class cannot
+        # inherit from asyncio.Protocol.
+        lambda: UpstreamConnection(core, endpoint),  # type: ignore[arg-type,return-value]
+        address,
+        endpoint.port,
+        ssl=endpoint.tls,
+        server_hostname=endpoint.host if endpoint.tls is not None else None,
+    )
+    assert isinstance(connection, UpstreamConnection)
+    return connection

@@ -1,0 +1,755 @@
+"""A client's connection: HTTP/1.1 and 1.0's server side as an asyncio protocol.
+
+Here stand pipelining, keep-alive, the chunked coding and the connection's bounds in time and size.
+A request becomes an ``Exchange``; the exchange answers through ``inform``, ``respond``, ``write``,
+``end``, ``refuse`` and ``switch`` and never touches the transport. Requests are answered in order:
+the next one is parsed only when the answer before it is complete.
+
+Compiled where a compiler is there: no ``async def`` here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cython
+
+from gateway.proxy.errors import Failure, status_of
+from gateway.proxy.exchange import Exchange
+from gateway.proxy.problem import PHRASES, problem
+from gateway.proxy.states import (
+    ANSWER_BODY,
+    ANSWER_DONE,
+    ANSWER_END,
+    ANSWER_HEAD,
+    ANSWER_IDLE,
+    ANSWER_INFORMS,
+    ANSWER_RESET,
+    ANSWER_TABLE,
+    BODY_END,
+    EXCHANGE_BEGINS,
+    HEAD_ALONE,
+    HEAD_WITH_BODY,
+    ILLEGAL,
+    REQUEST_BODY,
+    REQUEST_DONE,
+    REQUEST_IDLE,
+    REQUEST_RESET,
+    REQUEST_STOP,
+    REQUEST_TABLE,
+    IllegalTransition,
+)
+from gateway.proxy.wheel import NEVER, NOWHERE, TICK
+from gateway.wire.body import ChunkedDecoder, encode_chunk, encode_last_chunk
+from gateway.wire.errors import WireError
+from gateway.wire.fields import (
+    CONTENT_LENGTH,
+    HOP_BY_HOP,
+    X_GATEWAY_ERROR,
+    X_GATEWAY_SERVED_BY,
+    X_REQUEST_ID,
+    mask,
+)
+from gateway.wire.head import BODY_CHUNKED, BODY_LENGTH, BODY_NONE, Head
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gateway.proxy.core import Core
+    from gateway.proxy.tunnel import Tunnel
+
+#: Octets of pipelined requests that are held while an answer is under way.
+MAX_AHEAD = 64 * 1024
+#: Below this an answer's head and body are joined into one buffer: cheaper than two.
+JOIN = 16 * 1024
+#: After a refusal, how long and how much is read and thrown away before closing, so that the
+#: client gets to read the answer (RFC 9112 section 9.6).
+LINGER_SECONDS = 2.0
+LINGER_OCTETS = 1024 * 1024
+
+_JOIN = cython.declare(cython.Py_ssize_t, JOIN)
+_MAX_AHEAD = cython.declare(cython.Py_ssize_t, MAX_AHEAD)
+_TICK = cython.declare(cython.double, TICK)
+_NEVER = cython.declare(cython.double, NEVER)
+_NOWHERE = cython.declare(cython.longlong, NOWHERE)
+_BODY_NONE = cython.declare(cython.int, BODY_NONE)
+_BODY_LENGTH = cython.declare(cython.int, BODY_LENGTH)
+_BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
+_ILLEGAL = cython.declare(cython.int, ILLEGAL)
+_REQUEST_TABLE = cython.declare(bytes, REQUEST_TABLE)
+_ANSWER_TABLE = cython.declare(bytes, ANSWER_TABLE)
+_R_IDLE = cython.declare(cython.int, REQUEST_IDLE)
+_R_BODY = cython.declare(cython.int, REQUEST_BODY)
+_R_DONE = cython.declare(cython.int, REQUEST_DONE)
+_A_IDLE = cython.declare(cython.int, ANSWER_IDLE)
+_A_BODY = cython.declare(cython.int, ANSWER_BODY)
+_A_DONE = cython.declare(cython.int, ANSWER_DONE)
+
+#: Never passed on from a backend: hop-by-hop, and what only the gateway says.
+_DROP = HOP_BY_HOP | mask(X_REQUEST_ID, X_GATEWAY_ERROR, X_GATEWAY_SERVED_BY)
+_DROP_MASK = cython.declare(cython.ulonglong, _DROP)
+_CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
+
+_CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
+_CLOSE_LINE = b"Connection: close\r\n"
+_KEEP_LINE = b"Connection: keep-alive\r\n"
+
+
+@cython.final
+@cython.cclass
+class DownstreamConnection:
+    """One client's connection.
+
+    ``peer`` is its address as text (empty on a Unix socket), ``tls`` whether it is encrypted,
+    ``forwarded`` and ``host_memo`` what the exchange keeps for the next request of the connection.
+    """
+
+    core: Core = cython.declare(object, visibility="readonly")
+    listener: cython.int = cython.declare(cython.int, visibility="readonly")
+    peer: str = cython.declare(str, visibility="readonly")
+    tls: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    sent: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
+    taken: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
+    memo: object = cython.declare(object, visibility="public")
+    tunnel: Tunnel | None = cython.declare(object, visibility="readonly")
+    _transport: asyncio.Transport
+    _exchange: Exchange | None
+    _ahead: bytes
+    _request: cython.int
+    _answer: cython.int
+    _body: cython.int
+    _left: cython.longlong
+    _limit: cython.longlong
+    _decoder: ChunkedDecoder | None
+    _minor: cython.int
+    _keep: cython.bint
+    _to_head: cython.bint
+    _answer_body: cython.int
+    _answer_left: cython.longlong
+    _paused: cython.bint
+    _held: cython.bint
+    _full: cython.bint
+    _ended: cython.bint
+    _taking: cython.bint
+    _fresh: cython.bint
+    _head_begun: cython.bint
+    _lingering: cython.longlong
+    _deadline: cython.double
+    _place: cython.longlong
+    _between: cython.double
+
+    def __init__(self, core: Core, listener: int, tls: bool) -> None:
+        self.core = core
+        self.listener = listener
+        self.peer = ""
+        self.tls = tls
+        self.closed = False
+        self.sent = 0
+        self.taken = 0
+        self.memo = None
+        self.tunnel = None
+        self._transport = None  # type: ignore[assignment]  # set by connection_made, before use
+        self._exchange = None
+        self._ahead = b""
+        self._request = _R_IDLE
+        self._answer = _A_IDLE
+        self._body = 0
+        self._left = 0
+        self._limit = 0
+        self._decoder = None
+        self._minor = 1
+        self._keep = True
+        self._to_head = False
+        self._answer_body = 0
+        self._answer_left = 0
+        self._paused = False
+        self._held = False
+        self._full = False
+        self._ended = False
+        self._taking = False
+        self._fresh = False
+        self._head_begun = False
+        self._lingering = -1
+        self._deadline = _NEVER
+        self._place = _NOWHERE
+        self._between = 30.0
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"request={self._request} answer={self._answer}"
+        return f"<DownstreamConnection from {self.peer or 'unix'} {state}>"
+
+    # --- asyncio.Protocol -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Begin; close at once what is over the machine's bound on connections."""
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.peer = peer[0]
+        if not self.core.admit(self):
+            self.closed = True
+            transport.abort()
+            return
+        # As long as the first head may take: a connection that says nothing is idle, not slow.
+        self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent."""
+        if self.tunnel is not None:
+            self.tunnel.from_client(data)
+            return
+        if self._lingering >= 0:
+            self._lingering += len(data)
+            if self._lingering > LINGER_OCTETS:
+                self._abort()
+            return
+        self._taking = True
+        try:
+            if self._request == _R_BODY and not self._ahead:
+                self._take_body(data, 0)
+            elif not self._ahead:
+                self._fresh = True
+                self._ahead = data
+            else:
+                self._ahead += data
+                # A head is parsed again only when a line has ended: octet by octet it would be
+                # quadratic.
+                if b"\n" in data or len(self._ahead) > self.core.serving.limits.head:
+                    self._fresh = True
+            self._drive()
+        finally:
+            self._taking = False
+
+    def eof_received(self) -> bool:
+        """Take the client's end of sending. It may still read: answers under way are finished."""
+        self._ended = True
+        if self.tunnel is not None:
+            return bool(self.tunnel.client_ended())
+        if self._lingering >= 0 or (self._answer == _A_IDLE and not self._ahead):
+            return False
+        if self._answer == _A_IDLE or self._request == _R_BODY:
+            self._keep = False
+            self._stop(Failure("client-left", "the request ended early"))
+            return False
+        return True
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the exchange and the tunnel, count the connection out."""
+        del exc
+        if self.closed and self._transport is None:
+            return
+        self.closed = True
+        self._place = _NOWHERE
+        self.core.dismiss(self)
+        if self.tunnel is not None:
+            self.tunnel.client_lost()
+        exchange = self._exchange
+        if exchange is not None:
+            self._exchange = None
+            exchange.on_client_left(Failure("client-left"))
+
+    def pause_writing(self) -> None:
+        """The client reads slowly: have the backend pause."""
+        self._full = True
+        if self.tunnel is not None:
+            self.tunnel.client_full()
+            return
+        # A client that reads nothing holds resources for as long as a silent backend may.
+        self._arm(self.core.wheel.now + self._between)
+        if self._exchange is not None:
+            self._exchange.on_client_full()
+
+    def resume_writing(self) -> None:
+        """The client has read on."""
+        self._full = False
+        if self.tunnel is not None:
+            self.tunnel.client_ready()
+            return
+        exchange = self._exchange
+        if exchange is not None:
+            self._arm(exchange.deadline)
+            exchange.on_client_ready()
+
+    def on_wheel(self, place: int, now: float) -> None:
+        """Be visited by the timer wheel."""
+        if place != self._place:
+            return
+        self._place = _NOWHERE
+        if self.closed or self._deadline == _NEVER:
+            return
+        if now < self._deadline:
+            self._place = self.core.wheel.put(self, self._deadline)
+            return
+        self._deadline = _NEVER
+        self._timed_out()
+
+    # --- what the exchange asks -----------------------------------------------------------------
+
+    def expect(self, deadline: cython.double, between: cython.double) -> None:
+        """Bound the exchange: ``deadline`` for the whole, ``between`` for each silence."""
+        self._between = between
+        if self._request == _R_BODY:
+            body_deadline: cython.double = self.core.wheel.now + between
+            if body_deadline < deadline:
+                deadline = body_deadline
+        self._arm(deadline)
+
+    def limit_body(self, limit: cython.longlong) -> None:
+        """Bound the request's content, in octets. Raises Failure where it says that it is more."""
+        self._limit = limit
+        if self._body == _BODY_LENGTH and self._left > limit:
+            raise Failure("body-too-large", f"{self._left} octets where {limit} are allowed")
+
+    def pause(self) -> None:
+        """Stop reading: the backend is slower than the client."""
+        self._held = True
+        self._apply_pause()
+
+    def resume(self) -> None:
+        """Read on."""
+        self._held = False
+        self._apply_pause()
+
+    @property
+    def full(self) -> bool:
+        """Whether the client has more to read than it should have."""
+        return self._full
+
+    def inform(self, head: Head) -> None:
+        """Pass a 1xx answer on; HTTP/1.0 knows none."""
+        if self._minor == 1 and not self.closed:
+            self._answer_to(ANSWER_INFORMS)
+            self._transport.write(
+                head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, b"")
+            )
+
+    def respond(
+        self, head: Head, drop: cython.ulonglong, extra: bytes, body: bytes, ended: bool
+    ) -> None:
+        """Send a backend's final head, with what there is of its body.
+
+        ``drop`` are fields left out beside the hop-by-hop ones, ``extra`` complete lines added.
+        """
+        lines: bytes = extra
+        drop |= _DROP_MASK
+        self._answer_to(ANSWER_HEAD)
+        if head.status == 204:
+            drop |= _CONTENT_LENGTH_BIT
+        self._answer_body = head.body
+        if head.body != _BODY_NONE and head.body != _BODY_LENGTH:
+            if self._minor == 1:
+                self._answer_body = _BODY_CHUNKED
+                lines += _CHUNKED_LINE
+            else:
+                self._answer_body = 3
+                self._keep = False
+        self._answer_left = head.length if head.body == _BODY_LENGTH else 0
+        if self._request == _R_BODY or self._ended or self.core.draining:
+            self._keep = False
+        if not self._keep:
+            lines += _CLOSE_LINE
+        elif self._minor == 0:
+            lines += _KEEP_LINE
+        self._send(head.render(_status_line(head), drop, lines), body, ended, None)
+
+    def write(self, payload: bytes) -> None:
+        """Send more of the answer's body."""
+        if payload:
+            self._send(b"", payload, False, None)
+
+    def end(self, payload: bytes, trailers: Head | None) -> None:
+        """Send the rest of the answer's body, and its end."""
+        self._send(b"", payload, True, trailers)
+
+    def refuse(self, failure: Failure, extra: bytes) -> None:
+        """Answer with the gateway's own error, or cut where an answer has begun already."""
+        if self.closed:
+            return
+        if self._answer == _A_BODY:
+            # Never a silently shortened answer: the client sees the connection break.
+            self._abort()
+            return
+        status = status_of(failure)
+        if failure.name in {"client-left", "client-slow"}:
+            self._abort()
+            return
+        if self._request == _R_BODY or self._ended or self.core.draining:
+            self._keep = False
+        head, body = problem(failure, status, keep=self._keep, minor=self._minor, extra=extra)
+        self._answer_to(ANSWER_HEAD)
+        self._answer_body = _BODY_LENGTH
+        self._answer_left = 0 if self._to_head else len(body)
+        self._send(head, b"" if self._to_head else body, True, None)
+
+    def reply(self, status: int, lines: bytes) -> None:
+        """Answer with a head of the gateway's own and no content."""
+        self._answer_to(ANSWER_HEAD)
+        self._answer_body = _BODY_NONE
+        if self._request == _R_BODY or self._ended or self.core.draining:
+            self._keep = False
+        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: 0\r\n%b\r\n" % (
+            status,
+            PHRASES.get(status, b""),
+            lines,
+            b"" if self._keep else _CLOSE_LINE,
+        )
+        self._send(head, b"", True, None)
+
+    def switch(self, head: Head, extra: bytes, tunnel: Tunnel) -> None:
+        """Send 101 and become one end of a tunnel."""
+        upgrade = head.find(b"upgrade") or b""
+        lines = extra + b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
+        self._answer_to(ANSWER_HEAD)
+        self._transport.write(head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, lines))
+        self._exchange = None
+        self._deadline = _NEVER
+        self.tunnel = tunnel
+        self._held = False
+        self._apply_pause()
+        if self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            tunnel.from_client(ahead)
+        if self._ended:
+            tunnel.client_ended()
+
+    def transport(self) -> asyncio.Transport:
+        """The transport, for the tunnel that takes the connection over."""
+        return self._transport
+
+    def close_when_idle(self) -> bool:
+        """Drain: close now if no request is under way (True), else after its answer (False)."""
+        if self.tunnel is not None or self._answer != _A_IDLE:
+            return False
+        self.closed = True
+        self._transport.close()
+        return True
+
+    # --- reading --------------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _take_head(self, data: bytes) -> cython.bint:
+        """Parse a request's head from the data's first octet; begin its exchange."""
+        head: Head
+        started: cython.double
+        if data[0] == 13 and len(data) >= 2 and data[1] == 10:
+            data = data[2:]  # RFC 9112 section 2.2: one empty line before a request is ignored
+            if not data:
+                return True
+        try:
+            head = Head(data, 0)
+            if not head.read_request():
+                self._head_incomplete(data)
+                return True
+        except WireError as error:
+            self._stop(_bad_request(error))
+            return True
+        if head.end > self.core.serving.limits.head:
+            self._stop(Failure("head-too-large", f"more than {self.core.serving.limits.head} octets"))
+            return True
+        started = self.core.clock()
+        self._minor = head.minor
+        self._keep = head.persistent
+        self._body = head.body
+        self._left = head.length
+        self._limit = 0
+        self.sent = 0
+        self.taken = 0
+        self._to_head = False
+        self._request_to(HEAD_ALONE if head.body == _BODY_NONE else HEAD_WITH_BODY)
+        self._answer_to(EXCHANGE_BEGINS)
+        self._head_begun = False
+        exchange = Exchange(self, self.core, head, started)
+        self._exchange = exchange
+        self._to_head = exchange.to_head
+        if self._body == _BODY_CHUNKED:
+            self._decoder = ChunkedDecoder()
+        exchange.begin()
+        if head.end < len(data) and not self.closed and self._lingering < 0:
+            if self._request == _R_BODY and self._exchange is exchange:
+                self._take_body(data, head.end)
+            elif self.tunnel is not None:
+                self.tunnel.from_client(data[head.end :])
+            else:
+                self._fresh = True
+                self._ahead = data[head.end :]
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _head_incomplete(self, data: bytes) -> cython.bint:
+        limit: cython.Py_ssize_t = self.core.serving.limits.head
+        if len(data) > limit:
+            if b"\n" in data:
+                self._stop(Failure("head-too-large", f"more than {limit} octets"))
+            else:
+                self._stop(Failure("target-too-long", f"a request line of more than {limit} octets"))
+            return True
+        if not self._head_begun:
+            self._head_begun = True
+            self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
+        self._ahead = data
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _drive(self) -> cython.bint:
+        """Begin the requests that are here, one after the other, without recursion."""
+        ahead: bytes
+        while (
+            self._fresh
+            and self._ahead
+            and self._answer == _A_IDLE
+            and self._request == _R_IDLE
+            and not self.closed
+            and self._lingering < 0
+        ):
+            ahead = self._ahead
+            self._ahead = b""
+            self._fresh = False
+            self._take_head(ahead)
+        self._apply_pause()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _take_body(self, data: bytes, at: cython.Py_ssize_t) -> cython.bint:
+        """Take the request's content; what lies behind it is the next request's."""
+        exchange = self._exchange
+        here: cython.Py_ssize_t = len(data) - at
+        payload: bytes
+        trailers: object = None
+        used: cython.Py_ssize_t
+        if exchange is None:
+            return True
+        if self._body == _BODY_LENGTH:
+            used = here if here < self._left else cython.cast(cython.Py_ssize_t, self._left)
+            payload = data if used == len(data) else data[at : at + used]
+            self._left -= used
+            done = self._left == 0
+            used += at
+        else:
+            decoder = self._decoder
+            assert decoder is not None
+            try:
+                payload = decoder.feed(data, at)
+            except WireError as error:
+                self._keep = False
+                exchange.fail(_bad_request(error))
+                return True
+            used = decoder.used
+            done = decoder.done
+            trailers = decoder.trailers
+        self.taken += len(payload)
+        if self.taken > self._limit:
+            self._keep = False
+            exchange.fail(Failure("body-too-large", f"more than {self._limit} octets"))
+            return True
+        if done:
+            self._request_to(BODY_END)
+            self._decoder = None
+            self._arm(exchange.deadline)
+            if used < len(data):
+                self._fresh = True
+                self._ahead = data[used:]
+            exchange.on_body(payload, True, trailers)
+        else:
+            self._arm_body(exchange.deadline)
+            if payload:
+                exchange.on_body(payload, False, None)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _arm_body(self, total: cython.double) -> cython.bint:
+        deadline: cython.double = self.core.wheel.now + self._between
+        self._arm(deadline if deadline < total else total)
+        return True
+
+    # --- writing --------------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _send(self, head: bytes, payload: bytes, ended: cython.bint, trailers: object) -> cython.bint:
+        """Write head and payload in the answer's framing; complete the answer where it ended."""
+        size: cython.Py_ssize_t = len(payload)
+        if self.closed:
+            return True
+        self.sent += size
+        if self._answer_body == _BODY_CHUNKED and not self._to_head:
+            if size:
+                payload = encode_chunk(payload)
+            if ended:
+                payload += encode_last_chunk(trailers)  # type: ignore[arg-type]
+        elif self._answer_body == _BODY_LENGTH:
+            self._answer_left -= size
+        if not head:
+            if payload:
+                self._transport.write(payload)
+        elif not payload:
+            self._transport.write(head)
+        elif len(payload) < _JOIN:
+            self._transport.write(head + payload)
+        else:
+            self._transport.writelines([head, payload])
+        if ended:
+            self._finish()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _finish(self) -> cython.bint:
+        """The answer is complete: next request, or the connection's end."""
+        exchange = self._exchange
+        self._exchange = None
+        self._answer_to(ANSWER_END)
+        if exchange is not None:
+            exchange.on_answered()
+        if self.closed:
+            return True
+        if not self._keep or self._request != _R_DONE or self.core.draining:
+            self._linger()
+            return True
+        self._answer_to(ANSWER_RESET)
+        self._request_to(REQUEST_RESET)
+        self._held = False
+        if self._paused:
+            self._apply_pause()
+        if self._ahead:
+            self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
+            if not self._taking:
+                self._taking = True
+                try:
+                    self._drive()
+                finally:
+                    self._taking = False
+        elif self._ended:
+            self._linger()
+        else:
+            self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _linger(self) -> cython.bint:
+        """Close: at once where the client sends nothing more, else after reading it away."""
+        self._request_to(REQUEST_STOP)
+        if self._ended or self.tls or (self._body == _BODY_NONE and not self._ahead):
+            self.closed = True
+            self._place = _NOWHERE
+            self._transport.close()
+            return True
+        self._lingering = 0
+        self._ahead = b""
+        self._held = False
+        self._apply_pause()
+        self._arm(self.core.wheel.now + LINGER_SECONDS)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _stop(self, failure: object) -> cython.bint:
+        """Refuse what is no request, or end one under way; the connection goes no further."""
+        exchange = self._exchange
+        self._keep = False
+        if exchange is not None:
+            exchange.fail(failure)
+            return True
+        self._ahead = b""
+        self.core.refused(self, failure, status_of(failure))  # type: ignore[arg-type]
+        if self._body == _BODY_NONE:
+            self._body = _BODY_LENGTH  # whatever follows is read away before closing
+        self.refuse(failure, b"")  # type: ignore[arg-type]
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _timed_out(self) -> cython.bint:
+        exchange = self._exchange
+        if self._lingering >= 0:
+            self._abort()
+        elif exchange is not None:
+            if self._full:
+                exchange.fail(Failure("client-slow"))
+            elif self._request == _R_BODY and self.core.wheel.now < exchange.deadline:
+                if self._held:
+                    # The backend is the slow one; its own side has a bound for that.
+                    self._arm_body(exchange.deadline)
+                else:
+                    self._keep = False
+                    exchange.fail(Failure("body-timeout"))
+            else:
+                exchange.on_total_timeout()
+        elif self._ahead and self._answer == _A_IDLE:
+            self._stop(Failure("header-timeout"))
+        elif self._answer == _A_IDLE:
+            self.closed = True
+            self._transport.close()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _abort(self) -> cython.bint:
+        self._place = _NOWHERE
+        self._transport.abort()
+        return True
+
+    # --- state ----------------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _arm(self, deadline: cython.double) -> cython.bint:
+        self._deadline = deadline
+        if deadline < (self._place - 1) * _TICK:
+            self._place = self.core.wheel.put(self, deadline)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _apply_pause(self) -> cython.bint:
+        wanted: cython.bint = self._held or (
+            self._answer != _A_IDLE and self._request != _R_BODY and len(self._ahead) > _MAX_AHEAD
+        )
+        if wanted == self._paused or self.closed:
+            return True
+        self._paused = wanted
+        if wanted:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _request_to(self, event: cython.int) -> cython.bint:
+        table: bytes = _REQUEST_TABLE
+        after: cython.int = table[self._request * 5 + event]
+        if after == _ILLEGAL:
+            raise IllegalTransition(f"request: state {self._request}, event {event}")
+        self._request = after
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _answer_to(self, event: cython.int) -> cython.bint:
+        table: bytes = _ANSWER_TABLE
+        after: cython.int = table[self._answer * 5 + event]
+        if after == _ILLEGAL:
+            raise IllegalTransition(f"answer: state {self._answer}, event {event}")
+        self._answer = after
+        return True
+
+
+def _status_line(head: Head) -> bytes:
+    if head.minor == 1:
+        return head.line
+    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
+
+
+def _bad_request(error: WireError) -> Failure:
+    if error.status == 431:
+        return Failure("head-too-large", str(error), cause=error)
+    return Failure("bad-request", str(error), status=error.status, cause=error)

@@ -1,0 +1,986 @@
+"""One request, from its head to its record, as the phases of docs/architecture.md.
+
+An exchange has one downstream stream and one answer source, an ``Attempt`` at an endpoint. It never
+touches a transport. Each phase is a function with one decision; what goes wrong is a ``Failure``
+that ``fail`` turns into an answer, or into the connection's end where an answer has begun.
+
+Compiled where a compiler is there: no ``async def`` here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cython
+
+from gateway.board import layout
+from gateway.policy.assets import wrong_type
+from gateway.policy.cohort import strip_cookies
+from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
+from gateway.policy.override import strip_target
+from gateway.policy.trace import continue_or_begin, valid_request_id
+from gateway.proxy.answer import cookie_lines
+from gateway.proxy.assign import Assignment, assign_cohort, assign_internal, assign_override
+from gateway.proxy.errors import Failure, status_of
+from gateway.proxy.record import Outcome
+from gateway.proxy.tunnel import Tunnel
+from gateway.proxy.wheel import NEVER
+from gateway.wire.body import encode_chunk, encode_last_chunk
+from gateway.wire.errors import WireError
+from gateway.wire.fields import (
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    COOKIE,
+    FORWARDED,
+    GW_OVERRIDE,
+    HOP_BY_HOP,
+    HOST,
+    TE,
+    TRACEPARENT,
+    UPGRADE,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    X_REAL_IP,
+    X_RELEASE_COLOR,
+    X_RELEASE_ID,
+    X_RELEASE_KEY,
+    X_RELEASE_ROLE,
+    X_REQUEST_ID,
+    mask,
+)
+from gateway.wire.head import BODY_CHUNKED, BODY_NONE, Head
+from gateway.wire.target import match_path, split_absolute, valid_host
+
+if TYPE_CHECKING:
+    from gateway.proxy.core import Core
+    from gateway.proxy.downstream import DownstreamConnection
+    from gateway.proxy.endpoint import Endpoint, Pool
+    from gateway.proxy.serving import RouteRun, ServiceRun, Serving
+    from gateway.proxy.upstream import UpstreamConnection
+
+#: Octets of a request's body that wait for a connection to be made.
+MAX_PENDING = 64 * 1024
+
+_MAX_PENDING = cython.declare(cython.Py_ssize_t, MAX_PENDING)
+_NEVER = cython.declare(cython.double, NEVER)
+_BODY_NONE = cython.declare(cython.int, BODY_NONE)
+_BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
+_UPGRADE = cython.declare(cython.int, UPGRADE)
+_COOKIE = cython.declare(cython.int, COOKIE)
+_COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
+_HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
+_TE_BIT = cython.declare(cython.ulonglong, mask(TE))
+_CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
+_TRACE_ROOM = 48
+
+#: Never passed on from a client: hop-by-hop, and what the gateway says itself.
+_DROP = HOP_BY_HOP | mask(
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_REAL_IP,
+    FORWARDED,
+    X_REQUEST_ID,
+    TRACEPARENT,
+    X_RELEASE_COLOR,
+    X_RELEASE_ROLE,
+    X_RELEASE_ID,
+    X_RELEASE_KEY,
+    GW_OVERRIDE,
+)
+_DROP_MASK = cython.declare(cython.ulonglong, _DROP)
+
+#: RFC 9110 section 9.2.2: sending them twice is sending them once.
+_IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+
+#: Protocols that a client may not switch to: ``h2c`` would walk past every policy in the tunnel.
+_FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
+
+
+@cython.final
+@cython.cclass
+class PeerMemo:
+    """What one connection's requests share: who the peer is, and the fields that say so."""
+
+    trust: object = cython.declare(object, visibility="readonly")
+    trusted: cython.bint
+    internal: cython.bint
+    host_field: bytes
+    host: bytes
+    block: bytes
+
+    def __init__(self, serving: Serving, peer: str) -> None:
+        self.trust = serving.trust
+        self.trusted = serving.trust.trusts(peer)
+        self.internal = serving.internal.trusts(peer)
+        self.host_field = b""
+        self.host = b""
+        self.block = b""
+
+
+@cython.final
+@cython.cclass
+class Attempt:
+    """One try at one endpoint. ``request_sent`` once all of the request has been written."""
+
+    endpoint: Endpoint = cython.declare(object, visibility="readonly")
+    request_sent: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    wants_upgrade: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    connection: UpstreamConnection | None = cython.declare(object, visibility="readonly")
+    _exchange: Exchange
+    _over: cython.bint
+    _redialled: cython.bint
+
+    def __init__(self, exchange: Exchange, endpoint: Endpoint, wants_upgrade: cython.bint) -> None:
+        self.endpoint = endpoint
+        self.request_sent = False
+        self.wants_upgrade = wants_upgrade
+        self.connection = None
+        self._exchange = exchange
+        self._over = False
+        self._redialled = False
+
+    def __repr__(self) -> str:
+        return f"<Attempt at {self.endpoint.id} sent={self.request_sent} over={self._over}>"
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def begin(self) -> cython.bint:
+        """Take an idle connection, or have one made."""
+        connection = self.endpoint.take_idle()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._exchange.core.dial(self.endpoint, self, self._exchange.route.timeouts.connect)
+        return True
+
+    def on_connected(self, connection: UpstreamConnection) -> None:
+        """Send over a connection made for this attempt, or keep it for another one."""
+        if self._over:
+            self.endpoint.give_back(connection)
+        else:
+            self._send(connection)
+
+    def on_dial_failed(self, failure: Failure) -> None:
+        """No connection could be made."""
+        if not self._over:
+            self.on_fail(failure)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _send(self, connection: object) -> cython.bint:
+        exchange = self._exchange
+        self.connection = connection  # type: ignore[assignment]
+        exchange.send_request(self)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def over(self) -> cython.bint:
+        """Count it out of the endpoint's in-flight, once."""
+        if not self._over:
+            self._over = True
+            self.endpoint.release()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def abandon(self) -> cython.bint:
+        """Stop: nobody waits for its answer any more."""
+        if self._over:
+            return True
+        connection = self.connection
+        if connection is not None:
+            connection.abort()
+            self.endpoint.forget(connection)
+        self.over()
+        return True
+
+    # --- what the upstream connection tells -----------------------------------------------------
+
+    def on_inform(self, head: Head) -> None:
+        """A 1xx answer: passed on."""
+        self._exchange.downstream.inform(head)
+
+    def on_head(self, head: Head, body: bytes, ended: bool) -> None:
+        """The final answer's head, with what there is of its body."""
+        if ended:
+            self.over()
+        self._exchange.on_head(self, head, body, ended)
+
+    def on_data(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
+        """More of the answer's body."""
+        if ended:
+            self.over()
+        self._exchange.on_data(self, payload, ended, trailers)
+
+    def on_switch(self, head: Head, rest: bytes) -> None:
+        """101: the connection is a tunnel from now on."""
+        self._exchange.on_switch(self, head, rest)
+
+    def on_fail(self, failure: Failure) -> None:
+        """The backend failed. One that had just closed its idle connection gets a fresh one."""
+        exchange = self._exchange
+        connection = self.connection
+        if (
+            connection is not None
+            and failure.name == "reset"
+            and connection.served > 0
+            and not connection.received
+            and not self._redialled
+            and exchange.repeatable
+        ):
+            self._redialled = True
+            self.connection = None
+            self.request_sent = False
+            exchange.core.dial(self.endpoint, self, exchange.route.timeouts.connect)
+            return
+        self.endpoint.failed()
+        self.over()
+        exchange.on_attempt_failed(self, failure)
+
+    def on_full(self) -> None:
+        """The backend reads slowly: the client waits."""
+        exchange = self._exchange
+        exchange.downstream.pause()
+        if not self.request_sent and self.connection is not None:
+            self.connection.expect_within(
+                "between-bytes-timeout",
+                exchange.core.wheel.now + exchange.route.timeouts.between_bytes,
+                0.0,
+            )
+
+    def on_ready(self) -> None:
+        """The backend has read on."""
+        exchange = self._exchange
+        if not self.request_sent and self.connection is not None:
+            self.connection.expect_within("first-byte-timeout", _NEVER, 0.0)
+        exchange.downstream.resume()
+
+
+@cython.final
+@cython.cclass
+class Exchange:
+    """One request and its answer. The snapshot it began with is pinned in ``serving``."""
+
+    core: Core = cython.declare(object, visibility="readonly")
+    downstream: DownstreamConnection = cython.declare(object, visibility="readonly")
+    serving: Serving = cython.declare(object, visibility="readonly")
+    head: Head = cython.declare(object, visibility="readonly")
+    route: RouteRun = cython.declare(object, visibility="readonly")
+    deadline: cython.double = cython.declare(cython.double, visibility="readonly")
+    to_head: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    repeatable: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    _service: ServiceRun | None
+    _method: bytes
+    _target: bytes
+    _path: bytes
+    _host: bytes
+    _client: str
+    _chain: tuple[str, ...]
+    _memo: PeerMemo
+    _cookie: bytes | None
+    _request_id: bytes
+    _trace: bytes
+    _assignment: Assignment | None
+    _green: cython.bint
+    _candidate: cython.bint
+    _attempt: Attempt | None
+    _held: Attempt | None
+    _held_head: Head | None
+    _held_body: bytes
+    _held_ended: cython.bint
+    _endpoint: str
+    _request: bytes
+    _pending: list[bytes]
+    _pending_size: cython.Py_ssize_t
+    _body_ended: cython.bint
+    _entered: cython.bint
+    _recorded: cython.bint
+    _status: cython.int
+    _error: str
+    _first: object
+    _started: cython.double
+    _forwarded_at: cython.double
+    _answered_at: cython.double
+
+    def __init__(
+        self, downstream: DownstreamConnection, core: Core, head: Head, started: cython.double
+    ) -> None:
+        self.core = core
+        self.downstream = downstream
+        self.serving = core.serving
+        self.head = head
+        self.route = None  # type: ignore[assignment]  # set by the route phase, before use
+        self.deadline = _NEVER
+        self._method = head.method
+        self.to_head = self._method == b"HEAD"
+        self.repeatable = False
+        self._service = None
+        self._target = head.target
+        self._path = b""
+        self._host = b""
+        self._client = downstream.peer
+        self._chain = ()
+        self._cookie = None
+        self._request_id = b""
+        self._trace = b""
+        self._assignment = None
+        self._green = False
+        self._candidate = False
+        self._attempt = None
+        self._held = None
+        self._held_head = None
+        self._held_body = b""
+        self._held_ended = False
+        self._endpoint = ""
+        self._request = b""
+        self._pending = []
+        self._pending_size = 0
+        self._body_ended = head.body == _BODY_NONE
+        self._entered = False
+        self._recorded = False
+        self._status = 0
+        self._error = ""
+        self._first = None
+        self._started = started
+        self._forwarded_at = 0.0
+        self._answered_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self._method!r} {self._target!r} status={self._status}>"
+
+    # --- the phases -----------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Go from the head to an attempt, or to a refusal."""
+        try:
+            self._identify()
+            if not self._route():
+                return
+            self._guard()
+            self._assign()
+            self._select()
+            self._forward()
+        except Failure as failure:
+            self.fail(failure)
+        except WireError as error:
+            self.fail(Failure("bad-request", str(error), status=error.status, cause=error))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _identify(self) -> cython.bint:
+        """Phase 2: the client behind trusted proxies, the request's id, its place in a trace."""
+        head: Head = self.head
+        serving = self.serving
+        memo = self.downstream.memo
+        if memo is None or memo.trust is not serving.trust:
+            memo = PeerMemo(serving, self.downstream.peer)
+            self.downstream.memo = memo
+        self._memo = memo
+        if self._memo.trusted:
+            self._chain = serving.trust.chain(
+                self.downstream.peer,
+                b", ".join(head.get_all(X_FORWARDED_FOR)) or None,
+                b", ".join(head.get_all(FORWARDED)) or None,
+            )
+            self._client = self._chain[0]
+            given = head.get(X_REQUEST_ID)
+            if given is not None and valid_request_id(given):
+                self._request_id = given
+        if not self._request_id:
+            self._request_id = self.core.hexes.take(32)
+        self._trace = continue_or_begin(head.get(TRACEPARENT), self.core.hexes.take(_TRACE_ROOM))
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _route(self) -> cython.bint:
+        """Phase 3: host and path to a route. False where it is answered here already."""
+        head: Head = self.head
+        memo: PeerMemo = self._memo
+        target: bytes = self._target
+        field = head.get(HOST)
+        if field is not None and field != memo.host_field:
+            memo.host = valid_host(field)[0]
+            memo.host_field = field
+            memo.block = b""
+        self._host = memo.host if field is not None else b""
+        if not target.startswith(b"/"):
+            if target == b"*" and self._method == b"OPTIONS":
+                self.downstream.reply(204, b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n")
+                return False
+            if self._method == b"CONNECT":
+                raise Failure("method", "CONNECT")
+            target = self._origin_form(target)
+        self._path = match_path(target)
+        route = self.serving.router.lookup(self._host, self._path)
+        if route is None:
+            raise Failure("no-route")
+        self.route = route
+        self._service = self.serving.services[self.route.service]
+        return True
+
+    @cython.cfunc
+    def _origin_form(self, target: bytes) -> bytes:
+        """Take an absolute-form target (RFC 9112 section 3.2.2), if it names the Host it came to."""
+        _, authority, origin = split_absolute(target)
+        if valid_host(authority) != valid_host(self.head.get(HOST) or authority):
+            raise WireError("bad-host", "the target names another host than the Host field")
+        self._host = valid_host(authority)[0]
+        self._target = origin
+        return origin  # type: ignore[no-any-return]
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _guard(self) -> cython.bint:
+        """Phase 4: bounds in size and time; limits and authentication come with their issue."""
+        route = self.route
+        self.downstream.limit_body(route.body_limit)
+        self.deadline = self._started + route.timeouts.total
+        self.downstream.expect(self.deadline, route.timeouts.between_bytes)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _assign(self) -> cython.bint:
+        """Phase 5: the side."""
+        head: Head = self.head
+        service = self._service
+        serving = self.serving
+        weight: cython.int
+        assert service is not None
+        if (head.seen >> _COOKIE) & 1:
+            if (head.repeated >> _COOKIE) & 1:
+                self._cookie = b"; ".join(head.get_all(COOKIE))
+            else:
+                self._cookie = head.get(COOKIE)
+        weight = 0 if self.core.forced_stable else service.weight
+        assignment: Assignment | None = None
+        if serving.overridable:
+            assignment = assign_override(
+                serving, self.core, head, self._cookie, self._host, self.downstream.tls
+            )
+        if assignment is None and self._memo.internal:
+            assignment = assign_internal(serving, head, weight)
+        if assignment is None and (weight > 0 or serving.split):
+            assignment = assign_cohort(
+                serving,
+                self.core,
+                head,
+                self._cookie,
+                self._identity(),
+                self._client,
+                weight,
+                self.downstream.tls,
+            )
+        self._assignment = assignment
+        self._candidate = assignment is not None and assignment.candidate
+        if self._candidate and self.core.forced_stable:
+            self._candidate = False
+        self._green = service.stable_green != self._candidate
+        return True
+
+    @cython.cfunc
+    def _identity(self) -> bytes | None:
+        """Return the identity that a trusted proxy or internal caller vouches for."""
+        name = self.serving.cohort.header
+        if name is None or not (self._memo.trusted or self._memo.internal):
+            return None
+        return self.head.find(name)  # type: ignore[no-any-return]
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _select(self) -> cython.bint:
+        """Phase 7: an endpoint of the side, counted against in the same step."""
+        service = self._service
+        assert service is not None
+        pool: Pool = service.pools[1 if self._green else 0]
+        if pool.closed or not pool.members:
+            # Taken out by hand, or not deployed: the other side serves.
+            other: Pool = service.pools[0 if self._green else 1]
+            if not other.closed and other.members:
+                self._green = not self._green
+                self._candidate = not self._candidate
+                pool = other
+            elif pool.closed or not pool.members:
+                raise Failure("no-endpoint", service.name)
+        if not self.core.recorder.enter(service.row, service.max_in_flight):
+            raise Failure("overload", f"{service.max_in_flight} requests of {service.name}")
+        self._entered = True
+        self._attempt_at(pool)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _attempt_at(self, pool: Pool) -> cython.bint:
+        endpoint = pool.claim(self.core.draw(32), self._client, None)
+        if endpoint is None:
+            raise Failure("no-endpoint", self.route.service_name)
+        self._endpoint = endpoint.id
+        self._attempt = Attempt(self, endpoint, self._upgrades())
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _upgrades(self) -> cython.bint:
+        """Tell whether the client asks for a protocol that it may switch to."""
+        head: Head = self.head
+        if not head.upgrade or head.minor == 0 or head.body != _BODY_NONE:
+            return False
+        wanted = head.get(UPGRADE)
+        if wanted is None or (head.repeated >> _UPGRADE) & 1:
+            return False
+        return not wanted.lower().startswith(_FORBIDDEN_UPGRADES)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _forward(self) -> cython.bint:
+        """Phase 8: the head that goes upstream, and the attempt's begin."""
+        attempt = self._attempt
+        assert attempt is not None
+        self._request = self._render(attempt)
+        self.repeatable = self.head.body == _BODY_NONE and self._method in _IDEMPOTENT
+        self._forwarded_at = self.core.clock()
+        attempt.begin()
+        return True
+
+    @cython.cfunc
+    def _render(self, attempt: Attempt) -> bytes:
+        """Build the upstream head: the client's lines, less what is the gateway's to say."""
+        head: Head = self.head
+        service = self._service
+        assert service is not None
+        drop: cython.ulonglong = _DROP_MASK
+        parts: list[bytes] = [
+            self._forwarded(),
+            b"X-Request-Id: ",
+            self._request_id,
+            b"\r\nTraceparent: ",
+            self._trace,
+            b"\r\n",
+            service.release_lines[(2 if self._candidate else 0) + (1 if self._green else 0)],
+        ]
+        assignment = self._assignment
+        if assignment is not None and assignment.key:
+            parts.append(b"X-Release-Key: ")
+            parts.append(assignment.key)
+            parts.append(b"\r\n")
+        cookie = self._cookie
+        if cookie is not None:
+            left = strip_cookies(cookie, self.serving.own_cookies)
+            if left is not cookie or (head.repeated >> _COOKIE) & 1:
+                drop |= _COOKIE_BIT
+                if left:
+                    parts.append(b"Cookie: ")
+                    parts.append(left)
+                    parts.append(b"\r\n")
+        if service.rewrite_host or head.get(HOST) is None or not head.get(HOST):
+            drop |= _HOST_BIT
+            parts.append(attempt.endpoint.host_line)
+        if attempt.wants_upgrade:
+            parts.append(b"Connection: Upgrade\r\nUpgrade: ")
+            parts.append(head.get(UPGRADE) or b"")
+            parts.append(b"\r\n")
+        elif head.seen & _TE_BIT and b"trailers" in (head.get(TE) or b"").lower():
+            parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+        if head.body == _BODY_CHUNKED:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        return head.render(self._first_line(), drop, b"".join(parts))  # type: ignore[no-any-return]
+
+    @cython.cfunc
+    def _first_line(self) -> bytes:
+        """Build the request line: the client's own wherever nothing about it changes."""
+        head: Head = self.head
+        target: bytes = self._target
+        if self.serving.overridable:
+            target = strip_target(target)
+        if self.route.strip:
+            target = _stripped(target, self.route.strip)
+        if head.minor == 1 and target is self._target and target == head.target:
+            return head.line  # type: ignore[no-any-return]
+        self._target = target
+        return self._method + b" " + target + b" HTTP/1.1\r\n"
+
+    @cython.cfunc
+    def _forwarded(self) -> bytes:
+        """Return the X-Forwarded-* and Forwarded lines; the same for all of a direct client's."""
+        memo: PeerMemo = self._memo
+        head: Head = self.head
+        proto: bytes = b"https" if self.downstream.tls else b"http"
+        if not memo.trusted:
+            if not memo.block:
+                peer = self.downstream.peer
+                memo.block = forwarded_block(peer, peer, proto, memo.host_field)
+            return memo.block
+        chain = self._chain
+        return forwarded_block(
+            self._client,
+            chain[len(chain) - 1],
+            forwarded_proto(head.get(X_FORWARDED_PROTO), proto),
+            forwarded_host(head.get(X_FORWARDED_HOST), memo.host_field),
+            b"",
+            chain[1 : len(chain) - 1],
+        )
+
+    # --- the request's body ---------------------------------------------------------------------
+
+    def on_body(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
+        """Pass the client's content on, framed for the backend; before a connection, keep it."""
+        attempt = self._attempt
+        framed: bytes = payload
+        if attempt is None:
+            return
+        if self.head.body == _BODY_CHUNKED:
+            framed = encode_chunk(payload) if payload else b""
+            if ended:
+                framed += encode_last_chunk(trailers)
+        if ended:
+            self._body_ended = True
+        if attempt.connection is None:
+            if framed:
+                self._pending.append(framed)
+                self._pending_size += len(framed)
+            if self._pending_size > _MAX_PENDING and not ended:
+                self.downstream.pause()
+            return
+        if framed:
+            attempt.connection.write(framed)
+        if ended:
+            attempt.request_sent = True
+            if self._answered_at == 0.0:
+                self._expect_answer(attempt)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _expect_answer(self, attempt: Attempt) -> cython.bint:
+        connection = attempt.connection
+        if connection is not None:
+            connection.expect_within(
+                "first-byte-timeout", self.core.wheel.now + self.route.timeouts.first_byte, 0.0
+            )
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def send_request(self, attempt: Attempt) -> cython.bint:
+        """Write the head and what has come of the body over the attempt's connection."""
+        data: bytes = self._request
+        connection = attempt.connection
+        assert connection is not None
+        deadline: cython.double = _NEVER
+        if self._pending:
+            data = data + b"".join(self._pending)
+            self._pending = []
+            if self._pending_size > _MAX_PENDING:
+                self.downstream.resume()
+            self._pending_size = 0
+        if self._body_ended:
+            attempt.request_sent = True
+            deadline = self.core.wheel.now + self.route.timeouts.first_byte
+        connection.start(attempt, data, self.to_head, deadline)
+        return True
+
+    # --- the answer -----------------------------------------------------------------------------
+
+    def on_head(self, attempt: Attempt, head: Head, body: bytes, ended: bool) -> None:
+        """Phase 9: the answer's head goes to the client, or the other color is asked first."""
+        if attempt is not self._attempt:
+            attempt.abandon()
+            return
+        self._answered_at = self.core.clock()
+        if self._held is not None:
+            if head.status >= 400:
+                self._restore_held(attempt)
+                return
+            self._held.abandon()
+            self._held = None
+        elif self.serving.assets is not None and self._missing_asset(head):
+            if self._ask_other_color(attempt, head, body, ended):
+                return
+        self._respond(head, body, ended)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _respond(self, head: Head, body: bytes, ended: cython.bint) -> cython.bint:
+        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        drop: cython.ulonglong = 0
+        assignment = self._assignment
+        security = self.route.security
+        timeouts = self.route.timeouts
+        self._status = head.status
+        if security is not None:
+            extra += security[1 if self.downstream.tls else 0].block(head.seen)
+        if assignment is not None and (assignment.set_cookie or self.serving.behind_cdn):
+            drop, lines = cookie_lines(head, assignment.set_cookie, self.serving)
+            extra += lines
+        if not ended:
+            streams: cython.bint = False
+            between: cython.double = timeouts.between_bytes
+            if head.length < 0:
+                streams = True
+                if (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream"):
+                    between = timeouts.stream_idle
+            if streams:
+                self.deadline = _NEVER
+                self.downstream.expect(_NEVER, between)
+            attempt = self._attempt
+            if attempt is not None and attempt.connection is not None:
+                attempt.connection.expect_within(
+                    "between-bytes-timeout", self.core.wheel.now + between, between
+                )
+        self.downstream.respond(head, drop, extra, body, ended)
+        if not ended and self.downstream.full:
+            self.on_client_full()
+        return True
+
+    def on_data(
+        self, attempt: Attempt, payload: bytes, ended: bool, trailers: Head | None
+    ) -> None:
+        """Pass on more of the answer's body."""
+        if attempt is self._held:
+            self._held_body += payload
+            self._held_ended = ended
+            return
+        if attempt is not self._attempt:
+            return
+        if ended:
+            self.downstream.end(payload, trailers)
+        else:
+            self.downstream.write(payload)
+
+    def on_client_full(self) -> None:
+        """The client reads slowly: the backend waits."""
+        attempt = self._attempt
+        if attempt is not None and attempt.connection is not None and not attempt._over:
+            attempt.connection.pause()
+
+    def on_client_ready(self) -> None:
+        """The client has read on."""
+        attempt = self._attempt
+        if attempt is not None and attempt.connection is not None and not attempt._over:
+            attempt.connection.resume()
+
+    # --- assets: the other color ----------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _missing_asset(self, head: Head) -> cython.bint:
+        """Tell whether this is an asset that the assigned color does not have."""
+        assets = self.serving.assets
+        if self._method != b"GET" and not self.to_head:
+            return False
+        if head.status != 404 and head.status != 200:
+            return False
+        if not assets.matches(self._path):
+            return False
+        return head.status == 404 or bool(
+            wrong_type(self._path, head.get(CONTENT_TYPE) or b"")
+        )
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _ask_other_color(
+        self, attempt: Attempt, head: Head, body: bytes, ended: cython.bint
+    ) -> cython.bint:
+        """Hold the answer and ask the other color; False where there is nobody to ask."""
+        service = self._service
+        assert service is not None
+        pool: Pool = service.pools[0 if self._green else 1]
+        if pool.closed or not pool.members:
+            return False
+        self._held = attempt
+        self._held_head = head
+        self._held_body = body
+        self._held_ended = ended
+        if not ended and attempt.connection is not None:
+            attempt.connection.pause()
+        self.core.recorder.count(service.row, layout.ROW_ASSET_SECOND_TRIES)
+        self._green = not self._green
+        self._candidate = not self._candidate
+        self._attempt_at(pool)
+        second = self._attempt
+        assert second is not None
+        self._request = self._render(second)
+        second.begin()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _restore_held(self, second: Attempt | None) -> cython.bint:
+        """The other color has it neither: the first answer stands."""
+        held = self._held
+        head = self._held_head
+        if second is not None:
+            second.abandon()
+        assert held is not None
+        assert head is not None
+        self._held = None
+        self._held_head = None
+        self._attempt = held
+        self._endpoint = held.endpoint.id
+        self._green = not self._green
+        self._candidate = not self._candidate
+        self._respond(head, self._held_body, self._held_ended)
+        if not self._held_ended and held.connection is not None and not self.downstream.full:
+            held.connection.resume()
+        return True
+
+    # --- tunnels --------------------------------------------------------------------------------
+
+    def on_switch(self, attempt: Attempt, head: Head, rest: bytes) -> None:
+        """Join the two connections into a tunnel."""
+        connection = attempt.connection
+        if attempt is not self._attempt or connection is None:
+            attempt.abandon()
+            return
+        self._answered_at = self.core.clock()
+        self._status = 101
+        tunnel = Tunnel(
+            self.core,
+            self,
+            self.downstream.transport(),
+            connection.transport(),
+            self.route.timeouts.stream_idle,
+        )
+        connection.tunnel = tunnel
+        attempt.endpoint.tunnel(1)
+        self.core.recorder.tunnel(1)
+        self.core.tunnels.add(tunnel)
+        extra = b"X-Request-Id: " + self._request_id + b"\r\n"
+        self.downstream.switch(head, extra, tunnel)
+        if rest:
+            tunnel.from_backend(rest)
+
+    def on_tunnel_closed(self, tunnel: Tunnel) -> None:
+        """Count the tunnel out and record it."""
+        attempt = self._attempt
+        self.core.tunnels.discard(tunnel)
+        self.core.recorder.tunnel(-1)
+        if attempt is not None:
+            attempt.endpoint.tunnel(-1)
+            connection = attempt.connection
+            if connection is not None:
+                attempt.endpoint.forget(connection)
+            attempt.over()
+        self._record(tunnel.up, tunnel.down, True)
+
+    # --- ends -----------------------------------------------------------------------------------
+
+    def on_attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
+        """An attempt failed: here retries, rescue and fallbacks come in."""
+        if attempt is self._held:
+            # Kept only in case the other color fails too; its connection is of no more use.
+            self._held_ended = True
+            return
+        if attempt is not self._attempt:
+            return
+        if self._held is not None:
+            self._restore_held(None)
+            return
+        if self._first is None:
+            self._first = failure.name
+        self.fail(failure)
+
+    def fail(self, failure: Failure) -> None:
+        """Answer with the gateway's error, or cut the connection where an answer has begun."""
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.abandon()
+        if self._held is not None:
+            self._held.abandon()
+            self._held = None
+        self._error = failure.name
+        if self._status == 0:
+            self._status = status_of(failure)
+        self.downstream.refuse(failure, b"X-Request-Id: " + self._request_id + b"\r\n")
+
+    def on_total_timeout(self) -> None:
+        """The whole request took too long."""
+        if self._first is None:
+            self._first = "total-timeout"
+        self.fail(Failure("total-timeout"))
+
+    def on_client_left(self, failure: Failure) -> None:
+        """The client is gone: nothing more to do for it, and no mark against the backend."""
+        attempt = self._attempt
+        if attempt is not None:
+            attempt.abandon()
+        if self._held is not None:
+            self._held.abandon()
+            self._held = None
+        if not self._error:
+            self._error = failure.name
+        if self._status == 0:
+            self._status = 499
+        self._record(self.downstream.taken, self.downstream.sent, False)
+
+    def on_answered(self) -> None:
+        """Phase 10: the answer is complete."""
+        if self._status == 0:
+            self._status = 204
+        attempt = self._attempt
+        if attempt is not None and not attempt._over:
+            # It answered before it had been sent all, or a held one was not taken.
+            attempt.abandon()
+        self._record(self.downstream.taken, self.downstream.sent, False)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _record(
+        self, received: cython.longlong, sent: cython.longlong, tunnel: cython.bint
+    ) -> cython.bint:
+        service = self._service
+        assignment = self._assignment
+        row: cython.Py_ssize_t = 0
+        if self._recorded:
+            return True
+        self._recorded = True
+        if service is not None:
+            row = service.row
+            if self._entered:
+                self.core.recorder.leave(row)
+        self.core.recorder.record(
+            Outcome(
+                self.head,
+                self._method,
+                self._host,
+                self._target,
+                self._client,
+                self._status,
+                received,
+                sent,
+                self._started,
+                self._forwarded_at,
+                self._answered_at,
+                self.core.clock(),
+                "" if service is None else service.name,
+                row,
+                -1
+                if service is None
+                else (2 if self._candidate else 0) + (1 if self._green else 0),
+                self._endpoint,
+                self._request_id,
+                self._trace,
+                0 if assignment is None else assignment.weight,
+                b"" if assignment is None else assignment.key,
+                assignment is not None and assignment.override,
+                self._first,
+                self._error,
+                "",
+                tunnel,
+            )
+        )
+        # No cycle is left behind: what is over is freed at once, without the collector.
+        self._attempt = None
+        self._held = None
+        return True
+
+
+def _stripped(target: bytes, segments: cython.int) -> bytes:
+    """Take a route's prefix of that many segments off a target, which keeps its other octets."""
+    path, mark, query = target.partition(b"?")
+    rest = path.split(b"/", segments + 1)
+    left = b"/" + rest[segments + 1] if len(rest) > segments + 1 else b"/"
+    return left + mark + query

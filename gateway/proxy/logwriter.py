@@ -1,0 +1,110 @@
+"""The access log's way out of a worker: one thread, a bounded queue, whole lines.
+
+The loop hands over small batches, often: joining thousands of lines at once would hold the
+interpreter for milliseconds. A pipe gets at most 4 KiB a write (PIPE_BUF: lines of several workers
+never mix); a file gets a batch a write. What does not fit in the queue, or what a full disk
+refuses, is lost and counted, never waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Lines per batch: what one turn of the loop gives at once.
+BATCH = 64
+#: Batches that wait for the thread.
+QUEUE = 256
+#: Octets of one write to a pipe that is never torn (PIPE_BUF on Linux).
+PIPE_WRITE = 4096
+
+
+class LogWriter:
+    """Writes lines to ``fd``; ``lost`` is told how many lines could not be written."""
+
+    def __init__(self, fd: int, lost: Callable[[int], None]) -> None:
+        self._fd = fd
+        self._lost = lost
+        self._lines: list[bytes] = []
+        self._queue: queue.Queue[list[bytes] | None] = queue.Queue(QUEUE)
+        mode = os.fstat(fd).st_mode
+        self._limit = PIPE_WRITE if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else 0
+        self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Take one line (its newline included); never blocks."""
+        self._lines.append(line)
+        if len(self._lines) >= BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what has come so far: called every turn of the timer wheel."""
+        if not self._lines:
+            return
+        batch, self._lines = self._lines, []
+        try:
+            self._queue.put_nowait(batch)
+        except queue.Full:
+            self._lost(len(batch))
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        self.flush()
+        self._queue.put(None)
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while True:
+            batch = self._queue.get()
+            if batch is None:
+                return
+            for data, lines in self._pieces(batch):
+                try:
+                    _write_all(self._fd, data)
+                except OSError:
+                    self._lost(lines)
+
+    def _pieces(self, batch: list[bytes]) -> Iterator[tuple[bytes, int]]:
+        """Yield what goes out in one write each, with its number of lines."""
+        if not self._limit:
+            yield b"".join(batch), len(batch)
+            return
+        piece: list[bytes] = []
+        size = 0
+        for line in batch:
+            if piece and size + len(line) > self._limit:
+                yield b"".join(piece), len(piece)
+                piece, size = [], 0
+            piece.append(line)
+            size += len(line)
+        yield b"".join(piece), len(piece)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def open_log(where: str) -> int | None:
+    """Open the access log: ``-`` is standard output, ``off`` none, else a file to append to.
+
+    Raises OSError where it cannot be opened.
+    """
+    if where == "off":
+        return None
+    if where == "-":
+        return os.dup(1)
+    path = Path(where)
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -1,0 +1,320 @@
+"""The snapshot as a worker serves it: one frozen object, swapped by one reference.
+
+Built from ``Topology`` and ``Traffic`` a slice at a time. What has an identity of its own (endpoints
+with their connections and counts, the router over unchanged routes) is kept, not rebuilt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.config.snapshot import (
+    Cohort,
+    Limits,
+    Route,
+    Service,
+    Timeouts,
+    Topology,
+    Traffic,
+    unpack_routes,
+)
+from gateway.policy.assets import AssetPaths
+from gateway.policy.cohort import OVERRIDE_COOKIE, Splitter
+from gateway.policy.forwarded import ProxyTrust
+from gateway.policy.route import Router
+from gateway.policy.security import SecurityFields
+from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config.snapshot import Endpoint as EndpointConfig
+
+_BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
+
+#: Routes added to a router between two turns of the loop: well under a millisecond.
+SLICE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRun:
+    """A route with everything decided that can be before a request comes."""
+
+    service: int
+    service_name: str
+    strip: int
+    body_limit: int
+    timeouts: Timeouts
+    #: For plain connections and for TLS.
+    security: tuple[SecurityFields, SecurityFields] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRun:
+    """A service with its two pools (blue, green), its roles and its weight (0-10,000).
+
+    ``release_lines`` by side index: what upstreams are told of the side.
+    """
+
+    name: str
+    row: int
+    pools: tuple[Pool, Pool]
+    stable_green: bool
+    weight: int
+    max_in_flight: int
+    rewrite_host: bool
+    release_lines: tuple[bytes, bytes, bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRun:
+    """The cohort's settings as octets. ``secret`` is never shown."""
+
+    cookie: bytes
+    header: bytes | None
+    max_age: int
+    domain: bytes | None
+    secret: bytes | None
+
+    def __repr__(self) -> str:
+        return f"CohortRun(cookie={self.cookie!r}, header={self.header!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Everything that a request needs, under one reference. ``topology`` 0: nothing yet."""
+
+    topology: int
+    traffic: int
+    router: Router
+    services: tuple[ServiceRun, ...]
+    limits: Limits
+    trust: ProxyTrust
+    internal: ProxyTrust
+    cohort: CohortRun
+    splitter: Splitter
+    own_cookies: tuple[bytes, ...]
+    split: bool
+    release: str
+    release_bytes: bytes
+    overridable: bool
+    assets: AssetPaths | None
+    behind_cdn: bool
+
+
+def nothing() -> Serving:
+    """Return what is served before the first snapshot: no route at all."""
+    return Serving(
+        topology=0,
+        traffic=0,
+        router=Router(),
+        services=(),
+        limits=Limits(),
+        trust=ProxyTrust(()),
+        internal=ProxyTrust(()),
+        cohort=_cohort(Cohort()),
+        splitter=Splitter(b""),
+        own_cookies=(),
+        split=False,
+        release="",
+        release_bytes=b"",
+        overridable=False,
+        assets=None,
+        behind_cdn=False,
+    )
+
+
+class Builder:
+    """Turns snapshots into ``Serving``; keeps the endpoints by id, the router by its routes."""
+
+    def __init__(self, words: memoryview, slab: int, slabs: int) -> None:
+        self._words = words
+        self._slab = slab
+        self._slabs = slabs
+        self._endpoints: dict[str, Endpoint] = {}
+        self._topology = Topology(number=0)
+        self._router = Router()
+        self._router_key: tuple[object, ...] = ()
+        self._trust = ProxyTrust(())
+        self._internal = ProxyTrust(())
+        self._splitter = Splitter(b"")
+        self._contexts: dict[str | None, ssl.SSLContext] = {}
+
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """The endpoints that the last snapshot names, by id."""
+        return self._endpoints
+
+    async def build(self, topology: Topology, traffic: Traffic) -> Serving:
+        """Return the snapshot to serve. Raises ValueError where it cannot be served."""
+        services = [service.name for service in topology.services]
+        index = {name: at for at, name in enumerate(services)}
+        router = await self._build_router(topology, index)
+        endpoints = self._build_endpoints(topology)
+        if topology.trusted_proxies != self._topology.trusted_proxies or not self._topology.number:
+            self._trust = ProxyTrust(topology.trusted_proxies)
+        if topology.internal_callers != self._topology.internal_callers:
+            self._internal = ProxyTrust(topology.internal_callers)
+        if traffic.salt != self._splitter.salt:
+            self._splitter = Splitter(traffic.salt)
+        cohort = _cohort(topology.cohort)
+        serving = Serving(
+            topology=topology.number,
+            traffic=traffic.revision,
+            router=router,
+            services=tuple(
+                _service(service, topology, traffic, endpoints) for service in topology.services
+            ),
+            limits=topology.limits,
+            trust=self._trust,
+            internal=self._internal,
+            cohort=cohort,
+            splitter=self._splitter,
+            own_cookies=(cohort.cookie, OVERRIDE_COOKIE),
+            split=traffic.split,
+            release=traffic.release,
+            release_bytes=traffic.release.encode(),
+            overridable=cohort.secret is not None,
+            assets=AssetPaths(topology.assets) if topology.assets else None,
+            behind_cdn=topology.behind_cdn,
+        )
+        self._topology = topology
+        self._router = router
+        for gone in self._endpoints.keys() - endpoints.keys():
+            self._endpoints[gone].retire()
+        self._endpoints = endpoints
+        return serving
+
+    async def _build_router(self, topology: Topology, index: Mapping[str, int]) -> Router:
+        key = (
+            topology.routes,
+            topology.profiles,
+            topology.limits.body,
+            tuple((service.name, service.timeouts) for service in topology.services),
+        )
+        if key == self._router_key:
+            return self._router
+        profiles = {
+            profile.name: (SecurityFields(profile, tls=False), SecurityFields(profile, tls=True))
+            for profile in topology.profiles
+        }
+        timeouts = {service.name: service.timeouts for service in topology.services}
+        router = Router()
+        for chunk in topology.routes:
+            for at, route in enumerate(unpack_routes(chunk)):
+                if at % SLICE == 0:
+                    await asyncio.sleep(0)
+                router.add(
+                    route.host.encode("ascii"),
+                    route.path.encode("ascii"),
+                    _route(route, topology, index, profiles, timeouts),
+                )
+        self._router_key = key
+        return router
+
+    def _build_endpoints(self, topology: Topology) -> dict[str, Endpoint]:
+        endpoints: dict[str, Endpoint] = {}
+        authorities = {service.name: service.tls_ca for service in topology.services}
+        for pool in topology.pools:
+            for config in pool.endpoints:
+                kept = self._endpoints.get(config.id)
+                if kept is None or kept.cell != config.cell:
+                    kept = self._endpoint(config, authorities.get(pool.service))
+                endpoints[config.id] = kept
+        return endpoints
+
+    def _endpoint(self, config: EndpointConfig, authorities: str | None) -> Endpoint:
+        return Endpoint(
+            id=config.id,
+            host=config.host,
+            port=config.port,
+            authority=config.authority,
+            tls=self._context(authorities) if config.scheme == "https" else None,
+            cell=config.cell,
+            words=self._words,
+            slab=self._slab,
+            slabs=self._slabs,
+        )
+
+    def _context(self, authorities: str | None) -> ssl.SSLContext:
+        context = self._contexts.get(authorities)
+        if context is None:
+            try:
+                context = ssl.create_default_context(cafile=authorities)
+            except OSError as error:
+                raise ValueError(f"authorities {authorities}: {error}") from error
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            context.set_alpn_protocols(["http/1.1"])
+            self._contexts[authorities] = context
+        return context
+
+
+def _route(
+    route: Route,
+    topology: Topology,
+    index: Mapping[str, int],
+    profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
+    timeouts: Mapping[str, Timeouts],
+) -> RouteRun:
+    return RouteRun(
+        service=index[route.service],
+        service_name=route.service,
+        strip=len([part for part in route.path.split("/") if part]) if route.strip else 0,
+        body_limit=topology.limits.body if route.body_limit is None else route.body_limit,
+        timeouts=route.timeouts or timeouts[route.service],
+        security=profiles.get(route.security) if route.security else None,
+    )
+
+
+def _service(
+    service: Service, topology: Topology, traffic: Traffic, endpoints: Mapping[str, Endpoint]
+) -> ServiceRun:
+    moved = traffic.of(service.name)
+    closed = moved.closed if moved is not None else ()
+    pools = []
+    for color in ("blue", "green"):
+        config = topology.pool(service.name, "blue" if color == "blue" else "green")
+        members = [] if config is None else [endpoints[e.id] for e in config.endpoints]
+        pools.append(
+            Pool(
+                members,
+                generation=0 if config is None else config.generation,
+                balance=_BALANCE[service.balance],
+                closed=color in closed,
+            )
+        )
+    return ServiceRun(
+        name=service.name,
+        row=service.row,
+        pools=(pools[0], pools[1]),
+        stable_green=moved is not None and moved.stable == "green",
+        weight=0 if moved is None else moved.weight,
+        max_in_flight=service.max_in_flight,
+        rewrite_host=service.host == "rewrite",
+        release_lines=_release_lines(traffic.release),
+    )
+
+
+def _release_lines(release: str) -> tuple[bytes, bytes, bytes, bytes]:
+    identity = f"X-Release-Id: {release}\r\n" if release else ""
+    lines = [
+        f"X-Release-Color: {color}\r\nX-Release-Role: {role}\r\n{identity}Via: 1.1 gateway\r\n"
+        for role in ("stable", "candidate")
+        for color in ("blue", "green")
+    ]
+    first, second, third, fourth = (line.encode("ascii") for line in lines)
+    return first, second, third, fourth
+
+
+def _cohort(cohort: Cohort) -> CohortRun:
+    return CohortRun(
+        cookie=cohort.cookie.encode("ascii"),
+        header=None if cohort.header is None else cohort.header.lower().encode("ascii"),
+        max_age=cohort.max_age,
+        domain=None if cohort.domain is None else cohort.domain.encode("ascii"),
+        secret=cohort.secret,
+    )
+

@@ -1,0 +1,147 @@
+"""An upgraded connection: octets both ways, with back-pressure, until both sides are done.
+
+A tunnel keeps its color and counts as in flight on its endpoint until it ends. Each side may end
+its sending alone (half-close); silence of both for ``idle`` seconds ends it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cython
+
+from gateway.proxy.wheel import NEVER, NOWHERE
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from gateway.proxy.core import Core
+    from gateway.proxy.exchange import Exchange
+
+_NEVER = cython.declare(cython.double, NEVER)
+_NOWHERE = cython.declare(cython.longlong, NOWHERE)
+
+
+@cython.final
+@cython.cclass
+class Tunnel:
+    """Two transports joined. ``up`` and ``down`` count octets to the backend and to the client."""
+
+    up: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
+    down: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
+    closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    _core: Core
+    _exchange: Exchange
+    _client: asyncio.Transport
+    _backend: asyncio.Transport
+    _client_done: cython.bint
+    _backend_done: cython.bint
+    _idle: cython.double
+    _deadline: cython.double
+    _place: cython.longlong
+
+    def __init__(
+        self,
+        core: Core,
+        exchange: Exchange,
+        client: asyncio.Transport,
+        backend: asyncio.Transport,
+        idle: cython.double,
+    ) -> None:
+        self.up = 0
+        self.down = 0
+        self.closed = False
+        self._core = core
+        self._exchange = exchange
+        self._client = client
+        self._backend = backend
+        self._client_done = False
+        self._backend_done = False
+        self._idle = idle
+        self._deadline = core.wheel.now + idle
+        self._place = core.wheel.put(self, self._deadline)
+
+    def from_client(self, data: bytes) -> None:
+        """Carry octets to the backend."""
+        self.up += len(data)
+        self._deadline = self._core.wheel.now + self._idle
+        if not self.closed and not self._backend.is_closing():
+            self._backend.write(data)
+
+    def from_backend(self, data: bytes) -> None:
+        """Carry octets to the client."""
+        self.down += len(data)
+        self._deadline = self._core.wheel.now + self._idle
+        if not self.closed and not self._client.is_closing():
+            self._client.write(data)
+
+    def client_ended(self) -> bool:
+        """Pass the client's end of sending on; True keeps its connection for reading."""
+        self._client_done = True
+        return self._half(self._backend)
+
+    def backend_ended(self) -> bool:
+        """Pass the backend's end of sending on; True keeps its connection for writing."""
+        self._backend_done = True
+        return self._half(self._client)
+
+    def client_full(self) -> None:
+        """The client reads slowly: the backend waits."""
+        if not self._backend.is_closing():
+            self._backend.pause_reading()
+
+    def client_ready(self) -> None:
+        """The client has read on."""
+        if not self._backend.is_closing():
+            self._backend.resume_reading()
+
+    def backend_full(self) -> None:
+        """The backend reads slowly: the client waits."""
+        if not self._client.is_closing():
+            self._client.pause_reading()
+
+    def backend_ready(self) -> None:
+        """The backend has read on."""
+        if not self._client.is_closing():
+            self._client.resume_reading()
+
+    def client_lost(self) -> None:
+        """The client's connection is gone: so is the tunnel."""
+        self.close()
+
+    def backend_lost(self) -> None:
+        """The backend's connection is gone: so is the tunnel."""
+        self.close()
+
+    def close(self) -> None:
+        """End both sides, once what is written has gone out."""
+        if self.closed:
+            return
+        self.closed = True
+        self._place = _NOWHERE
+        self._client.close()
+        self._backend.close()
+        self._exchange.on_tunnel_closed(self)
+
+    def on_wheel(self, place: int, now: float) -> None:
+        """Be visited by the timer wheel."""
+        if place != self._place or self.closed:
+            return
+        if now < self._deadline:
+            self._place = self._core.wheel.put(self, self._deadline)
+        else:
+            self.close()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _half(self, other: asyncio.Transport) -> cython.bint:
+        if self._client_done and self._backend_done:
+            self.close()
+            return False
+        if not other.can_write_eof():
+            # TLS has no half-close that a protocol above it could see.
+            self.close()
+            return False
+        if not other.is_closing():
+            other.write_eof()
+        return True

@@ -1,0 +1,41 @@
+"""A worker process: ``python -m gateway.worker``, started by the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import sys
+
+from gateway.channel.childspec import ChildSpec
+from gateway.worker.app import Worker
+
+
+def main() -> int:
+    """Serve until told to stop; return the exit code."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    spec = ChildSpec.inherited()
+    # What is there now stays: the collector need not look at it again. A request leaves no cycles
+    # behind, so that it need not run often either; each run holds the loop.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(Worker(spec).run())
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return factory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

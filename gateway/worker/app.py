@@ -1,0 +1,242 @@
+"""A worker's composition root: it builds the core, follows control, serves, and drains.
+
+It serves from the last snapshot it has, whatever becomes of control. One that starts while control
+is dead takes the snapshot that control left for it (``ChildSpec.snapshot_file``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.board import layout
+from gateway.board.board import Board
+from gateway.channel import handover, snapshotfile
+from gateway.channel.messages import Addresses, Apply, Drain
+from gateway.channel.unix import bind_unix
+from gateway.config.snapshot import Topology, Traffic
+from gateway.proxy.core import Core
+from gateway.proxy.downstream import DownstreamConnection
+from gateway.proxy.logwriter import LogWriter, open_log
+from gateway.proxy.record import Recorder
+from gateway.proxy.serving import Builder
+from gateway.worker.control_link import ControlLink
+
+if TYPE_CHECKING:
+    from gateway.channel.childspec import ChildSpec
+
+logger = logging.getLogger(__name__)
+
+#: Connections that wait to be accepted, per listening socket.
+BACKLOG = 4096
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self._spec = spec
+        self._board = Board.attach(spec.board, spec.slabs)
+        self._words = self._board.slab(spec.slab)
+        self._recorder = Recorder(
+            self._board.words, spec.slab, spec.slabs, time.time, _date, None
+        )
+        self._builder = Builder(self._board.words, spec.slab, spec.slabs)
+        self._topology = Topology(number=0)
+        self._traffic = Traffic(revision=0)
+        self._number = 0
+        self._servers: list[asyncio.AbstractServer] = []
+        self._handover: handover.Server | None = None
+        self._log: LogWriter | None = None
+        self._log_where = "off"
+        self._stopping = asyncio.Event()
+        self._drain_timeout = spec.drain_timeout
+        self._turned = time.monotonic()
+        self._core: Core
+        self._link: ControlLink
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or a drain; return the exit code."""
+        loop = asyncio.get_running_loop()
+        self._core = Core(
+            loop=loop,
+            clock=time.monotonic,
+            wall=time.time,
+            random=os.urandom,
+            draw=random.Random().getrandbits,
+            recorder=self._recorder,
+            words=self._board.words,
+            slab=self._spec.slab,
+            slabs=self._spec.slabs,
+            on_turn=self._on_turn,
+        )
+        self._link = ControlLink(self._spec, self._core, self.apply, self.tell, self.drain)
+        self._words[layout.S_PID] = os.getpid()
+        self._words[layout.S_SLOT] = self._spec.slot
+        self._words[layout.S_STATE] = layout.STATE_STARTING
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._core.start()
+        self._handover = handover.Server(
+            bind_unix(self._spec.worker_socket),
+            loop,
+            board=self._spec.board,
+            state=self._state,
+            sockets=self._sockets,
+        )
+        await self._start_from_file()
+        self._link.start()
+        await self._stopping.wait()
+        await self._drain()
+        return 0
+
+    # --- what control says ----------------------------------------------------------------------
+
+    async def apply(self, message: Apply) -> None:
+        """Serve a snapshot from now on. Raises ValueError where it cannot be served."""
+        topology = message.topology or self._topology
+        traffic = message.traffic or self._traffic
+        if not topology.number:
+            raise ValueError("no topology yet")
+        serving = await self._builder.build(topology, traffic)
+        self._topology, self._traffic, self._number = topology, traffic, message.number
+        self._core.serving = serving
+        self._words[layout.S_TOPOLOGY] = topology.number
+        self._words[layout.S_TRAFFIC] = traffic.revision
+        self._words[layout.S_NUMBER] = message.number
+        self._open_log(topology.access_log)
+        if not self._servers and not self._stopping.is_set():
+            await self._listen()
+            self._words[layout.S_STATE] = layout.STATE_READY
+
+    def tell(self, message: Addresses) -> None:
+        """Take the addresses that names resolve to now."""
+        self._core.addresses.update(message.names)
+
+    def drain(self, message: Drain) -> None:
+        """Stop, as on SIGTERM, within the time that control gives."""
+        self._drain_timeout = message.timeout
+        self._stopping.set()
+
+    # --- serving --------------------------------------------------------------------------------
+
+    async def _start_from_file(self) -> None:
+        try:
+            snapshot = snapshotfile.read(self._spec.snapshot_file)
+            if snapshot is not None:
+                await self.apply(snapshot)
+        except (snapshotfile.SnapshotFileError, ValueError) as error:
+            logger.warning("the stored snapshot is of no use, waiting for control: %s", error)
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener, fd in self._spec.sockets:
+            sock = socket.socket(fileno=os.dup(fd))
+            sock.setblocking(False)
+            if sock.family == socket.AF_UNIX:
+                server: asyncio.AbstractServer = await loop.create_unix_server(
+                    self._protocol(listener), sock=sock, backlog=BACKLOG
+                )
+            else:
+                server = await loop.create_server(
+                    self._protocol(listener), sock=sock, backlog=BACKLOG
+                )
+            self._servers.append(server)
+
+    def _protocol(self, listener: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        core = self._core
+        # The loops take any object with a protocol's methods; a compiled class cannot inherit
+        # from asyncio.Protocol, hence no type that asyncio's stubs would take.
+        return lambda: DownstreamConnection(core, listener, False)
+
+    def _open_log(self, where: str) -> None:
+        if where == self._log_where:
+            return
+        try:
+            fd = open_log(where)
+        except OSError as error:
+            logger.error("the access log %s cannot be opened: %s", where, error)
+            return
+        old, self._log = self._log, None if fd is None else LogWriter(fd, self._lost)
+        self._log_where = where
+        self._recorder.log_to(None if self._log is None else self._log.write)
+        if old is not None:
+            old.close()
+
+    def _lost(self, lines: int) -> None:
+        self._words[layout.S_LOG_LOST] += lines
+
+    def _on_turn(self, now: float) -> None:
+        """Every turn of the wheel: heartbeat, log, the local rollback's flag, control's absence."""
+        late = int((now - self._turned) * 1e9) - 100_000_000
+        self._turned = now
+        self._words[layout.S_STALL_MAX] = max(self._words[layout.S_STALL_MAX], late, 0)
+        self._words[layout.S_HEARTBEAT] = time.monotonic_ns()
+        if self._log is not None:
+            self._log.flush()
+        forced = Path(self._spec.rollback_flag).exists() or self._control_lost()
+        if forced != self._core.forced_stable:
+            self._core.forced_stable = forced
+            self._words[layout.S_FORCED_STABLE] = int(forced)
+            logger.warning("everything goes to stable" if forced else "traffic is split again")
+
+    def _control_lost(self) -> bool:
+        lost = self._topology.on_control_lost
+        if lost.do != "stable":
+            return False
+        beat = self._board.words[layout.H_CONTROL_HEARTBEAT]
+        return time.monotonic_ns() - beat > lost.after * 1e9
+
+    # --- the end --------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        self._words[layout.S_STATE] = layout.STATE_DRAINING
+        self._core.draining = True
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        deadline = time.monotonic() + self._drain_timeout
+        while self._core.connections and time.monotonic() < deadline:
+            for connection in list(self._core.connections):
+                connection.close_when_idle()
+            await asyncio.sleep(0.05)
+        for tunnel in list(self._core.tunnels):
+            tunnel.close()
+        self._link.stop()
+        await self._core.cancel_tasks()
+        self._core.stop()
+        if self._handover is not None:
+            self._handover.close()
+        if self._log is not None:
+            self._recorder.log_to(None)
+            self._log.close()
+        self._words[layout.S_STATE] = layout.STATE_GONE
+
+    def _state(self) -> handover.State:
+        spec = self._spec
+        return handover.State(
+            role="worker",
+            pid=os.getpid(),
+            slot=spec.slot,
+            slab=spec.slab,
+            slabs=spec.slabs,
+            boot=spec.boot,
+            state=layout.STATE_NAMES[self._words[layout.S_STATE]],
+            topology=self._topology.number,
+            traffic=self._traffic.revision,
+            forced_stable=self._core.forced_stable,
+        )
+
+    def _sockets(self) -> tuple[tuple[str, int], ...]:
+        return () if self._stopping.is_set() else handover.spec_sockets(self._spec)
+
+
+def _date(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
