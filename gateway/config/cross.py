@@ -22,6 +22,7 @@ from gateway.config.faults import Fault, suggestion
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gateway.config.addresses import SocketAddress
     from gateway.config.keys import Place
 
 Data = object
@@ -87,17 +88,26 @@ def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
         )
 
 
+def _admin_socket(address: Data) -> SocketAddress | None:
+    """Return the admin API's address, None where it is none (the types have said so)."""
+    if not isinstance(address, str):
+        return None
+    try:
+        return parse_admin_address(address)
+    except ValueError:
+        return None
+
+
 def _admin(data: Mapping[str, Data]) -> Iterator[Fault]:
     admin = mapping(data.get("admin"))
-    address = admin.get("address")
+    socket = _admin_socket(admin.get("address"))
     # With tls too, for as long as admin.tls is not in force: tokens would pass in the clear.
-    if isinstance(address, str) and _parsed(parse_admin_address, address) is not None:
-        if not parse_admin_address(address).local:
-            yield Fault(
-                ("admin", "address"),
-                f"{address} can be reached from other machines, and TLS is not spoken there yet, "
-                "expected a loopback address or unix:/path",
-            )
+    if socket is not None and not socket.local:
+        yield Fault(
+            ("admin", "address"),
+            f"{socket} can be reached from other machines, and TLS is not spoken there yet, "
+            "expected a loopback address or unix:/path",
+        )
     names: dict[str, int] = {}
     for index, item in enumerate(items(admin.get("tokens"))):
         place: Place = ("admin", "tokens", index)

@@ -57,13 +57,10 @@ def _clean(name: str) -> str:
 def suggestion(name: str, names: Iterable[str]) -> str:
     """Return what to write instead of a name that is not known."""
     among = sorted(set(names))
-    close = difflib.get_close_matches(name.lower(), among, n=1, cutoff=0.6)
-    if not close:
-        lowered = {known.lower(): known for known in among}
-        close = [lowered[name.lower()]] if name.lower() in lowered else []
-    if not close:
-        # `secret` for `secret_file`, `token` for `token_env`.
-        close = [known for known in among if name and known.startswith(f"{name}_")]
+    # `token` for `token_env` and `token_file`, `Workers` for `workers`, then what looks alike.
+    close = [known for known in among if name and known.startswith(f"{name}_")]
+    close = close or [known for known in among if known.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name.lower(), among, n=1, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(f'"{known}"' for known in close) + "?"
     if not among:
@@ -100,6 +97,8 @@ def _missing(place: Place, error: ErrorDetails) -> Fault:
 def _literal(place: Place, error: ErrorDetails) -> Fault:
     expected = str(error.get("ctx", {}).get("expected", "")).replace("'", "")
     hint = ""
+    if expected == "off":
+        expected = "off, or keys and values"
     if isinstance(error["input"], bool):
         hint = " (true and false are no words: write on or off)" if "off" in expected else ""
     return Fault(place, f"{_found(error['input'])}, expected {expected}{hint}")

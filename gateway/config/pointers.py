@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from gateway.config.cross import items, mapping
 from gateway.config.faults import Fault
@@ -50,6 +50,13 @@ def _file(name: str, limit: int) -> bytes:
             f"the file that is named here is too large, expected at most {limit // 1024} KiB"
         )
     return octets
+
+
+def _usable(value: object, *, from_env: bool) -> TypeGuard[str]:
+    """Tell whether a pointer can be followed; where not, the types have said so."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    return not from_env or (value.isascii() and value.isidentifier())
 
 
 def _long_enough(octets: bytes, stem: str) -> bytes:
@@ -112,10 +119,10 @@ class PointerReader:
         """Return the secret that ``stem``_env or ``stem``_file point to, None where none does."""
         for key in (f"{stem}_env", f"{stem}_file"):
             value = keys.get(key)
-            if not isinstance(value, str) or not value or "\0" in value:
+            from_env = key.endswith("_env")
+            if not _usable(value, from_env=from_env):
                 continue
             try:
-                from_env = key.endswith("_env")
                 octets = self._variable(value) if from_env else _file(value, MAX_SECRET)
                 return _long_enough(octets.strip(), stem)
             except _UnreadableError as error:
@@ -131,7 +138,7 @@ class PointerReader:
         return value.encode("utf-8", "surrogateescape")
 
     def _pem(self, place: Place, value: object) -> None:
-        if not isinstance(value, str) or not value or "\0" in value:
+        if not _usable(value, from_env=False):
             return
         try:
             _pem(_file(value, MAX_PEM))

@@ -94,7 +94,7 @@ def _flow(value: object) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_flow(inner) for inner in value) + "]"
     if isinstance(value, str):
-        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./:-]*|-", value)
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_./:%-]*|-", value)
         return value if plain else json.dumps(value)
     return json.dumps(value)
 

@@ -216,7 +216,7 @@ class Service(Section):
     retry: OffOrRetry = key({}, description="When another endpoint is tried, or off.")
     rescue: OffOrRescue = key({}, description="When stable answers for the candidate, or off.")
     max_in_flight: Positive = key(
-        256, description="Requests to one endpoint at a time, of the whole machine."
+        256, description="Requests to the service at a time, of the whole machine; more is 503."
     )
     slow_start: Duration = key("30s", description="Time over which a new endpoint warms up.")
     drain_timeout: Duration = key("30s", description="Time that requests in flight get to end.")
