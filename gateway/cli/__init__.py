@@ -96,7 +96,7 @@ def cli() -> None:
     """
 
 
-def run(arguments: Sequence[str]) -> int:
+def invoke(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status.
 
     click's own statuses are kept off 1, which says that a release was rolled back.
@@ -119,4 +119,4 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Run the command line of this process."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(invoke(sys.argv[1:]))

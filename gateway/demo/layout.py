@@ -1,0 +1,135 @@
+"""What the demo is made of: which services on which ports, and the gateway's file for them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gateway.config.snapshot import COLORS
+from gateway.demo.identity import Identity
+
+HOST = "127.0.0.1"
+
+#: Processes per service and color, and the last digit of their ports.
+REPLICAS: dict[str, int] = {"website": 1, "ivor": 2, "events": 1, "newsroom": 1}
+
+_COLOR_BASE = {"blue": 4100, "green": 4200}
+
+#: Requests in flight get this long at the demo's end: Ctrl-C should not wait for a chat.
+DRAIN_TIMEOUT = "2s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """One service process and its port."""
+
+    identity: Identity
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{HOST}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """All ports of a demo."""
+
+    public: int
+    admin: int
+    processes: tuple[Placed, ...]
+
+    def endpoints(self, service: str, color: str) -> list[str]:
+        """Return one pool's addresses."""
+        return [
+            placed.url
+            for placed in self.processes
+            if (placed.identity.service, placed.identity.color) == (service, color)
+        ]
+
+    def ports(self) -> list[tuple[int, str]]:
+        """Return every port with what it is for."""
+        return [
+            (self.public, "the public address"),
+            (self.admin, "the admin API"),
+            *((placed.port, placed.identity.name) for placed in self.processes),
+        ]
+
+
+def usual_layout() -> Layout:
+    """Return the ports that ``config/demo.yaml`` has."""
+    processes = [
+        Placed(
+            identity=Identity(service=service, color=color, replica=replica),
+            port=_COLOR_BASE[color] + 10 * (replica - 1) + position,
+        )
+        for position, service in enumerate(REPLICAS, start=1)
+        for color in COLORS
+        for replica in range(1, REPLICAS[service] + 1)
+    ]
+    return Layout(public=8080, admin=9090, processes=tuple(processes))
+
+
+def free_layout() -> Layout:
+    """Return the usual layout on ports that are free now, as the operating system gives them."""
+    usual = usual_layout()
+    with ExitStack() as stack:
+        ports = []
+        for _ in usual.ports():
+            # Held until all are known: the same one is not given twice.
+            held = stack.enter_context(socket.socket())
+            held.bind((HOST, 0))
+            ports.append(int(held.getsockname()[1]))
+    processes = [
+        replace(placed, port=port) for placed, port in zip(usual.processes, ports[2:], strict=True)
+    ]
+    return Layout(public=ports[0], admin=ports[1], processes=tuple(processes))
+
+
+def taken_ports(layout: Layout) -> list[tuple[int, str]]:
+    """Return the ports that something listens on already, with what they are needed for."""
+    taken = []
+    for port, purpose in layout.ports():
+        with socket.socket() as probe:
+            # As the services themselves bind; and never SO_REUSEPORT, which two gateways share.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                taken.append((port, purpose))
+    return taken
+
+
+def configuration(layout: Layout, folder: Path) -> dict[str, object]:
+    """Return the gateway's configuration for a layout, its files in ``folder``."""
+    services = {
+        service: {
+            **{color: {"endpoints": layout.endpoints(service, color)} for color in COLORS},
+            "drain_timeout": DRAIN_TIMEOUT,
+            "health": {"interval": "1s", "L2": {"path": "/health"}},
+        }
+        for service in REPLICAS
+    }
+    return {
+        "version": 1,
+        "listen": [{"address": f"{HOST}:{layout.public}"}],
+        "workers": 2,
+        "state": {"path": str(folder / "gateway.db")},
+        "admin": {
+            "address": f"{HOST}:{layout.admin}",
+            "tokens": [{"name": "demo", "role": "admin", "token_file": str(folder / "token")}],
+        },
+        "internal_callers": [f"{HOST}/32"],
+        "traffic": {"cohort": {"secret_file": str(folder / "cohort.secret")}},
+        "services": services,
+        "routes": [
+            {"path": "/api/ivor/", "service": "ivor"},
+            {"path": "/api/events/", "service": "events"},
+            {"path": "/api/newsroom/", "service": "newsroom"},
+            {"path": "/", "service": "website", "security": "page"},
+        ],
+        "security": {"profiles": {"page": {}}},
+    }

@@ -1,0 +1,264 @@
+"""What the client does when the gateway is away, breaks off, or is none; how it is found."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from gateway.admin import models
+from gateway.cli.client import PAUSES, AdminClient, AdminError
+from gateway.cli.link import Address, Link, parse_admin, resolve
+from gateway.demo import client_file
+from gateway.demo.client_file import ClientFile
+from tests.cli.fake_admin import TOKEN, FakeAdmin, Run
+from tests.cli.test_cli_verbs import TRAFFIC
+
+
+def link_to(admin: FakeAdmin) -> Link:
+    return Link(address=parse_admin(admin.url), token=TOKEN)
+
+
+class Naps:
+    """A sleep that only notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.taken: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.taken.append(seconds)
+
+
+CHANGE = models.TrafficChange.model_validate({"candidate": 20.0})
+
+
+async def test_a_broken_connection_is_tried_again_under_the_same_key(admin: FakeAdmin) -> None:
+    # A POST: aiohttp itself repeats a PUT once, which would blur the count.
+    admin.answer("POST", "/v1/traffic/finalize", TRAFFIC)
+    admin.breaks = 2
+    naps = Naps()
+    async with AdminClient(link_to(admin), sleep=naps) as client:
+        reply = await client.finalize(models.FinalizeRequest())
+    assert reply.value.revision == 7
+    assert len(admin.asked) == 3
+    assert len({asked.headers["Idempotency-Key"] for asked in admin.asked}) == 1
+    assert naps.taken == list(PAUSES[:2])
+
+
+async def test_two_calls_have_two_keys(admin: FakeAdmin) -> None:
+    admin.answer("PUT", "/v1/traffic", TRAFFIC)
+    async with AdminClient(link_to(admin)) as client:
+        await client.set_traffic(CHANGE)
+        await client.set_traffic(CHANGE)
+    assert len({asked.headers["Idempotency-Key"] for asked in admin.asked}) == 2
+
+
+async def test_a_connection_that_always_breaks_is_unreachable_in_the_end(admin: FakeAdmin) -> None:
+    admin.breaks = 100
+    async with AdminClient(link_to(admin), sleep=Naps()) as client:
+        with pytest.raises(AdminError) as caught:
+            await client.reload()
+    assert caught.value.kind == "unreachable"
+    assert len(admin.asked) == len(PAUSES) + 1
+
+
+async def test_a_problem_becomes_the_one_error(admin: FakeAdmin) -> None:
+    admin.problem(
+        "GET", "/v1/traffic", 412, "stale-revision", detail="it is 8", field="If-Match", hint="x"
+    )
+    async with AdminClient(link_to(admin)) as client:
+        with pytest.raises(AdminError) as caught:
+            await client.traffic()
+    error = caught.value
+    found = (error.kind, error.status, error.detail, error.field, error.hint)
+    assert found == ("stale-revision", 412, "it is 8", "If-Match", "x")
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, {"hello": "world"}), (502, "nginx"), (302, {})])
+async def test_what_is_no_gateway_is_told_so(
+    admin: FakeAdmin, gateway: Run, status: int, body: object
+) -> None:
+    admin.answer("GET", "/v1/status", body, status)
+    ended = await gateway("status")
+    assert ended.code == 3
+    assert "no gateway's admin API" in ended.err
+
+
+async def test_nobody_there_is_3_and_says_where(
+    gateway: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: nobody else takes it
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv("GATEWAY_ADMIN", address)
+        for verb in (["status"], ["traffic", "set", "5"], ["rollback"], ["reload"]):
+            ended = await gateway(*verb)
+            assert ended.code == 3
+            assert address in ended.err
+            assert "GATEWAY_ADMIN" in ended.err
+
+
+async def test_a_wrong_token_is_refused(
+    admin: FakeAdmin, gateway: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin.answer("GET", "/v1/status", {})
+    monkeypatch.setenv("GATEWAY_TOKEN", "wrong")
+    ended = await gateway("status")
+    assert ended.code == 4
+    assert "401" in ended.err
+    assert "wrong" not in ended.err
+
+
+async def test_a_token_file_is_read(
+    admin: FakeAdmin, gateway: Run, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    monkeypatch.delenv("GATEWAY_TOKEN")
+    (nowhere / "token").write_text(f"{TOKEN}\n")
+    assert (await gateway("traffic", "get", "--token-file", "token")).code == 0
+    assert (await gateway("traffic", "get", "--token-file", "missing")).code == 2
+    (nowhere / "token").write_text("two words")
+    assert (await gateway("traffic", "get", "--token-file", "token")).code == 2
+    assert (await gateway("traffic", "get")).code == 2
+
+
+async def test_a_unix_socket_is_spoken_through(admin: FakeAdmin, tmp_path: Path) -> None:
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", admin.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    path = os.path.relpath(tmp_path / "admin.sock")  # short enough for a socket's name
+    await web.UnixSite(runner, path).start()
+    try:
+        link = Link(address=parse_admin(f"unix:{path}"), token=TOKEN)
+        async with AdminClient(link) as client:
+            assert (await client.traffic()).value.revision == 7
+        absent = Link(address=parse_admin(f"unix:{path}.not"), token=TOKEN)
+        async with AdminClient(absent) as client:
+            with pytest.raises(AdminError, match="cannot reach"):
+                await client.traffic()
+    finally:
+        await runner.cleanup()
+
+
+async def test_redirects_are_not_followed_with_the_token(admin: FakeAdmin) -> None:
+    async def elsewhere(request: web.Request) -> web.Response:
+        del request
+        return web.Response(status=307, headers={"Location": f"{admin.url}/v1/traffic"})
+
+    app = web.Application()
+    app.router.add_get("/v1/traffic", elsewhere)
+    server = TestServer(app)
+    await server.start_server()
+    try:
+        link = Link(address=parse_admin(f"http://127.0.0.1:{server.port}"), token=TOKEN)
+        async with AdminClient(link) as client:
+            with pytest.raises(AdminError):
+                await client.traffic()
+    finally:
+        await server.close()
+    assert admin.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("127.0.0.1:9090", Address(base="http://127.0.0.1:9090")),
+        ("http://localhost:9090/", Address(base="http://localhost:9090")),
+        ("http://[::1]:9090", Address(base="http://[::1]:9090")),
+        ("https://gw.example", Address(base="https://gw.example")),
+        ("unix:/run/a.sock", Address(base="http://localhost", socket="/run/a.sock")),
+        ("unix:///run/a.sock", Address(base="http://localhost", socket="/run/a.sock")),
+        ("unix:var/a.sock", Address(base="http://localhost", socket="var/a.sock")),
+    ],
+)
+def test_admin_addresses(text: str, expected: Address) -> None:
+    assert parse_admin(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "unix:", "ftp://x", "http://gw.example:9090", "http://10.0.0.1", "http://x:99999",
+     "https://u:p@gw.example", "https://gw.example/path", "https://gw.example?x", "http://"],
+)  # fmt: skip
+def test_addresses_that_are_none_or_would_leak_the_token(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        parse_admin(text)
+
+
+def test_no_link_shows_its_token() -> None:
+    assert TOKEN not in repr(Link(address=Address(base="http://localhost"), token=TOKEN))
+
+
+# --- the running demo ---------------------------------------------------------------------------
+
+DEMO = ClientFile(
+    admin="http://127.0.0.1:9191",
+    token="token-of-the-demo",
+    pid=os.getpid(),
+    public="http://127.0.0.1:8080",
+    config="var/demo/gateway.yaml",
+)
+
+
+def found(folder: Path, admin: str | None = None, **environment: str) -> tuple[str, str]:
+    environment.setdefault("XDG_RUNTIME_DIR", str(folder / "runtime"))
+    address, token = resolve(admin, None, folder, environment)
+    return str(address), token
+
+
+def test_a_demo_is_found_in_its_folder_and_from_elsewhere(tmp_path: Path) -> None:
+    client_file.write(tmp_path / client_file.FOLDER_FILE, DEMO)
+    assert found(tmp_path) == (DEMO.admin, DEMO.token)
+    (tmp_path / client_file.FOLDER_FILE).unlink()
+    client_file.write(client_file.user_file({"XDG_RUNTIME_DIR": str(tmp_path / "runtime")}), DEMO)
+    assert found(tmp_path) == (DEMO.admin, DEMO.token)
+
+
+def test_what_is_said_wins_over_a_demo(tmp_path: Path) -> None:
+    client_file.write(tmp_path / client_file.FOLDER_FILE, DEMO)
+    assert found(tmp_path, GATEWAY_TOKEN="mine") == ("http://127.0.0.1:9090", "mine")
+    assert found(tmp_path, "127.0.0.1:9191") == (DEMO.admin, DEMO.token)
+    with pytest.raises(click.UsageError):
+        found(tmp_path, "127.0.0.1:9192")
+
+
+def test_a_dead_demos_file_is_ignored(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    path = tmp_path / client_file.FOLDER_FILE
+    client_file.write(path, ClientFile(**{**_fields(DEMO), "pid": child.pid}))  # type: ignore[arg-type]  # the fields as they were
+    with pytest.raises(click.UsageError):
+        found(tmp_path)
+
+
+def _fields(content: ClientFile) -> dict[str, object]:
+    return {name: getattr(content, name) for name in content.__struct_fields__}
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
+def test_a_file_that_others_may_read_is_not_trusted(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / client_file.FOLDER_FILE
+    client_file.write(path, DEMO)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(mode)
+    with pytest.raises(click.UsageError):
+        found(tmp_path)
+
+
+def test_only_its_own_file_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "client.json"
+    client_file.write(path, DEMO)
+    client_file.remove(path, DEMO.pid + 1)
+    assert path.exists()
+    client_file.remove(path, DEMO.pid)
+    assert not path.exists()
+    client_file.remove(path, DEMO.pid)
