@@ -160,6 +160,7 @@ class SqliteStore:
         store = cls(path, fallback)
         try:
             await store._run(store._connect)
+            await store._run(store._load)  # rows that make no state are damage too
         except StoreError:
             await store.close()
             raise

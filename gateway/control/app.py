@@ -1,0 +1,290 @@
+"""Control's composition root: everything concrete is made and joined here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gateway.admin.api import Api
+from gateway.admin.calls import CALLS
+from gateway.admin.pictures import Pictures
+from gateway.admin.replay import Replays
+from gateway.admin.server import Server
+from gateway.admin.streams import Streams
+from gateway.board import layout
+from gateway.channel import handover
+from gateway.channel.unix import bind_unix
+from gateway.control import start
+from gateway.control.allocation import Allocation, AllocationError
+from gateway.control.desk import Refused
+from gateway.control.events import Events
+from gateway.control.hub import Hub
+from gateway.control.observed import BoardSlabs, Observed
+from gateway.control.operations import Operations
+from gateway.control.resolver import Resolver
+from gateway.control.settings import SettingsError
+from gateway.control.store import SqliteStore, StoreError
+from gateway.control.switchboard import Caller, Parts, Switchboard
+from gateway.control.tasks import Tasks
+from gateway.health.prober import Prober
+
+if TYPE_CHECKING:
+    from gateway.board.board import Board
+    from gateway.channel.childspec import ChildSpec
+    from gateway.channel.messages import Hello
+    from gateway.config.snapshot import Endpoint
+    from gateway.control.settings import Loader, Settings
+    from gateway.control.state import State
+    from gateway.control.store import Store
+    from gateway.health.machine import Health
+    from gateway.health.probes import NetworkProbes, Probes
+
+log = logging.getLogger("gateway.control")
+
+HEARTBEAT = 0.25
+#: Seconds that names may take before workers get a snapshot without their addresses.
+FIRST_NAMES = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What control meets the world through; tests give their own."""
+
+    board: Board
+    store: Store
+    probes: Probes
+    load: Loader
+
+
+class Control:
+    """One control process. ``start`` serves; ``close`` lets go of everything."""
+
+    def __init__(self, spec: ChildSpec, settings: Settings, outside: Outside) -> None:
+        self._spec = spec
+        self._outside = outside
+        self._first = settings
+        self.tasks = Tasks()
+        self.events = Events(f"{time.time_ns() // 1_000_000:x}")
+        self.switchboard: Switchboard
+        self.operations: Operations
+        self._server: Server | None = None
+        self._handover: handover.Server | None = None
+
+    async def start(self) -> None:
+        """Take up what was there, then serve workers and the admin API.
+
+        Raises AllocationError where the configuration does not fit the board.
+        """
+        board, spec = self._outside.board, self._spec
+        board.words[layout.H_CONTROL_PID] = os.getpid()
+        board.words[layout.H_CONTROL_STARTED] = time.monotonic_ns()
+        board.set_control_state(layout.STATE_STARTING)
+        self.tasks.start(self._beat(), name="heartbeat")
+        await self._join()
+        hub = self.switchboard.parts.hub
+        await hub.listen(socket.socket(fileno=spec.channel))
+        start.forget_other_boots(spec.snapshot_file)
+        await self._serve_admin()
+        self._serve_handover()
+        board.set_control_state(layout.STATE_READY)
+        log.info("control serves snapshot %d", hub.number)
+
+    async def _join(self) -> None:
+        """Make the parts and put the first snapshot together."""
+        board, store = self._outside.board, self._outside.store
+        allocation = Allocation(board)
+        first = start.begin(
+            self._first,
+            await self._kept(),
+            start.running_snapshot(self._spec.snapshot_file, board),
+            board=board,
+            allocation=allocation,
+            fresh=fresh,
+        )
+        hub = Hub(
+            first.topology,
+            first.state.traffic(),
+            number=first.number,
+            snapshot_file=self._spec.snapshot_file,
+            clock=time.monotonic,
+            slabs=BoardSlabs(board),
+        )
+        hub.ahead = self._ahead
+        chance = random.Random()  # noqa: S311  jitter, no secret
+        parts = Parts(
+            store=store,
+            hub=hub,
+            prober=Prober(
+                self._outside.probes,
+                board,
+                self.tasks,
+                random=chance,
+                now=time.monotonic_ns,
+                changed=self._health_changed,
+            ),
+            resolver=Resolver(hub.publish, self.tasks, random=chance),
+            allocation=allocation,
+            board=board,
+            events=self.events,
+            facts=Observed(board, lambda: hub.topology),
+            tasks=self.tasks,
+            clock=time.monotonic,
+            wall=time.time,
+            fresh=fresh,
+        )
+        self.switchboard = Switchboard(parts, self._first, first.state)
+        self.operations = Operations(self.switchboard, self._outside.load)
+        await self._store_first()
+        hosts = {each.host for pool in first.topology.pools for each in pool.endpoints}
+        await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
+        self.switchboard.watch(first.topology)
+
+    async def _kept(self) -> State | None:
+        try:
+            return await self._outside.store.load()
+        except StoreError:
+            log.exception("the state store cannot be read; starting without it")
+            return None
+
+    async def _store_first(self) -> None:
+        """Keep what this process starts from; where that fails it is kept with the next write."""
+        try:
+            await self._outside.store.save(self.switchboard.state, [])
+        except StoreError:
+            log.exception("the state store cannot be written")
+
+    async def _serve_admin(self) -> None:
+        switch = self.switchboard
+        shown = Pictures(switch, time.monotonic_ns)
+        api = Api(switch, self.operations, shown)
+        streams = Streams(self.events)
+        self._server = Server(
+            {call.name: getattr(api, call.name) for call in CALLS if hasattr(api, call.name)},
+            {
+                call.name: getattr(streams, call.name)
+                for call in CALLS
+                if hasattr(streams, call.name)
+            },
+            Replays(self._outside.store, time.time),
+            lambda: switch.settings,
+        )
+        await self._server.start([socket.socket(fileno=fd) for fd in self._spec.admin])
+
+    def _serve_handover(self) -> None:
+        spec = self._spec
+        try:
+            listener = bind_unix(spec.admin_socket)
+        except OSError:
+            # Only a next supervisor asks there, and it starts a control of its own.
+            log.exception("%s cannot be served", spec.admin_socket)
+            return
+        self._handover = handover.Server(
+            listener,
+            asyncio.get_running_loop(),
+            board=spec.board,
+            state=self._told,
+            sockets=lambda: handover.spec_sockets(spec) if self._server is not None else (),
+        )
+
+    def _told(self) -> handover.State:
+        """Return what control says of itself to a supervisor."""
+        hub = self.switchboard.parts.hub
+        word = self._outside.board.words[layout.H_CONTROL_STATE]
+        return handover.State(
+            role="control",
+            pid=os.getpid(),
+            slot=-1,
+            slab=-1,
+            slabs=self._outside.board.slabs,
+            boot=self._spec.boot,
+            state=layout.STATE_NAMES[word],
+            topology=hub.topology.number,
+            traffic=hub.traffic.revision,
+        )
+
+    async def close(self) -> None:
+        """Stop serving; workers go on with what they have."""
+        self._outside.board.set_control_state(layout.STATE_DRAINING)
+        if self._handover is not None:
+            self._handover.close()
+        self.events.close()
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
+        await self.tasks.close()
+        if hasattr(self, "switchboard"):
+            await self.switchboard.parts.hub.close()
+        await self._outside.store.close()
+        self._outside.board.set_control_state(layout.STATE_GONE)
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        while True:
+            self._outside.board.beat_control(time.monotonic_ns())
+            await asyncio.sleep(HEARTBEAT)
+
+    def _ahead(self, hello: Hello) -> None:
+        self.tasks.start(self.switchboard.keep_above(hello.traffic), name="renumber")
+
+    def _health_changed(self, endpoint: Endpoint, health: Health) -> None:
+        log.info("%s (%s) is %s", endpoint.id, endpoint.url, health.word)
+        self.events.publish("health", endpoint=endpoint.id, url=endpoint.url, health=health.word)
+
+    def reload(self) -> None:
+        """Read the file again, in the background (SIGHUP)."""
+        self.tasks.start(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        caller = Caller(actor="SIGHUP", address="signal")
+        try:
+            done = await self.operations.reload(caller)
+        except (SettingsError, Refused, AllocationError, StoreError) as error:
+            log.error("reload refused, the old configuration stays: %s", error)  # noqa: TRY400
+            return
+        log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
+
+
+def _handlers(owner: Api | Streams) -> dict[str, Any]:
+    """Return an object's handlers by the names of their calls."""
+    return {call.name: getattr(owner, call.name) for call in CALLS if hasattr(owner, call.name)}
+
+
+def fresh() -> bytes:
+    """Return the chance that a new split's salt and id are made from."""
+    return secrets.token_bytes(22)
+
+
+async def run(spec: ChildSpec, load: Loader, probes: NetworkProbes, board: Board) -> int:
+    """Serve until SIGTERM. Returns the exit code: 0, or 2 where the file cannot be used."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Until there is something to reload, and so that it ends nobody meanwhile.
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+    try:
+        settings = await asyncio.to_thread(load)
+    except SettingsError as error:
+        for where, what in error.faults:
+            log.error("%s: %s", where, what)  # noqa: TRY400  one line for each fault
+        return 2
+    store = await SqliteStore.open(settings.state_path)
+    outside = Outside(board=board, store=store, probes=probes, load=load)
+    control = Control(spec, settings, outside)
+    try:
+        await control.start()
+        loop.add_signal_handler(signal.SIGHUP, control.reload)
+        await stop.wait()
+    finally:
+        await control.close()
+        await probes.close()
+    return 0

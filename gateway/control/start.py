@@ -1,0 +1,125 @@
+"""What control starts from: the store, the file, the snapshot that workers serve, the board."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.board import layout
+from gateway.channel import snapshotfile
+from gateway.control import merge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.board.board import Board
+    from gateway.channel.messages import Apply
+    from gateway.config.snapshot import Topology
+    from gateway.control.allocation import Allocation
+    from gateway.control.settings import Settings
+    from gateway.control.state import State
+
+log = logging.getLogger("gateway.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """The first snapshot of this process."""
+
+    state: State
+    topology: Topology
+    number: int
+
+
+def running_snapshot(path: str, board: Board) -> Apply | None:
+    """Return the snapshot that workers serve, None where there is nothing to go on from.
+
+    That is this boot's file; where there is none and workers live on this board all the same, a
+    supervisor has taken them over from another boot, whose file is the newest beside it.
+    """
+    candidates = [Path(path)]
+    if not candidates[0].exists() and board.workers():
+        others = Path(path).parent.glob("snapshot-*.bin")
+        candidates += sorted(others, key=_modified, reverse=True)
+    for each in candidates:
+        try:
+            found = snapshotfile.read(str(each))
+        except snapshotfile.SnapshotFileError as error:
+            log.warning("no use: %s", error)
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def forget_other_boots(path: str) -> None:
+    """Remove snapshot files that belong to supervisors before this one."""
+    own = Path(path)
+    for each in own.parent.glob("snapshot-*.bin*"):
+        if each.name != own.name:
+            each.unlink(missing_ok=True)
+
+
+def begin(
+    settings: Settings,
+    kept: State | None,
+    running: Apply | None,
+    *,
+    board: Board,
+    allocation: Allocation,
+    fresh: Callable[[], bytes],
+) -> Beginning:
+    """Return what to serve first. Numbers go on above all that a worker may have been told.
+
+    Raises AllocationError where the board has no place.
+    """
+    if running is not None and running.topology is not None:
+        allocation.take_over(running.topology)
+    start = merge.recovered(kept, running)
+    if start is not kept:
+        log.warning("the state store is behind what workers serve; going on from the latter")
+    state = merge.merged(settings, start, fresh)
+    told = _told(board, layout.S_TRAFFIC)
+    served = running.traffic if running is not None else None
+    if served is not None:
+        told = max(told, served.revision)
+    same = served is not None and served == state.traffic()
+    if not same and state.revision <= told:
+        state = msgspec.structs.replace(state, revision=told + 1)
+    return Beginning(
+        state=state,
+        topology=_topology(settings, state, running, board, allocation),
+        number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
+    )
+
+
+def _topology(
+    settings: Settings,
+    state: State,
+    running: Apply | None,
+    board: Board,
+    allocation: Allocation,
+) -> Topology:
+    served = running.topology if running is not None else None
+    number = served.number if served is not None else 0
+    wanted = merge.topology(settings, state, allocation, number)
+    if wanted == served:
+        return wanted
+    number = max(number, _told(board, layout.S_TOPOLOGY))
+    return msgspec.structs.replace(wanted, number=number + 1)
+
+
+def _told(board: Board, word: int) -> int:
+    """Return the highest number of one kind that a worker on this board has served."""
+    return max((board.slab(slab)[word] for slab in range(board.slabs)), default=0)
