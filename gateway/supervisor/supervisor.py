@@ -15,7 +15,13 @@ from gateway.board.board import Board
 from gateway.supervisor.children import Child, Event, Phase, Started, exit_in_words
 from gateway.supervisor.seats import CONTROL_CHANNEL, Seat, Starter
 from gateway.supervisor.sockets import ADDRESSES_FILE, Sockets
-from gateway.supervisor.takeover import CONTROL_SOCKET, WORKER_SOCKETS, end_control, find
+from gateway.supervisor.takeover import (
+    CONTROL_SOCKET,
+    WORKER_SOCKETS,
+    end_control,
+    find,
+    worker_socket,
+)
 from gateway.supervisor.watch import FIRST_DELAY, Watchdog
 
 if TYPE_CHECKING:
@@ -190,12 +196,13 @@ class Supervisor:
         return ""
 
     def _clear_words(self, child: Child) -> None:
-        """Take a process that has ended off the board."""
+        """Take a process that has ended off the board, and its own socket out of the folder."""
         if child.role == "control":
             self._board.words[layout.H_CONTROL_STATE] = layout.STATE_GONE
             self._board.words[layout.H_CONTROL_PID] = 0
         elif child.slab >= 0:
             self._board.release(child.slab)
+            Path(self._plan.run_dir, worker_socket(child.slab)).unlink(missing_ok=True)
 
     def _notice_ready(self) -> None:
         for child in self._children:

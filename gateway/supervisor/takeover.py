@@ -56,6 +56,11 @@ class Inheritance:
         return bool(self.workers or self.control)
 
 
+def worker_socket(slab: int) -> str:
+    """Return the name of a worker's own socket (``ChildSpec.worker_socket``)."""
+    return WORKER_SOCKETS.replace("*", str(slab))
+
+
 def find(plan: Plan, say: Callable[[str], None]) -> Inheritance:
     """Ask every child that still listens in the run folder, and take over what it hands.
 
