@@ -33,6 +33,7 @@ def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
     that this version knows but does not act on are warned of. Exits with 0 where the file is
     right, with warnings too, and with 2 where it is wrong.
     """
+    from gateway.config.build import routes_of
     from gateway.config.load import ConfigErrors, read_file
 
     try:
@@ -42,5 +43,9 @@ def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
         ctx.exit(Exit.USAGE)
     for warning in loaded.warnings:
         click.echo(f"{warning} [warning]", err=True)
-    services, routes = len(loaded.config.services), len(loaded.config.routes)
-    click.echo(f"{file}: ok ({services} services, {routes} routes)")
+    services, routes = len(loaded.config.services), len(routes_of(loaded.config))
+    click.echo(f"{file}: ok ({_count(services, 'service')}, {_count(routes, 'route')})")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

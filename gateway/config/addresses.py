@@ -40,6 +40,9 @@ class EndpointAddress:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return self.url
+
 
 @dataclass(frozen=True, slots=True)
 class SocketAddress:

@@ -70,11 +70,11 @@ def _at(data: object, place: Place) -> object:
 def not_yet(data: object) -> dict[str, list[Place]]:
     """Return the places of keys in a file that are not in force, by their patterns.
 
-    A key that is set to null is as good as absent.
+    A key that is set to null or to an empty list is as good as absent.
     """
     found: dict[str, list[Place]] = {}
     for place in _set_keys(data, ()):
         pattern = pattern_of(place)
-        if pattern in NOT_YET and _at(data, place) is not None:
+        if pattern in NOT_YET and _at(data, place) not in (None, ()):
             found.setdefault(pattern, []).append(place)
     return found

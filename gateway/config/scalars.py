@@ -45,6 +45,10 @@ class Rate:
         """The rate as requests a second."""
         return self.count / self.period
 
+    def __str__(self) -> str:
+        unit = next(unit for unit, period in _PERIODS.items() if period == self.period)
+        return f"{self.count}/{unit}"
+
 
 def shown(value: object) -> str:
     """Return a scalar as an error message may quote it: short, and on one line."""

@@ -9,7 +9,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Strict, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    Strict,
+    WithJsonSchema,
+)
 
 from gateway.config.addresses import (
     EndpointAddress,
@@ -198,6 +206,9 @@ def _json(title: str, pattern: str = "", *examples: str) -> WithJsonSchema:
     return WithJsonSchema(schema)
 
 
+#: Dumps as the file has it, for what is no plain number or text.
+_AS_WRITTEN = PlainSerializer(str, return_type=str)
+
 _DURATION = _json("duration", DURATION_PATTERN, "500ms", "5s", "2m", "24h", "30d")
 _SIZE = _json("size", SIZE_PATTERN, "64KiB", "10MiB")
 
@@ -212,7 +223,7 @@ Size = Annotated[int, PlainValidator(parse_size), _SIZE]
 #: Octets of a request's head: one buffer holds it whole.
 HeadSize = Annotated[int, PlainValidator(_size_from(1024, 1024**2)), _SIZE]
 RequestRate = Annotated[
-    Rate, PlainValidator(parse_rate), _json("rate", RATE_PATTERN, "60/min", "100/s")
+    Rate, PlainValidator(parse_rate), _AS_WRITTEN, _json("rate", RATE_PATTERN, "60/min", "100/s")
 ]
 #: A share from 0.0 to 1.0, written as a percentage.
 Share = Annotated[
@@ -279,13 +290,18 @@ Network = Annotated[
 Endpoint = Annotated[
     EndpointAddress,
     PlainValidator(_text(parse_endpoint)),
+    _AS_WRITTEN,
     _json("endpoint", "^[Hh][Tt][Tt][Pp][Ss]?://", "http://127.0.0.1:3101"),
 ]
 ListenAddress = Annotated[
-    SocketAddress, PlainValidator(_text(parse_listen)), _json("address", ":[0-9]+$", "0.0.0.0:8080")
+    SocketAddress,
+    PlainValidator(_text(parse_listen)),
+    _AS_WRITTEN,
+    _json("address", ":[0-9]+$", "0.0.0.0:8080"),
 ]
 AdminAddress = Annotated[
     SocketAddress,
     PlainValidator(_text(parse_admin_address)),
+    _AS_WRITTEN,
     _json("address", "^unix:.+|:[0-9]+$", "127.0.0.1:9090", "unix:/run/gateway/admin.sock"),
 ]

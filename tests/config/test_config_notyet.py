@@ -1,0 +1,93 @@
+"""The keys that are typed but not in force: the table is true, and each is warned of once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gateway.config.keys import all_keys, known_keys, pattern_of
+from gateway.config.load import parse_text
+from gateway.config.notyet import NOT_YET
+
+HERE = Path(__file__).parent
+
+
+def warnings(text: str) -> list[str]:
+    loaded = parse_text(text.encode(), "f", {}, read_secrets=False)
+    return [str(warning) for warning in loaded.warnings]
+
+
+def test_the_table_names_keys_that_exist() -> None:
+    assert set(NOT_YET) <= {key.pattern for key in all_keys()}
+
+
+def test_no_row_is_covered_by_another() -> None:
+    for row in NOT_YET:
+        assert not [other for other in NOT_YET if row.startswith((f"{other}.", f"{other}["))]
+
+
+def test_a_key_is_warned_of_once_with_its_lines() -> None:
+    text = """\
+services:
+  a:
+    blue: {endpoints: ["http://a"]}
+    retries: 1
+  b:
+    blue: {endpoints: ["http://b"]}
+    retries: 2
+    breaker: {failures: 3}
+  c:
+    blue: {endpoints: ["http://c"]}
+    retries: 0
+routes: [{service: a}]
+"""
+    assert warnings(text) == [
+        (
+            "f:4:5: services.a.retries: has no effect yet: this version answers with the failure "
+            "(also at line 7, 11)"
+        ),
+        "f:8:5: services.b.breaker: has no effect yet: this version answers with the failure",
+    ]
+
+
+def test_nothing_is_warned_of_that_is_not_set() -> None:
+    text = "services: {a: {blue: {endpoints: ['http://a']}, depends_on: []}}\nadmin: {tls: null}\n"
+    assert warnings(text) == []
+
+
+def test_a_key_in_force_is_not_warned_of() -> None:
+    text = """\
+limits: {body: 1MiB}
+on_control_lost: {do: stable}
+access_log: off
+internal_callers: [127.0.0.1]
+traffic: {cohort: {header: X-User-Id}, assets: {keep: 1d}, behind_cdn: true}
+services:
+  a:
+    blue: {endpoints: ["http://a"]}
+    health: {interval: 1s, interval_down: 1s, rise: 1, fall: 1, L1: {tcp: true}, L2: {path: /}}
+    timeouts: {total: 1s}
+    max_in_flight: 1
+    drain_timeout: 1s
+    balance: hash
+    host: rewrite
+    tls: {ca: ca.pem}
+routes: [{service: a, strip: true, limits: {body: 1B}, timeouts: {total: 1s}, security: page}]
+security: {profiles: {page: {csp: "default-src 'none'", hsts: 1d}}}
+"""
+    assert warnings(text) == []
+
+
+def test_the_contracts_whole_example_is_accepted() -> None:
+    text = (HERE / "contract_example.yaml").read_text(encoding="utf-8")
+    warned = {line.split(": ")[1] for line in warnings(text)}
+    assert "releases" in warned
+    assert "services.ivor.health.L3" in warned
+    # Every row whose key the example sets is told, and no other.
+    assert len(warned) == 18
+
+
+def test_a_place_has_a_pattern() -> None:
+    assert pattern_of(("services", "a", "blue", "endpoints", 3)) == "services.*.blue.endpoints[]"
+    assert pattern_of(("listen", 0, "tls")) == "listen[].tls"
+    assert "balance" in known_keys(("services", "a"))
+    assert known_keys(("services",)) == ()
