@@ -63,8 +63,7 @@ def command(
             )
         from gateway.cli.rollback_local import rollback_local
 
-        rollback_local(config, undo)
-        return
+        sys.exit(rollback_local(config, undo))
     if undo or config is not None:
         raise click.UsageError("--undo and --config go with --local")
     request = models.RollbackRequest(reason=reason, to=to, services=chosen(services), force=force)
