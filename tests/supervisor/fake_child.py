@@ -123,6 +123,11 @@ class Child:
 
     def obey(self, connection: socket.socket) -> None:
         command = connection.makefile("r").readline().strip()
+        # Before the answer: the test may send a signal as soon as it has it.
+        self.stubborn = self.stubborn or command == "stubborn"
+        if command == "hold":
+            self.held.add(connection)
+            self.loop.add_reader(connection.fileno(), lambda: self.let_go(connection))
         told = {"pid": os.getpid(), "slot": self.spec.slot, "slab": self.spec.slab}
         told["boot"] = self.spec.boot  # type: ignore[assignment]  # a line of JSON, no more
         with contextlib.suppress(OSError):
@@ -132,11 +137,7 @@ class Child:
         if command == "hang":
             while True:
                 signal.pause()
-        self.stubborn = self.stubborn or command == "stubborn"
-        if command == "hold":
-            self.held.add(connection)
-            self.loop.add_reader(connection.fileno(), lambda: self.let_go(connection))
-        else:
+        if command != "hold":
             self.close(connection)
 
     def let_go(self, connection: socket.socket) -> None:
