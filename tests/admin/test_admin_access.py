@@ -1,0 +1,199 @@
+"""Who may call what, what every answer bears, and the pages for people."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from gateway.admin import auth
+from gateway.admin.api import Api
+from gateway.admin.calls import CALLS, Call
+from gateway.admin.streams import Streams, policy
+from tests.control.world import OPERATOR, TOKENS, VIEWER, World, client, running
+
+SECRETS = {"viewer": VIEWER, "operator": OPERATOR, "admin": "admin-secret"}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with running(tmp_path, workers=1) as world:
+        yield world
+
+
+def path_of(call: Call) -> str:
+    return call.path.format(service="ivor", slot="green")
+
+
+def test_every_call_has_its_handler() -> None:
+    for call in CALLS:
+        assert hasattr(Api, call.name) or hasattr(Streams, call.name), call.name
+
+
+async def test_every_call_asks_for_its_role(world: World) -> None:
+    async with aiohttp.ClientSession(world.url) as nobody:
+        for call in (each for each in CALLS if each.role is not None):
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": VIEWER}):
+                async with nobody.request(call.method, path_of(call), headers=headers) as answer:
+                    assert answer.status == 401, call.name
+                    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+                    assert answer.content_type == "application/problem+json"
+
+
+@pytest.mark.parametrize("role", ["viewer", "operator", "admin"])
+async def test_a_role_reaches_what_is_at_or_below_it(world: World, role: str) -> None:
+    async with client(world, SECRETS[role]) as api:
+        for call in (each for each in CALLS if each.role is not None):
+            below = auth.RANKS[role] < auth.RANKS[str(call.role)]
+            async with api.request(call.method, path_of(call)) as answer:
+                assert (answer.status == 403) is below, (role, call.name, answer.status)
+
+
+async def test_what_needs_no_role_needs_no_token(world: World) -> None:
+    async with aiohttp.ClientSession(world.url) as nobody:
+        for call in (each for each in CALLS if each.role is None):
+            async with nobody.request(call.method, call.path) as answer:
+                assert answer.status == 200, call.name
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                assert answer.headers["Cache-Control"] == "no-store"
+
+
+async def test_without_tokens_nothing_is_written_and_a_hint_says_why(world: World) -> None:
+    control = world.control
+    assert control is not None
+    bare = dataclasses.replace(world.settings, tokens=())
+    control.switchboard.settings = bare
+    async with client(world) as api, api.put("/v1/traffic", json={"candidate": 1}) as answer:
+        problem = await answer.json(content_type=None)
+        assert answer.status == 401
+    assert "admin.tokens" in problem["hint"]
+
+
+async def test_a_foreign_host_is_refused(world: World) -> None:
+    async with client(world) as api:
+        for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:9090", "[::1", ""):
+            async with api.get("/v1/status", headers={"Host": host}) as answer:
+                assert answer.status in {421, 400}, host
+        for host in ("localhost", "LOCALHOST:9090", "127.0.0.1", "[::1]:9090", "127.0.0.2:1"):
+            async with api.get("/v1/status", headers={"Host": host}) as answer:
+                assert answer.status == 200, host
+
+
+def test_hosts_of_the_configuration_are_accepted() -> None:
+    assert auth.host_accepted("gw.internal:9090", ("GW.internal",), unix=False)
+    assert not auth.host_accepted("gw.internal:x", ("gw.internal",), unix=False)
+    assert not auth.host_accepted(None, ("gw.internal",), unix=False)
+    assert auth.host_accepted("whatever", (), unix=True)
+
+
+async def test_other_methods_are_405_and_other_paths_404(world: World) -> None:
+    async with client(world) as api:
+        async with api.patch("/v1/traffic") as answer:
+            assert answer.status == 405
+            assert set(answer.headers["Allow"].split(",")) == {"GET", "PUT"}
+            assert answer.content_type == "application/problem+json"
+        for path in ("/v1/releases", "/v1/breakers/x/reset", "/v1/services/ivor/maintenance"):
+            async with api.post(path) as answer:
+                assert answer.status == 404
+
+
+def test_no_secret_is_in_a_repr() -> None:
+    assert VIEWER not in repr(TOKENS)
+    assert TOKENS[0].digest.hex() not in repr(TOKENS)
+    assert repr(TOKENS[0].digest) not in repr(TOKENS)
+
+
+def test_bearer_reads_the_field_strictly() -> None:
+    assert auth.bearer("Bearer  abc ") == b"abc"
+    assert auth.bearer("bearer abc") == b"abc"
+    for field in (None, "", "Bearer", "Bearer ", "Basic abc", "Bearer" + "x" * 5000):
+        assert auth.bearer(field) is None
+
+
+async def test_status_is_one_picture(world: World) -> None:
+    async with client(world, VIEWER) as api, api.get("/v1/status") as answer:
+        status = await answer.json()
+    assert [each["name"] for each in status["services"]] == ["events", "ivor"]
+    pools = status["services"][1]["pools"]
+    assert [(each["color"], each["role"], each["source"]) for each in pools] == [
+        ("blue", "stable", "file"),
+        ("green", "candidate", "file"),
+    ]
+    endpoint = pools[0]["endpoints"][0]
+    assert (endpoint["id"], endpoint["health"]) == ("ivor-blue-1-0", "up")
+    assert {each["level"] for each in endpoint["probes"]} == {"L1", "L2"}
+    assert [each["role"] for each in status["processes"]] == ["supervisor", "control", "worker"]
+    assert status["processes"][2]["snapshot"] == status["snapshot"]
+    assert status["warnings"] == []
+
+
+async def test_readyz_waits_for_workers_and_nothing_else(world: World) -> None:
+    async with aiohttp.ClientSession(world.url) as api:
+        assert (await api.get("/readyz")).status == 200
+        world.probes.down.update({"http://127.0.0.1:3000", "http://127.0.0.1:4000"})
+        assert (await api.get("/readyz")).status == 200
+        world.workers[0].answers = False
+        control = world.control
+        assert control is not None
+        number = control.switchboard.parts.hub.send()
+        async with api.get("/readyz") as answer:
+            assert answer.status == 503
+            assert "worker 0" in (await answer.json(content_type=None))["lagging"][0]
+        await world.workers[0].until(number)
+        world.workers[0].acknowledge(number)
+        async with asyncio.timeout(5):
+            while not control.switchboard.parts.hub.current():
+                await asyncio.sleep(0)
+        assert (await api.get("/readyz")).status == 200
+
+
+async def test_metrics_come_from_the_board(world: World) -> None:
+    async with aiohttp.ClientSession(world.url) as api, api.get("/metrics") as answer:
+        assert answer.content_type == "text/plain"
+        text = await answer.text()
+    assert 'gateway_traffic_weight{role="stable",service="ivor"} 100.0' in text
+    assert "gateway_workers 1.0" in text
+
+
+async def test_events_can_be_resumed(world: World) -> None:
+    async with client(world, VIEWER) as watcher, client(world) as api:
+
+        async def following(last: str | None) -> tuple[str, str, dict[str, object]]:
+            headers = {"Last-Event-ID": last} if last else {}
+            async with watcher.get("/v1/events", headers=headers) as stream:
+                assert stream.content_type == "text/event-stream"
+                assert (await stream.content.readuntil(b"\n\n")).startswith(b"retry:")
+                if last is None:
+                    await api.put("/v1/traffic", json={"candidate": 10})
+                block = (await stream.content.readuntil(b"\n\n")).decode()
+            lines = dict(line.split(": ", 1) for line in block.strip().split("\n"))
+            return lines["id"], lines["event"], json.loads(lines["data"])
+
+        first = await following(None)
+        assert first[1] == "traffic"
+        assert first[2]["weights"] == {"events": 10, "ivor": 10}
+        await api.post("/v1/rollback", json={"reason": "oh"})
+        second = await following(first[0])
+        assert second[2]["action"] == "rollback"
+        # What another process said is not known here: all that is kept comes.
+        assert (await following("0-17"))[1] in {"pool", "health", "traffic"}
+
+
+async def test_pages_run_their_own_script_and_load_nothing(world: World) -> None:
+    async with aiohttp.ClientSession(world.url) as api:
+        for path in ("/", "/docs"):
+            async with api.get(path) as answer:
+                text = await answer.text()
+                assert answer.headers["Content-Security-Policy"] == policy(text)
+                assert "default-src 'none'" in policy(text)
+                assert "src=" not in text
+                assert "{{" not in text
+        async with api.get("/openapi.json") as answer:
+            document = await answer.json()
+    assert document["openapi"] == "3.1.0"
+    assert set(document["paths"]) == {call.path for call in CALLS}
