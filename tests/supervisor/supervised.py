@@ -144,11 +144,23 @@ class Gateway:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for event in self.events("start"):
-            with contextlib.suppress(OSError):
-                command = Path(f"/proc/{event.pid}/cmdline").read_bytes()
-                if FAKE.name.encode() in command:
-                    os.kill(event.pid, signal.SIGKILL)
+        for pid in self.left_running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def left_running(self) -> list[int]:
+        """Return the stand-ins of this run folder, those included that have not begun yet."""
+        left = []
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal():
+                with contextlib.suppress(OSError):
+                    fake_child = FAKE.name.encode() in (folder / "cmdline").read_bytes()
+                    if (
+                        fake_child
+                        and str(self.run_dir).encode() in (folder / "environ").read_bytes()
+                    ):
+                        left.append(int(folder.name))
+        return left
 
 
 def say_to(connection: socket.socket, command: str) -> dict[str, Any]:
