@@ -1,1 +1,1 @@
-"""The data plane: downstream and upstream connections, the exchange between them, pools, tunnels."""
+"""The data plane: downstream and upstream connections, exchanges, pools, tunnels."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.policy import override
 from gateway.policy.cohort import (
     cohort_key,
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
     from gateway.proxy.serving import Serving
     from gateway.wire.head import Head
 
-_SEC_FETCH = cython.declare(
-    cython.ulonglong, mask(SEC_FETCH_MODE, SEC_FETCH_DEST, SEC_FETCH_SITE)
-)
+_SEC_FETCH = cython.declare(cython.ulonglong, mask(SEC_FETCH_MODE, SEC_FETCH_DEST, SEC_FETCH_SITE))
 _KEY_LENGTH = 16
 _HEX = frozenset(b"0123456789abcdef")
 
@@ -119,7 +116,7 @@ def assign_internal(serving: Serving, head: Head, weight: int) -> Assignment | N
     return Assignment(role == b"candidate" and weight > 0, weight, key, b"", False)
 
 
-def assign_cohort(  # noqa: PLR0913 - what a cohort depends on
+def assign_cohort(
     serving: Serving,
     core: Core,
     head: Head,

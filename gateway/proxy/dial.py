@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from gateway.proxy.exchange import Attempt
 
 
-async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, timeout: float) -> None:
-    """Connect to ``endpoint`` within ``timeout`` seconds and tell the attempt how it went."""
+async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, within: float) -> None:
+    """Connect to ``endpoint`` within ``within`` seconds and tell the attempt how it went."""
     try:
-        connection = await _connect(core, endpoint, timeout)
+        connection = await _connect(core, endpoint, within)
     except Failure as failure:
         attempt.on_dial_failed(failure)
         return
@@ -29,13 +29,13 @@ async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, timeout: float)
     attempt.on_connected(connection)
 
 
-async def _connect(core: Core, endpoint: Endpoint, timeout: float) -> UpstreamConnection:
+async def _connect(core: Core, endpoint: Endpoint, within: float) -> UpstreamConnection:
     addresses = core.addresses_of(endpoint.host)
     if not addresses:
         raise Failure("unresolved", endpoint.host)
     first: Failure | None = None
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(within):
             for address in addresses:
                 try:
                     return await _connect_to(core, endpoint, address)
@@ -45,20 +45,19 @@ async def _connect(core: Core, endpoint: Endpoint, timeout: float) -> UpstreamCo
                     if first is None:
                         first = Failure("connect", f"{address}: {error}", cause=error)
     except TimeoutError as error:
-        raise Failure("connect-timeout", f"{timeout} s", cause=error) from error
+        raise Failure("connect-timeout", f"{within} s", cause=error) from error
     assert first is not None
     raise first
 
 
 async def _connect_to(core: Core, endpoint: Endpoint, address: str) -> UpstreamConnection:
-    _, connection = await core.loop.create_connection(
+    _, connection = await core.loop.create_connection(  # type: ignore[type-var]
         # uvloop and asyncio take any object with a protocol's methods; a compiled class cannot
         # inherit from asyncio.Protocol.
-        lambda: UpstreamConnection(core, endpoint),  # type: ignore[arg-type,return-value]
+        lambda: UpstreamConnection(core, endpoint),
         address,
         endpoint.port,
         ssl=endpoint.tls,
         server_hostname=endpoint.host if endpoint.tls is not None else None,
     )
-    assert isinstance(connection, UpstreamConnection)
     return connection

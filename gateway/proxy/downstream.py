@@ -13,9 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.proxy.errors import Failure, status_of
-from gateway.proxy.exchange import Exchange
+from gateway.proxy.exchange import Exchange, PeerMemo
 from gateway.proxy.problem import PHRASES, problem
 from gateway.proxy.states import (
     ANSWER_BODY,
@@ -111,7 +110,7 @@ class DownstreamConnection:
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
     sent: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     taken: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
-    memo: object = cython.declare(object, visibility="public")
+    memo: PeerMemo | None = cython.declare(object, visibility="public")
     tunnel: Tunnel | None = cython.declare(object, visibility="readonly")
     _transport: asyncio.Transport
     _exchange: Exchange | None
@@ -237,8 +236,6 @@ class DownstreamConnection:
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the exchange and the tunnel, count the connection out."""
         del exc
-        if self.closed and self._transport is None:
-            return
         self.closed = True
         self._place = _NOWHERE
         self.core.dismiss(self)
@@ -291,8 +288,7 @@ class DownstreamConnection:
         self._between = between
         if self._request == _R_BODY:
             body_deadline: cython.double = self.core.wheel.now + between
-            if body_deadline < deadline:
-                deadline = body_deadline
+            deadline = min(deadline, body_deadline)
         self._arm(deadline)
 
     def limit_body(self, limit: cython.longlong) -> None:
@@ -337,7 +333,7 @@ class DownstreamConnection:
         if head.status == 204:
             drop |= _CONTENT_LENGTH_BIT
         self._answer_body = head.body
-        if head.body != _BODY_NONE and head.body != _BODY_LENGTH:
+        if head.body not in (_BODY_NONE, _BODY_LENGTH):
             if self._minor == 1:
                 self._answer_body = _BODY_CHUNKED
                 lines += _CHUNKED_LINE
@@ -401,7 +397,9 @@ class DownstreamConnection:
         upgrade = head.find(b"upgrade") or b""
         lines = extra + b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
         self._answer_to(ANSWER_HEAD)
-        self._transport.write(head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, lines))
+        self._transport.write(
+            head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, lines)
+        )
         self._exchange = None
         self._deadline = _NEVER
         self.tunnel = tunnel
@@ -446,7 +444,9 @@ class DownstreamConnection:
             self._stop(_bad_request(error))
             return True
         if head.end > self.core.serving.limits.head:
-            self._stop(Failure("head-too-large", f"more than {self.core.serving.limits.head} octets"))
+            self._stop(
+                Failure("head-too-large", f"more than {self.core.serving.limits.head} octets")
+            )
             return True
         started = self.core.clock()
         self._minor = head.minor
@@ -484,7 +484,9 @@ class DownstreamConnection:
             if b"\n" in data:
                 self._stop(Failure("head-too-large", f"more than {limit} octets"))
             else:
-                self._stop(Failure("target-too-long", f"a request line of more than {limit} octets"))
+                self._stop(
+                    Failure("target-too-long", f"a request line of more than {limit} octets")
+                )
             return True
         if not self._head_begun:
             self._head_begun = True
@@ -519,7 +521,7 @@ class DownstreamConnection:
         exchange = self._exchange
         here: cython.Py_ssize_t = len(data) - at
         payload: bytes
-        trailers: object = None
+        trailers: Head | None = None
         used: cython.Py_ssize_t
         if exchange is None:
             return True
@@ -571,7 +573,9 @@ class DownstreamConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _send(self, head: bytes, payload: bytes, ended: cython.bint, trailers: object) -> cython.bint:
+    def _send(
+        self, head: bytes, payload: bytes, ended: cython.bint, trailers: Head | None
+    ) -> cython.bint:
         """Write head and payload in the answer's framing; complete the answer where it ended."""
         size: cython.Py_ssize_t = len(payload)
         if self.closed:
@@ -581,7 +585,7 @@ class DownstreamConnection:
             if size:
                 payload = encode_chunk(payload)
             if ended:
-                payload += encode_last_chunk(trailers)  # type: ignore[arg-type]
+                payload += encode_last_chunk(trailers)
         elif self._answer_body == _BODY_LENGTH:
             self._answer_left -= size
         if not head:
@@ -651,7 +655,7 @@ class DownstreamConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _stop(self, failure: object) -> cython.bint:
+    def _stop(self, failure: Failure) -> cython.bint:
         """Refuse what is no request, or end one under way; the connection goes no further."""
         exchange = self._exchange
         self._keep = False
@@ -659,10 +663,10 @@ class DownstreamConnection:
             exchange.fail(failure)
             return True
         self._ahead = b""
-        self.core.refused(self, failure, status_of(failure))  # type: ignore[arg-type]
+        self.core.refused(self, failure, status_of(failure))
         if self._body == _BODY_NONE:
             self._body = _BODY_LENGTH  # whatever follows is read away before closing
-        self.refuse(failure, b"")  # type: ignore[arg-type]
+        self.refuse(failure, b"")
         return True
 
     @cython.cfunc

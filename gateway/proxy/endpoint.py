@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.board import layout
 from gateway.policy.balance import by_hash, pick_two, seed
 
@@ -60,7 +59,7 @@ class Endpoint:
     connections: set[UpstreamConnection] = cython.declare(set, visibility="readonly")
     _idle: list[UpstreamConnection]
     # mypy has no typed memoryviews.
-    _words: cython.ulonglong[:]  # type: ignore[valid-type]
+    _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
     _own: cython.Py_ssize_t
     _slabs: cython.Py_ssize_t
 
@@ -97,7 +96,7 @@ class Endpoint:
 
     def health(self) -> int:
         """Return what control knows of it: UNKNOWN, UP or DOWN."""
-        return self._words[_CELLS_AT + self.cell * _CELL_WORDS]  # type: ignore[no-any-return]
+        return self._words[_CELLS_AT + self.cell * _CELL_WORDS]
 
     @cython.ccall
     def load(self) -> cython.longlong:
@@ -110,10 +109,12 @@ class Endpoint:
         return total
 
     @cython.ccall
-    def claim(self) -> None:
+    @cython.exceptval(check=True)
+    def claim(self) -> cython.bint:
         """Count one more in flight, and one more begun."""
         self._words[self._own] += 1
         self._words[self._own + 2] += 1
+        return True
 
     def release(self) -> None:
         """Count one less in flight."""
@@ -220,14 +221,16 @@ class Pool:
         if unknown:
             return unknown
         return [
-            i for i in range(len(self.members)) if tried is None or self.members[i] not in tried  # type: ignore[operator]
+            i
+            for i in range(len(self.members))
+            if tried is None or self.members[i] not in tried  # type: ignore[operator]
         ] or list(range(len(self.members)))
 
     def claim(self, draw: int, key: str, tried: object) -> Endpoint | None:
         """Choose an endpoint and count the request against it; None for an empty pool.
 
-        ``draw`` is 32 random bits, ``key`` (the client's address) what ``hash`` balances by, ``tried`` the endpoints that
-        have failed this request already (None for none).
+        ``draw`` is 32 random bits, ``key`` (the client's address) what ``hash`` balances by,
+        ``tried`` the endpoints that have failed this request already (None for none).
         """
         chosen: Endpoint
         other: Endpoint

@@ -62,7 +62,7 @@ KINDS: dict[str, Kind] = _kinds(
 )
 
 
-class Failure(Exception):
+class Failure(Exception):  # noqa: N818 - a failure of the request, not an error of ours
     """A request's failure, converted at the boundary where it was met."""
 
     def __init__(
@@ -93,4 +93,4 @@ class Failure(Exception):
 
 def status_of(failure: Failure) -> int:
     """Return the status that a client is answered with (RFC 9110 section 15)."""
-    return failure._status or failure.kind.status  # noqa: SLF001 - the one place that reads it
+    return failure._status or failure.kind.status

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.board import layout
 from gateway.policy.assets import wrong_type
 from gateway.policy.cohort import strip_cookies
@@ -53,6 +52,7 @@ from gateway.wire.head import BODY_CHUNKED, BODY_NONE, Head
 from gateway.wire.target import match_path, split_absolute, valid_host
 
 if TYPE_CHECKING:
+    from gateway.policy.forwarded import ProxyTrust
     from gateway.proxy.core import Core
     from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.endpoint import Endpoint, Pool
@@ -103,7 +103,7 @@ _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
 class PeerMemo:
     """What one connection's requests share: who the peer is, and the fields that say so."""
 
-    trust: object = cython.declare(object, visibility="readonly")
+    trust: ProxyTrust = cython.declare(object, visibility="readonly")
     trusted: cython.bint
     internal: cython.bint
     host_field: bytes
@@ -374,7 +374,7 @@ class Exchange:
         """Phase 2: the client behind trusted proxies, the request's id, its place in a trace."""
         head: Head = self.head
         serving = self.serving
-        memo = self.downstream.memo
+        memo: PeerMemo | None = self.downstream.memo
         if memo is None or memo.trust is not serving.trust:
             memo = PeerMemo(serving, self.downstream.peer)
             self.downstream.memo = memo
@@ -409,7 +409,9 @@ class Exchange:
         self._host = memo.host if field is not None else b""
         if not target.startswith(b"/"):
             if target == b"*" and self._method == b"OPTIONS":
-                self.downstream.reply(204, b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n")
+                self.downstream.reply(
+                    204, b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
+                )
                 return False
             if self._method == b"CONNECT":
                 raise Failure("method", "CONNECT")
@@ -418,19 +420,19 @@ class Exchange:
         route = self.serving.router.lookup(self._host, self._path)
         if route is None:
             raise Failure("no-route")
-        self.route = route
+        self.route = route  # type: ignore[assignment]  # the router holds what it was given
         self._service = self.serving.services[self.route.service]
         return True
 
     @cython.cfunc
     def _origin_form(self, target: bytes) -> bytes:
-        """Take an absolute-form target (RFC 9112 section 3.2.2), if it names the Host it came to."""
+        """Take an absolute-form target (RFC 9112 section 3.2.2) that names the Host it came to."""
         _, authority, origin = split_absolute(target)
         if valid_host(authority) != valid_host(self.head.get(HOST) or authority):
             raise WireError("bad-host", "the target names another host than the Host field")
         self._host = valid_host(authority)[0]
         self._target = origin
-        return origin  # type: ignore[no-any-return]
+        return origin
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -488,7 +490,7 @@ class Exchange:
         name = self.serving.cohort.header
         if name is None or not (self._memo.trusted or self._memo.internal):
             return None
-        return self.head.find(name)  # type: ignore[no-any-return]
+        return self.head.find(name)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -587,7 +589,7 @@ class Exchange:
             parts.append(b"Connection: TE\r\nTE: trailers\r\n")
         if head.body == _BODY_CHUNKED:
             parts.append(b"Transfer-Encoding: chunked\r\n")
-        return head.render(self._first_line(), drop, b"".join(parts))  # type: ignore[no-any-return]
+        return head.render(self._first_line(), drop, b"".join(parts))
 
     @cython.cfunc
     def _first_line(self) -> bytes:
@@ -599,7 +601,7 @@ class Exchange:
         if self.route.strip:
             target = _stripped(target, self.route.strip)
         if head.minor == 1 and target is self._target and target == head.target:
-            return head.line  # type: ignore[no-any-return]
+            return head.line
         self._target = target
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
@@ -696,9 +698,12 @@ class Exchange:
                 return
             self._held.abandon()
             self._held = None
-        elif self.serving.assets is not None and self._missing_asset(head):
-            if self._ask_other_color(attempt, head, body, ended):
-                return
+        elif (
+            self.serving.assets is not None
+            and self._missing_asset(head)
+            and self._ask_other_color(attempt, head, body, ended)
+        ):
+            return
         self._respond(head, body, ended)
 
     @cython.cfunc
@@ -735,9 +740,7 @@ class Exchange:
             self.on_client_full()
         return True
 
-    def on_data(
-        self, attempt: Attempt, payload: bytes, ended: bool, trailers: Head | None
-    ) -> None:
+    def on_data(self, attempt: Attempt, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass on more of the answer's body."""
         if attempt is self._held:
             self._held_body += payload
@@ -769,15 +772,14 @@ class Exchange:
     def _missing_asset(self, head: Head) -> cython.bint:
         """Tell whether this is an asset that the assigned color does not have."""
         assets = self.serving.assets
+        assert assets is not None
         if self._method != b"GET" and not self.to_head:
             return False
-        if head.status != 404 and head.status != 200:
+        if head.status not in (404, 200):
             return False
         if not assets.matches(self._path):
             return False
-        return head.status == 404 or bool(
-            wrong_type(self._path, head.get(CONTENT_TYPE) or b"")
-        )
+        return head.status == 404 or bool(wrong_type(self._path, head.get(CONTENT_TYPE) or b""))
 
     @cython.cfunc
     @cython.exceptval(check=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.board import layout
 from gateway.wire.fields import REFERER, USER_AGENT
 
@@ -36,7 +35,15 @@ def _safe_table() -> bytes:
 
 
 _SAFE = cython.declare(bytes, _safe_table())
-_SHORT = {0x22: '\\"', 0x5C: "\\\\", 0x08: "\\b", 0x0C: "\\f", 0x0A: "\\n", 0x0D: "\\r", 0x09: "\\t"}
+_SHORT = {
+    0x22: '\\"',
+    0x5C: "\\\\",
+    0x08: "\\b",
+    0x0C: "\\f",
+    0x0A: "\\n",
+    0x0D: "\\r",
+    0x09: "\\t",
+}
 
 _METHODS: dict[bytes, int] = {name.encode(): at for at, name in enumerate(layout.METHODS)}
 _OTHER_METHOD = cython.declare(cython.int, len(layout.METHODS) - 1)
@@ -117,7 +124,7 @@ class Outcome:
     served_by: str
     tunnel: cython.bint
 
-    def __init__(  # noqa: PLR0913 - one call with everything is what makes it cheap
+    def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
         self,
         head: Head | None,
         method: bytes,
@@ -178,7 +185,7 @@ class Recorder:
     """Writes outcomes: counters into this worker's slab, lines to the log (None: no log)."""
 
     # mypy has no typed memoryviews.
-    _words: cython.ulonglong[:]  # type: ignore[valid-type]
+    _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
     _slab: cython.Py_ssize_t
     _slabs: cython.Py_ssize_t
     _wall: Callable[[], float]
@@ -276,9 +283,7 @@ class Recorder:
         return True
 
     @cython.cfunc
-    def _line(
-        self, outcome: Outcome, duration: cython.longlong, upstream: cython.longlong
-    ) -> str:
+    def _line(self, outcome: Outcome, duration: cython.longlong, upstream: cython.longlong) -> str:
         wall: cython.double = self._wall()
         second: cython.longlong = cython.cast(cython.longlong, wall)
         millis: cython.int = cython.cast(cython.int, (wall - second) * 1000)

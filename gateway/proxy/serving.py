@@ -1,7 +1,7 @@
 """The snapshot as a worker serves it: one frozen object, swapped by one reference.
 
-Built from ``Topology`` and ``Traffic`` a slice at a time. What has an identity of its own (endpoints
-with their connections and counts, the router over unchanged routes) is kept, not rebuilt.
+Built from ``Topology`` and ``Traffic`` a slice at a time. What has an identity of its own
+(endpoints with their connections and counts, the router over unchanged routes) is kept.
 """
 
 from __future__ import annotations
@@ -317,4 +317,3 @@ def _cohort(cohort: Cohort) -> CohortRun:
         domain=None if cohort.domain is None else cohort.domain.encode("ascii"),
         secret=cohort.secret,
     )
-

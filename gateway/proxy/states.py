@@ -44,7 +44,7 @@ ANSWER_TRANSITIONS: dict[tuple[int, int], int] = {
 }
 
 
-class IllegalTransition(RuntimeError):
+class IllegalTransition(RuntimeError):  # noqa: N818 - says what happened
     """Code asked a state machine for what it does not do. Always a bug of the gateway."""
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.proxy.wheel import NEVER, NOWHERE
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.proxy.errors import Failure
 from gateway.proxy.wheel import NEVER, NOWHERE, TICK
 from gateway.wire.body import ChunkedDecoder
@@ -239,7 +238,7 @@ class UpstreamConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _fail(self, failure: object) -> cython.bint:
+    def _fail(self, failure: Failure) -> cython.bint:
         attempt = self._attempt
         self.abort()
         self.endpoint.forget(self)

@@ -46,7 +46,7 @@ class Worker:
         self._board = Board.attach(spec.board, spec.slabs)
         self._words = self._board.slab(spec.slab)
         self._recorder = Recorder(
-            self._board.words, spec.slab, spec.slabs, time.time, _date, None
+            self._board.words, spec.slab, spec.slabs, time.time, _date, log=None
         )
         self._builder = Builder(self._board.words, spec.slab, spec.slabs)
         self._topology = Topology(number=0)
@@ -70,7 +70,8 @@ class Worker:
             clock=time.monotonic,
             wall=time.time,
             random=os.urandom,
-            draw=random.Random().getrandbits,
+            # Which of two endpoints to look at is no secret.
+            draw=random.Random().getrandbits,  # noqa: S311
             recorder=self._recorder,
             words=self._board.words,
             slab=self._spec.slab,
@@ -139,7 +140,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for listener, fd in self._spec.sockets:
             sock = socket.socket(fileno=os.dup(fd))
-            sock.setblocking(False)
+            sock.settimeout(0.0)
             if sock.family == socket.AF_UNIX:
                 server: asyncio.AbstractServer = await loop.create_unix_server(
                     self._protocol(listener), sock=sock, backlog=BACKLOG
@@ -150,11 +151,11 @@ class Worker:
                 )
             self._servers.append(server)
 
-    def _protocol(self, listener: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    def _protocol(self, listener: int):  # type: ignore[no-untyped-def]
         core = self._core
         # The loops take any object with a protocol's methods; a compiled class cannot inherit
         # from asyncio.Protocol, hence no type that asyncio's stubs would take.
-        return lambda: DownstreamConnection(core, listener, False)
+        return lambda: DownstreamConnection(core, listener, tls=False)
 
     def _open_log(self, where: str) -> None:
         if where == self._log_where:
@@ -162,7 +163,7 @@ class Worker:
         try:
             fd = open_log(where)
         except OSError as error:
-            logger.error("the access log %s cannot be opened: %s", where, error)
+            logger.warning("the access log %s cannot be opened: %s", where, error)
             return
         old, self._log = self._log, None if fd is None else LogWriter(fd, self._lost)
         self._log_where = where

@@ -96,7 +96,7 @@ class ControlLink:
                 await self._apply(message)
             except ValueError as problem:
                 error = str(problem)
-                logger.error("snapshot %d cannot be served: %s", message.number, error)
+                logger.warning("snapshot %d cannot be served: %s", message.number, error)
             writer.write(encode(Ack(number=message.number, error=error)))
         elif isinstance(message, Addresses):
             self._tell(message)
