@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Literal, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
@@ -173,9 +173,12 @@ class AdminClient:
             patience=wait + WAIT_MARGIN,
         )
 
-    async def reset_pool(self, service: str, slot: Slot) -> Reply[models.PoolAnswer]:
+    async def reset_pool(
+        self, service: str, slot: Slot, *, reason: str = ""
+    ) -> Reply[models.PoolAnswer]:
         """``DELETE /v1/services/{service}/pools/{slot}``: back to the file's endpoints."""
-        return await self._call("DELETE", _pool_path(service, slot), models.PoolAnswer)
+        path = _pool_path(service, slot) + _query(reason=reason)
+        return await self._call("DELETE", path, models.PoolAnswer)
 
     async def drain_pool(
         self, service: str, slot: Slot, request: models.DrainRequest
@@ -189,14 +192,30 @@ class AdminClient:
             patience=models.seconds(request.timeout) + WAIT_MARGIN,
         )
 
-    async def reload(self) -> Reply[models.ReloadAnswer]:
+    async def isolate(
+        self, service: str, request: models.IsolateRequest
+    ) -> Reply[models.TrafficAnswer]:
+        """``POST /v1/services/{service}/isolate``: nothing goes to a color until lifted."""
+        path = f"/v1/services/{quote(service, safe='')}/isolate"
+        return await self._call("POST", path, models.TrafficAnswer, body=request)
+
+    async def lift(
+        self, service: str, slot: Slot, *, reason: str = ""
+    ) -> Reply[models.TrafficAnswer]:
+        """``DELETE /v1/services/{service}/isolate``: the color may be used again."""
+        path = f"/v1/services/{quote(service, safe='')}/isolate"
+        query = _query(color=slot, reason=reason)
+        return await self._call("DELETE", path + query, models.TrafficAnswer)
+
+    async def reload(self, *, reason: str = "") -> Reply[models.ReloadAnswer]:
         """``POST /v1/config/reload``."""
-        return await self._call("POST", "/v1/config/reload", models.ReloadAnswer)
+        path = "/v1/config/reload" + _query(reason=reason)
+        return await self._call("POST", path, models.ReloadAnswer)
 
     async def audit(self, *, limit: int, before: int | None = None) -> Reply[models.AuditPage]:
         """``GET /v1/audit``: newest first, ``limit`` rows, those before a row's id."""
-        query = f"?limit={limit}" + (f"&before={before}" if before is not None else "")
-        return await self._call("GET", f"/v1/audit{query}", models.AuditPage)
+        query = _query(limit=str(limit), before="" if before is None else str(before))
+        return await self._call("GET", "/v1/audit" + query, models.AuditPage)
 
     # --- the one call -------------------------------------------------------------------------
 
@@ -297,3 +316,9 @@ class AdminClient:
 def _pool_path(service: str, slot: Slot) -> str:
     """Return a pool's path. Whatever the service is called, it stays one segment."""
     return f"/v1/services/{quote(service, safe='')}/pools/{slot}"
+
+
+def _query(**parameters: str) -> str:
+    """Return a query of the parameters that are not empty, empty itself where all are."""
+    given = {name: value for name, value in parameters.items() if value}
+    return f"?{urlencode(given)}" if given else ""

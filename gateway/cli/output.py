@@ -28,8 +28,18 @@ T = TypeVar("T", bound=BaseModel)
 #: Columns where no terminal says how many: nothing is cut for a pipe.
 PIPE_WIDTH = 240
 
-_WAITS = frozenset({"timeout"})
-_NOBODY = frozenset({"unreachable", "not-a-gateway"})
+#: What errors mean as exit statuses, by their kind; a kind that is not here is a refusal.
+_EXITS: dict[str, Exit] = {
+    "unreachable": Exit.UNREACHABLE,
+    "not-a-gateway": Exit.UNREACHABLE,
+    "timeout": Exit.WAIT_RAN_OUT,
+    "still-in-flight": Exit.WAIT_RAN_OUT,
+    "pool-unhealthy": Exit.WAIT_RAN_OUT,
+    "workers-lagging": Exit.WAIT_RAN_OUT,
+    "bad-ca": Exit.USAGE,
+    "invalid-body": Exit.USAGE,
+    "invalid-parameter": Exit.USAGE,
+}
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -86,13 +96,7 @@ def warn(text: str) -> None:
 
 def exit_of(error: AdminError) -> Exit:
     """Return the exit status that an error means."""
-    if error.kind in _NOBODY:
-        return Exit.UNREACHABLE
-    if error.kind in _WAITS or error.kind.endswith("-timeout"):
-        return Exit.WAIT_RAN_OUT
-    if error.status == 400 or error.kind == "bad-ca":
-        return Exit.USAGE
-    return Exit.REFUSED
+    return _EXITS.get(error.kind, Exit.REFUSED)
 
 
 def fail(error: AdminError) -> NoReturn:
@@ -106,6 +110,8 @@ def fail(error: AdminError) -> NoReturn:
             warn(f"  {item.field + ': ' if item.field else ''}{item.detail}")
         for refused in problem.services or ():
             warn(f"  {refused.service}: {refused.detail}")
+        for worker in problem.lagging or ():
+            warn(f"  not yet confirmed by {worker}")
         for endpoint in problem.endpoints or ():
             warn(f"  {endpoint.url} is {endpoint.health}{_last_words(endpoint.probes)}")
     if hint := error.hint or _HINTS.get(error.kind):

@@ -1,4 +1,4 @@
-"""``gateway pool set|drain``: a new build in the candidate's slot; an empty slot."""
+"""``gateway pool set|reset|drain|isolate|lift``: what stands in a slot, and whether it is used."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from gateway.admin import models
 from gateway.cli.client import Slot
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import console, say, table, talk
-from gateway.cli.values import SLOT, duration, reason_option
+from gateway.cli.show import show_traffic
+from gateway.cli.values import SLOT, duration, force_option, reason_option
 
 
 @click.group("pool")
 def command() -> None:
-    """Set, drain or reset a service's pool."""
+    """Set, reset, drain or isolate a service's pool."""
 
 
 @command.command("set")
@@ -103,10 +104,11 @@ def _show_pool(answer: models.PoolAnswer) -> None:
 @command.command("reset")
 @click.argument("service")
 @click.argument("slot", type=SLOT, metavar="COLOR|ROLE")
+@reason_option
 @talks_to_gateway
-def reset(link: Link, service: str, slot: Slot) -> None:
+def reset(link: Link, service: str, slot: Slot, reason: str) -> None:
     """Return SERVICE's slot to the endpoints of the configuration file."""
-    talk(link, lambda client: client.reset_pool(service, slot), _show_pool)
+    talk(link, lambda client: client.reset_pool(service, slot, reason=reason), _show_pool)
 
 
 @command.command("drain")
@@ -143,3 +145,25 @@ def drain(link: Link, service: str, slot: Slot, timeout: str, reason: str) -> No
 def _show_drain(answer: models.DrainAnswer) -> None:
     """Say that the pool is empty."""
     say(f"{answer.service} {answer.color} is drained, after {answer.waited_ms:.0f} ms.")
+
+
+@command.command("isolate")
+@click.argument("service")
+@click.argument("slot", type=SLOT, metavar="COLOR|ROLE")
+@reason_option
+@force_option("Even where the other color cannot take over.")
+@talks_to_gateway
+def isolate(link: Link, service: str, slot: Slot, reason: str, force: bool) -> None:
+    """Send nothing to SERVICE's slot until it is lifted, whatever the weight."""
+    request = models.IsolateRequest(color=slot, reason=reason, force=force)
+    talk(link, lambda client: client.isolate(service, request), show_traffic)
+
+
+@command.command("lift")
+@click.argument("service")
+@click.argument("slot", type=SLOT, metavar="COLOR|ROLE")
+@reason_option
+@talks_to_gateway
+def lift(link: Link, service: str, slot: Slot, reason: str) -> None:
+    """Undo `isolate`: SERVICE's slot may be used again."""
+    talk(link, lambda client: client.lift(service, slot, reason=reason), show_traffic)

@@ -7,16 +7,23 @@ import click
 from gateway.admin import models
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import say, talk
+from gateway.cli.values import reason_option
 
 
 @click.command("reload")
+@reason_option
 @talks_to_gateway
-def command(link: Link) -> None:
+def command(link: Link, reason: str) -> None:
     """Make the gateway read its configuration file again.
 
     A file with errors changes nothing: all of them are listed, and the old one stays in force.
     """
-    talk(link, lambda client: client.reload(), _show, waiting="Reading the configuration again")
+    talk(
+        link,
+        lambda client: client.reload(reason=reason),
+        _show,
+        waiting="Reading the configuration again",
+    )
 
 
 def _show(answer: models.ReloadAnswer) -> None:

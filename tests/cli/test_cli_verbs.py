@@ -288,13 +288,48 @@ async def test_wrong_usage_is_2_and_asks_nothing(
 async def test_pool_reset_returns_to_the_file(admin: FakeAdmin, gateway: Run) -> None:
     path = "/v1/services/ivor/pools/green"
     admin.answer("DELETE", path, {"service": "ivor", "pool": POOL, "changed": True})
-    assert (await gateway("pool", "reset", "ivor", "green")).code == 0
+    assert (await gateway("pool", "reset", "ivor", "green", "--reason", "a & b")).code == 0
+    assert admin.asked[-1].query == {"reason": "a & b"}
 
 
 async def test_a_services_name_stays_one_segment(admin: FakeAdmin, gateway: Run) -> None:
     admin.problem("DELETE", "/v1/services/../audit/pools/green", 404, "not-found")
     await gateway("pool", "reset", "../audit", "green")
     assert admin.asked[-1].path == "/v1/services/../audit/pools/green"
+
+
+async def test_a_build_that_stays_unhealthy_exits_with_6_and_its_last_words(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    path = "/v1/services/ivor/pools/green"
+    admin.problem("PUT", path, 409, "pool-unhealthy", detail="not healthy", endpoints=[ENDPOINT])
+    ended = await gateway("pool", "set", "ivor", "green", "http://127.0.0.1:3201")
+    assert ended.code == 6
+    assert "L2 503 status 503, expected 200 'boot\\x1b[2Jing'" in ended.err
+
+
+async def test_a_color_is_isolated_and_lifted(admin: FakeAdmin, gateway: Run) -> None:
+    admin.answer("POST", "/v1/services/ivor/isolate", TRAFFIC)
+    admin.answer("DELETE", "/v1/services/ivor/isolate", TRAFFIC)
+    assert (await gateway("pool", "isolate", "ivor", "green", "--reason", "odd")).code == 0
+    assert sent(admin) == {"color": "green", "reason": "odd", "force": False}
+    assert (await gateway("pool", "lift", "ivor", "green")).code == 0
+    assert admin.asked[-1].query == {"color": "green"}
+
+
+async def test_what_the_api_finds_malformed_is_wrong_usage(admin: FakeAdmin, gateway: Run) -> None:
+    path = "/v1/services/ivor/pools/green"
+    admin.problem("PUT", path, 422, "invalid-body", detail="no URL", field="endpoints.0")
+    ended = await gateway("pool", "set", "ivor", "green", "nonsense")
+    assert ended.code == 2
+    assert "endpoints.0: no URL" in ended.err
+
+
+async def test_workers_that_lag_are_named(admin: FakeAdmin, gateway: Run) -> None:
+    admin.problem("PUT", "/v1/traffic", 504, "workers-lagging", lagging=["worker 1 (pid 9)"])
+    ended = await gateway("traffic", "set", "20")
+    assert ended.code == 6
+    assert "not yet confirmed by worker 1 (pid 9)" in ended.err
 
 
 async def test_drain_says_when_it_is_empty(admin: FakeAdmin, gateway: Run) -> None:
@@ -308,7 +343,7 @@ async def test_drain_says_when_it_is_empty(admin: FakeAdmin, gateway: Run) -> No
 
 async def test_a_drain_that_runs_out_of_time_exits_with_6(admin: FakeAdmin, gateway: Run) -> None:
     path = "/v1/services/ivor/pools/green/drain"
-    admin.problem("POST", path, 409, "drain-timeout", detail="2 are left", in_flight=2)
+    admin.problem("POST", path, 409, "still-in-flight", detail="2 are left", in_flight=2)
     ended = await gateway("pool", "drain", "ivor", "green")
     assert ended.code == 6
     assert "2 are left" in ended.err
@@ -346,7 +381,7 @@ async def test_a_refused_reload_lists_every_error(admin: FakeAdmin, gateway: Run
         {"field": "services.ivor", "detail": "gateway.yaml:3:5: first"},
         {"detail": "gateway.yaml:9:1: second"},
     ]
-    admin.problem("POST", "/v1/config/reload", 422, "bad-config", errors=errors)
+    admin.problem("POST", "/v1/config/reload", 422, "invalid-configuration", errors=errors)
     ended = await gateway("reload")
     assert ended.code == 4
     assert "services.ivor: gateway.yaml:3:5: first" in ended.err
