@@ -62,13 +62,16 @@ class Router:
 
         ``path`` begins with ``/``; its escapes are brought into ``match_path``'s form. Returns
         False and changes nothing where host and path already have a route (the first one stands).
-        Raises TargetError for a path that no request could match, ValueError for a value of None.
+        Raises TargetError for a path that no request could match or that has two readings,
+        ValueError for a value of None.
         """
         if value is None:
             raise ValueError("a route's value is not None: that stands for no route")
         if b"?" in path:
             raise TargetError("bad-target", "a route's path has no query")
         matched = match_path(path)
+        if lenient_path(matched) != matched:
+            raise TargetError("ambiguous-path", "a route's path has one reading: no '//', ';', %2F")
         node = self._node_of(host)
         end: cython.Py_ssize_t = len(matched)
         if end > 1 and matched[end - 1] == 47:
