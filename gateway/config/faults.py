@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gateway.config.keys import Place, known_keys
 from gateway.config.schema import Config
+from gateway.config.schema.types import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -155,12 +156,13 @@ _TABLE = {
 
 def _fault(error: ErrorDetails) -> Fault:
     """Return one of pydantic's errors in our words."""
-    # Tags of unions begin with a tilde; "[key]" marks a map's key; both are no part of the place.
-    at_key = error["loc"][-1:] == ("[key]",)
-    place: Place = tuple(
-        step for step in error["loc"] if not (isinstance(step, str) and step[:1] in {"~", "["})
-    )
-    kind = error["type"]
+    kind, steps = error["type"], error["loc"]
+    # pydantic marks a map's key so; a key of the file itself may have that name too.
+    at_key = kind == "value_error" and steps[-1:] == ("[key]",)
+    if at_key:
+        steps = steps[:-1]
+    # Tags of unions are no part of the place; no key of a file begins as they do.
+    place: Place = tuple(step for step in steps if str(step)[:1] != TAG)
     if kind == "value_error":
         return Fault(place, str(error.get("ctx", {}).get("error", "not valid")), at_key=at_key)
     if kind in _TABLE:

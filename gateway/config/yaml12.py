@@ -225,6 +225,9 @@ class _Builder:
     def _key(self, node: Any, place: Place) -> str | None:
         """Return a key's text, None (and a fault) where it is none."""
         if node.tag == _TEXT:
+            if not node.value.isprintable():  # by escapes, "\0": it would garble what is told
+                self.fault(node, place, "a key has control characters, expected a name")
+                return None
             return str(node.value)
         if node.tag != _PLAIN:
             self.fault(node, place, "a key is not text, expected a name")

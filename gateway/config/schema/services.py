@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag
 
 from gateway.config.schema.releases import ServiceTriggers
 from gateway.config.schema.types import (
+    TAG,
     Condition,
     Count,
     Duration,
@@ -27,15 +28,17 @@ from gateway.config.schema.types import (
     key,
 )
 
+_OFF, _KEYS = f"{TAG}off", f"{TAG}keys"
+
 JsonScalar = str | int | float | bool | None
 
 
 def off_or_keys(value: object) -> str:
     """Tell which of the two forms a key has: the word ``off``, or keys of its own.
 
-    The tags begin with a tilde, by which they are taken out of an error's place again.
+    The tags begin with ``TAG``, by which they are taken out of an error's place again.
     """
-    return "~off" if isinstance(value, str) else "~keys"
+    return _OFF if isinstance(value, str) else _KEYS
 
 
 class PoolSection(Section):
@@ -84,11 +87,11 @@ class Rescue(Section):
 
 
 OffOrRetry = Annotated[
-    Annotated[Literal["off"], Tag("~off")] | Annotated[Retry, Tag("~keys")],
+    Annotated[Literal["off"], Tag(_OFF)] | Annotated[Retry, Tag(_KEYS)],
     Discriminator(off_or_keys),
 ]
 OffOrRescue = Annotated[
-    Annotated[Literal["off"], Tag("~off")] | Annotated[Rescue, Tag("~keys")],
+    Annotated[Literal["off"], Tag(_OFF)] | Annotated[Rescue, Tag(_KEYS)],
     Discriminator(off_or_keys),
 ]
 
