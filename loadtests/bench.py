@@ -21,6 +21,7 @@ from loadtests.processes import Child, ToolError, free_ports
 from loadtests.report import render
 from loadtests.steady import Steady
 from loadtests.targets import Place, Target, gateway_workers, program, whole_family
+from loadtests.verify import verify
 
 NAMES = ("direct", "tcp", "nginx", "haproxy", "envoy", "caddy", "gateway")
 
@@ -130,7 +131,15 @@ def begin_all(
         except ToolError as error:
             result.reason = f"did not start: {str(error)[:400]}"
             continue
-        running.append(Running(target, child, place, result))
+        each = Running(target, child, place, result)
+        running.append(each)
+        if name != "tcp":
+            try:
+                verify(port)
+            except ToolError as error:
+                running.remove(each)
+                child.stop()
+                result.reason = f"does other work: {error}"
     return running, results
 
 

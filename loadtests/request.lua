@@ -3,6 +3,7 @@
 local clients = 1000
 local requests = {}
 local at = 0
+local digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 init = function(args)
   local fields = {
@@ -21,8 +22,14 @@ init = function(args)
   }
   math.randomseed(7)
   for i = 1, clients do
+    -- 16 random octets in unpadded URL-safe base64, as the gateway makes them.
     local key = {}
-    for octet = 1, 16 do key[octet] = string.format("%02x", math.random(0, 255)) end
+    for place = 1, 21 do
+      local digit = math.random(1, 64)
+      key[place] = digits:sub(digit, digit)
+    end
+    local last = math.random(1, 4)
+    key[22] = ("AQgw"):sub(last, last)
     fields["Cookie"] = "theme=dark; gw_cohort=" .. table.concat(key)
     requests[i] = wrk.format("GET", "/api/news/latest?page=" .. i, fields)
   end

@@ -19,6 +19,7 @@ import select
 import socket
 import sys
 import time
+from base64 import urlsafe_b64encode
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,7 +38,7 @@ BROWSER_FIELDS = (
     "Sec-Fetch-Site: same-origin",
     "Sec-Fetch-User: ?1",
     "Cache-Control: max-age=0",
-    "Cookie: theme=dark; gw_cohort={key:032x}",
+    "Cookie: theme=dark; gw_cohort={key}",
 )
 CLIENTS = 256
 CONNECTIONS = 64
@@ -66,7 +67,13 @@ def browser_requests(count: int) -> list[bytes]:
     """Return one request's octets for each of ``count`` clients."""
     head = "GET /api/news/latest?page=1 HTTP/1.1\r\n" + "\r\n".join(BROWSER_FIELDS) + "\r\n\r\n"
     step = 0x9E3779B97F4A7C15F39CC0605CEDC835  # spreads the keys over all their bits
-    return [head.format(key=number * step % 2**128).encode() for number in range(1, count + 1)]
+    keys = (number * step % 2**128 for number in range(1, count + 1))
+    return [head.format(key=cookie(key.to_bytes(16, "big"))).encode() for key in keys]
+
+
+def cookie(octets: bytes) -> str:
+    """Return a cohort cookie's value as the gateway makes it: unpadded URL-safe base64."""
+    return urlsafe_b64encode(octets).decode().rstrip("=")
 
 
 class Connection:

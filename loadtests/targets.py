@@ -106,12 +106,16 @@ http {{
 
 
 def start_backend(folder: Path, ports: tuple[int, ...]) -> Child:
-    """Start nginx answering ``BODY`` octets on each port: cheap, and the same for everybody."""
+    """Start nginx answering ``BODY`` octets on each port: cheap, and the same for everybody.
+
+    The first half of the ports plays blue, the second green; ``X-Served-By`` says so.
+    """
     body = ("0123456789abcdef" * (BODY // 16))[:BODY]
     servers = "\n".join(
-        f"server {{ listen 127.0.0.1:{port} backlog=4096; location / "
-        f'{{ default_type text/html; return 200 "{body}"; }} }}'
-        for port in ports
+        f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ default_type text/html;"
+        f" add_header X-Served-By {'blue' if at < len(ports) // 2 else 'green'};"
+        f' return 200 "{body}"; }} }}'
+        for at, port in enumerate(ports)
     )
     child = start("backend", _nginx(folder, "backend", f"access_log off;\n{servers}"), folder)
     for port in ports:
@@ -313,7 +317,7 @@ def start_envoy(place: Place) -> Child:
 
 
 def start_caddy(place: Place) -> Child:
-    """Start Caddy: the cookie's first octet picks the side (51 of 256: 20 %)."""
+    """Start Caddy: the cookie's first digit picks the side (13 of 64: 20 %)."""
     fields = "\n".join(f'    {k} "{v}"' for k, v in SECURITY.items())
     pools = "\n".join(
         f"""  handle {matcher} {{
@@ -346,7 +350,7 @@ http://127.0.0.1:{place.port}, http://bench.example:{place.port} {{
   header {{
 {fields}
   }}
-  @candidate header_regexp Cookie gw_cohort=([012][0-9a-f]|3[0-2])
+  @candidate header_regexp Cookie gw_cohort=[A-M]
 {pools}
 }}
 """
