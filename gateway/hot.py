@@ -34,6 +34,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.proxy.endpoint",
     "gateway.proxy.record",
     "gateway.proxy.tunnel",
+    "gateway.proxy.hexes",
     "gateway.wire.target",
     "gateway.policy.route",
     "gateway.policy.cohort",

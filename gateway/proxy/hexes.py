@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cython
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BLOCK = 4096
+#: Random octets drawn at a time.
+BLOCK = 4096
 
 
+@cython.final
+@cython.cclass
 class RandomHex:
     """Hands out hex digits of a cryptographic source, each digit once."""
 
-    __slots__ = ("_at", "_digits", "_random")
+    _at: cython.Py_ssize_t
+    _digits: bytes
+    _random: Callable[[int], bytes]
 
     def __init__(self, random: Callable[[int], bytes]) -> None:
         self._random = random
         self._digits = b""
         self._at = 0
 
-    def take(self, count: int) -> bytes:
-        """Return ``count`` fresh hex digits."""
-        at = self._at
-        end = at + count
+    def take(self, count: cython.Py_ssize_t) -> bytes:
+        """Return ``count`` fresh hex digits, at most twice BLOCK."""
+        at: cython.Py_ssize_t = self._at
+        end: cython.Py_ssize_t = at + count
         if end > len(self._digits):
-            self._digits = self._random(_BLOCK).hex().encode()
-            at, end = 0, count
+            self._digits = self._random(BLOCK).hex().encode()
+            at = 0
+            end = count
         self._at = end
         return self._digits[at:end]
