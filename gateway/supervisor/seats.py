@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 #: Where workers connect (``ChildSpec.control_socket``).
 CONTROL_CHANNEL: Final = "control.sock"
 
+#: What control leaves for workers that start without it (``ChildSpec.snapshot_file``).
+SNAPSHOTS: Final = "snapshot-*.bin"
+
+#: In seconds. Starts and heartbeats are compared, so both are converted in one way.
+NANOSECOND: Final = 1e-9
+
 
 @dataclass(slots=True, kw_only=True)
 class Seat:
@@ -46,15 +52,18 @@ class Starter:
         #: Names this run: a snapshot that an earlier run left is not served from.
         self.boot = os.urandom(8).hex()
         self._channel = bind_unix(Path(plan.run_dir) / CONTROL_CHANNEL)
-        for left in Path(plan.run_dir).glob("snapshot-*.bin"):
+        for left in Path(plan.run_dir).glob(SNAPSHOTS):
             left.unlink(missing_ok=True)
 
-    def start(self, seat: Seat, now: float) -> tuple[Child, Started]:
+    def start(self, seat: Seat) -> tuple[Child, Started]:
         """Fill a seat. Raises OSError where no process can be made."""
         words = self._board.words
         started_ns = time.monotonic_ns()
         if seat.role == "control":
-            words[layout.H_CONTROL_HEARTBEAT] = 0
+            # The last heartbeat stays: by it workers tell how long control has been away. On a
+            # new board it has been away since now.
+            if words[layout.H_CONTROL_HEARTBEAT] == 0:
+                words[layout.H_CONTROL_HEARTBEAT] = started_ns
             words[layout.H_CONTROL_STATE] = layout.STATE_STARTING
             words[layout.H_CONTROL_STARTED] = started_ns
         else:
@@ -64,7 +73,13 @@ class Starter:
             words[layout.H_CONTROL_PID] = process.pid
         else:
             words[layout.slab_at(seat.slab) + layout.S_PID] = process.pid
-        child = Child(role=seat.role, slot=seat.slot, slab=seat.slab, process=process, started=now)
+        child = Child(
+            role=seat.role,
+            slot=seat.slot,
+            slab=seat.slab,
+            process=process,
+            started=started_ns * NANOSECOND,
+        )
         return child, process
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.supervisor.children import Child, Event, Phase, Started, exit_in_words
-from gateway.supervisor.seats import CONTROL_CHANNEL, Seat, Starter
+from gateway.supervisor.seats import CONTROL_CHANNEL, NANOSECOND, SNAPSHOTS, Seat, Starter
 from gateway.supervisor.sockets import ADDRESSES_FILE, Sockets
 from gateway.supervisor.takeover import (
     CONTROL_SOCKET,
@@ -36,8 +36,6 @@ CONTROL_PATIENCE: Final = 2.0
 
 EXIT_DONE: Final = 0
 EXIT_FORCED: Final = 128 + signal.SIGINT
-
-_NS: Final = 1e-9
 
 
 class Stage(Enum):
@@ -145,7 +143,7 @@ class Supervisor:
 
     def _fill(self, seat: Seat, now: float) -> None:
         try:
-            child, process = self._starter.start(seat, now)
+            child, process = self._starter.start(seat)
         except OSError as error:
             delay = max(FIRST_DELAY, seat.policy.delay(0.0, was_ready=False))
             seat.start_at = now + delay
@@ -227,14 +225,14 @@ class Supervisor:
         if child.role == "control":
             if child.phase is Phase.STOPPING:
                 return False  # it may block while it closes its store; `kill_at` bounds that
-            beat = self._board.words[layout.H_CONTROL_HEARTBEAT] * _NS
+            beat = self._board.words[layout.H_CONTROL_HEARTBEAT] * NANOSECOND
             limit = self._plan.control_silence
         elif child.slab >= 0:
-            beat = self._board.words[layout.slab_at(child.slab) + layout.S_HEARTBEAT] * _NS
+            beat = self._board.words[layout.slab_at(child.slab) + layout.S_HEARTBEAT] * NANOSECOND
             limit = self._plan.worker_silence
         else:
             return False  # it counts on a board that this version cannot read
-        if beat == 0.0:
+        if beat <= child.started:
             beat, limit = child.started, self._plan.start_limit
         return self._watchdog.silent(now, beat, limit)
 
@@ -279,8 +277,8 @@ class Supervisor:
         self._sockets.close()
         self._sockets.unlink()
         run_dir = Path(self._plan.run_dir)
-        names = (CONTROL_CHANNEL, CONTROL_SOCKET, ADDRESSES_FILE)
-        for path in (*(run_dir / name for name in names), *run_dir.glob(WORKER_SOCKETS)):
+        left = (CONTROL_CHANNEL, CONTROL_SOCKET, ADDRESSES_FILE, WORKER_SOCKETS, SNAPSHOTS)
+        for path in [path for pattern in left for path in run_dir.glob(pattern)]:
             path.unlink(missing_ok=True)
         self._board.close()
 
@@ -301,14 +299,13 @@ class Supervisor:
         return board
 
     def _adopt(self, found: Inheritance) -> None:
-        now = time.monotonic()
         for old in found.workers:
             child = Child(
                 role="worker",
                 slot=old.slot,
                 slab=old.slab,
                 process=old.process,
-                started=now,
+                started=0.0,  # long ago: its heartbeats count from the first check
                 phase=Phase.SERVING,
                 was_ready=True,
             )
