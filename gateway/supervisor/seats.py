@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 #: Where workers connect (``ChildSpec.control_socket``).
 CONTROL_CHANNEL: Final = "control.sock"
 
-#: What control leaves for workers that start without it (``ChildSpec.snapshot_file``).
+#: What control leaves for workers that start without it (``ChildSpec.snapshot_file``). Those of
+#: earlier runs are control's to remove: it learns from them what taken-over workers serve.
 SNAPSHOTS: Final = "snapshot-*.bin"
 
 #: In seconds. Starts and heartbeats are compared, so both are converted in one way.
@@ -52,8 +53,6 @@ class Starter:
         #: Names this run: a snapshot that an earlier run left is not served from.
         self.boot = os.urandom(8).hex()
         self._channel = bind_unix(Path(plan.run_dir) / CONTROL_CHANNEL)
-        for left in Path(plan.run_dir).glob(SNAPSHOTS):
-            left.unlink(missing_ok=True)
 
     def start(self, seat: Seat) -> tuple[Child, Started]:
         """Fill a seat. Raises OSError where no process can be made."""
