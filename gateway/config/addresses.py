@@ -6,6 +6,7 @@ expected. A URL that carries a password is refused without being quoted.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -59,6 +60,16 @@ class SocketAddress:
             return True
         return ipaddress.ip_address(self.host).is_loopback
 
+    def overlaps(self, other: SocketAddress) -> bool:
+        """Whether a connection could reach both: sockets that share ports bind without a word."""
+        if self.unix or other.unix:
+            return self.unix == other.unix
+        if self.port != other.port:
+            return False
+        hosts = {self.host, other.host}
+        named = "localhost" in hosts and self.local and other.local
+        return len(hosts) == 1 or named or bool(hosts & {"0.0.0.0", "::"})  # noqa: S104 - compared
+
     def __str__(self) -> str:
         if self.unix:
             return f"unix:{self.unix}"
@@ -72,10 +83,9 @@ def parse_host(text: str) -> str:
     IPv6 comes with or without brackets and leaves without. Raises ValueError for anything else.
     """
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        return str(ipaddress.ip_address(bare))
-    except ValueError:
-        pass
+    if bare[:1].isdigit() or ":" in bare:  # a name is told apart without an exception's cost
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.ip_address(bare))
     if _DEVIATIONS.intersection(text):
         raise ValueError(f"{shown(text)} has letters that are read in two ways, expected xn-- form")
     name = text.lower().removesuffix(".")

@@ -18,6 +18,7 @@ from gateway.config.addresses import (
     parse_route_host,
 )
 from gateway.config.faults import Fault, suggestion
+from gateway.config.schema import Admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from gateway.config.keys import Place
 
 Data = object
+
+#: Where the admin API is unless the file says so.
+_ADMIN = str(Admin().address)
 
 
 def mapping(value: Data) -> Mapping[str, Data]:
@@ -63,44 +67,47 @@ def _exactly_one(place: Place, data: Data, first: str, second: str) -> Iterator[
         yield Fault(place, f"neither {first} nor {second} is there, expected one of them")
 
 
+def _socket(parse: Callable[[str], SocketAddress], value: Data) -> SocketAddress | None:
+    """Return a listening address, None where it is none (the types have said so)."""
+    if not isinstance(value, str):
+        return None
+    try:
+        return parse(value)
+    except ValueError:
+        return None
+
+
 def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
-    seen: dict[str, int] = {}
+    opened: list[tuple[int, SocketAddress]] = []
+
+    def meets(socket: SocketAddress) -> str:
+        for index, other in opened:
+            if socket.overlaps(other):
+                return f"{socket} meets listen[{index}] ({other}), expected another port or address"
+        return ""
+
     for index, item in enumerate(items(data.get("listen"))):
         listener = mapping(item)
-        address = _parsed(parse_listen, listener.get("address"))
-        if address is not None and address in seen:
-            yield Fault(
-                ("listen", index, "address"), f"{address} is listen[{seen[address]}]'s already"
-            )
-        if address is not None:
-            seen.setdefault(address, index)
+        socket = _socket(parse_listen, listener.get("address"))
+        if socket is not None:
+            if meets(socket):
+                yield Fault(("listen", index, "address"), meets(socket))
+            opened.append((index, socket))
         if listener.get("tls") is not None and listener.get("redirect_to_https") is not None:
             yield Fault(
                 ("listen", index, "redirect_to_https"),
                 "this listener speaks https itself, expected only where tls is absent",
                 at_key=True,
             )
-    admin = _parsed(parse_admin_address, mapping(data.get("admin")).get("address"))
-    if admin is not None and admin in seen:
-        yield Fault(
-            ("admin", "address"),
-            f"{admin} is a public listener (listen[{seen[admin]}]), expected another address",
-        )
-
-
-def _admin_socket(address: Data) -> SocketAddress | None:
-    """Return the admin API's address, None where it is none (the types have said so)."""
-    if not isinstance(address, str):
-        return None
-    try:
-        return parse_admin_address(address)
-    except ValueError:
-        return None
+    address = mapping(data.get("admin")).get("address", _ADMIN)
+    socket = _socket(parse_admin_address, address)
+    if socket is not None and meets(socket):
+        yield Fault(("admin", "address"), meets(socket))
 
 
 def _admin(data: Mapping[str, Data]) -> Iterator[Fault]:
     admin = mapping(data.get("admin"))
-    socket = _admin_socket(admin.get("address"))
+    socket = _socket(parse_admin_address, admin.get("address"))
     # With tls too, for as long as admin.tls is not in force: tokens would pass in the clear.
     if socket is not None and not socket.local:
         yield Fault(

@@ -59,7 +59,8 @@ def shown(value: object) -> str:
     if isinstance(value, (int, float)):
         return str(value)
     if isinstance(value, str):
-        return repr(value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…")
+        text = repr(value[:_SHOWN])  # escapes make it longer again
+        return text if len(value) < _SHOWN and len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…'"
     return "a list" if isinstance(value, (list, tuple)) else "keys and values"
 
 

@@ -129,6 +129,25 @@ def test_a_listening_address_knows_who_can_reach_it(text: str, written: str, loc
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("0.0.0.0:80", "127.0.0.1:80", True),
+        ("[::]:80", "127.0.0.1:80", True),
+        ("0.0.0.0:80", "127.0.0.1:81", False),
+        ("10.0.0.1:80", "10.0.0.2:80", False),
+        ("localhost:80", "[::1]:80", True),
+        ("localhost:80", "10.0.0.1:80", False),
+        ("unix:/a", "unix:/a", True),
+        ("unix:/a", "unix:/b", False),
+        ("unix:/a", "0.0.0.0:80", False),
+    ],
+)
+def test_addresses_that_meet_are_known(one: str, other: str, overlap: bool) -> None:
+    first, second = parse_admin_address(one), parse_admin_address(other)
+    assert first.overlaps(second) is second.overlaps(first) is overlap
+
+
+@pytest.mark.parametrize(
     "text", ["8080", ":8080", "0.0.0.0", "example.org:80", "0.0.0.0:0", "::1:80", "0.0.0.0:99999"]
 )
 def test_what_cannot_be_listened_on_is_refused(text: str) -> None:
