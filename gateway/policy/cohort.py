@@ -256,6 +256,8 @@ def address_key(address: str) -> bytes:
     if known is not None:
         return known
     key = _address_key(address)
+    if len(address) > _MAX_MEMO_KEY:
+        return key
     if len(_addresses) >= MEMO_SIZE:
         _addresses.clear()
     _addresses[address] = key

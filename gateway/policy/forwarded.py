@@ -106,6 +106,8 @@ class ProxyTrust:
         known = self._known.get(text)
         if known is None:
             known = self._judge(text)
+            if len(text) > _MAX_ADDRESS:
+                return known
             if len(self._known) >= MEMO_SIZE:
                 self._known.clear()
             self._known[text] = known
@@ -215,7 +217,7 @@ def forwarded_block(
     block = b"X-Forwarded-For: %s\r\nX-Forwarded-Proto: %s\r\nX-Forwarded-Host: %s\r\n"
     told = host if _IS_TOKEN.fullmatch(host) else b'"%s"' % host
     first = b"for=%s;host=%s;proto=%s" % (_node(client), told, proto)
-    if client == peer:
+    if client == peer and not between:
         addresses = client.encode()
         elements = first
     else:

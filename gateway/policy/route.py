@@ -17,7 +17,7 @@ bounded by the depth and length of the routes, whatever a client sends.
 from __future__ import annotations
 
 import cython
-from gateway.wire.target import TargetError, lenient_path, match_path
+from gateway.wire.target import TargetError, lenient_path, prefix_path
 
 
 @cython.final
@@ -67,11 +67,7 @@ class Router:
         """
         if value is None:
             raise ValueError("a route's value is not None: that stands for no route")
-        if b"?" in path:
-            raise TargetError("bad-target", "a route's path has no query")
-        matched = match_path(path)
-        if lenient_path(matched) != matched:
-            raise TargetError("ambiguous-path", "a route's path has one reading: no '//', ';', %2F")
+        matched = prefix_path(path)
         node = self._node_of(host)
         end: cython.Py_ssize_t = len(matched)
         if end > 1 and matched[end - 1] == 47:

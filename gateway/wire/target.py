@@ -16,8 +16,9 @@ escapes of control octets (``%00``), overlong UTF-8 (``%C0%AE`` once passed for 
 escapes, octets outside visible ASCII. Where the two readings merely differ (an ``a%2Fb`` that is
 one name), it is the router that decides: it refuses a path whose readings lead to two routes.
 
-Not told apart: letters' case (paths are case-sensitive), and what is encoded twice (``%252e`` is
-the text ``%2e``; a backend that decodes twice is broken for every client).
+Not told apart: letters' case (paths are case-sensitive), names that one file system takes for the
+same (``a`` and ``a.`` on Windows), and what is encoded twice (``%252e`` is the text ``%2e``; a
+backend that decodes twice is broken for every client).
 """
 
 from __future__ import annotations
@@ -266,6 +267,19 @@ def lenient_path(path: bytes) -> bytes:
             slash = False
         at += step
     return bytes(kept)
+
+
+def prefix_path(path: bytes) -> bytes:
+    """Return a configured path as requests are matched with it: its strict reading.
+
+    Raises TargetError for one that no request can match: with a query, or read in two ways itself.
+    """
+    if b"?" in path:
+        raise TargetError("bad-target", "a query in a path prefix")
+    strict = match_path(path)
+    if lenient_path(strict) != strict:
+        raise TargetError("ambiguous-path", "a path prefix has no '//', ';', %2F, %3F and the like")
+    return strict
 
 
 def split_absolute(target: bytes) -> tuple[bytes, bytes, bytes]:

@@ -209,6 +209,11 @@ def test_the_block_behind_proxies() -> None:
     )
 
 
+def test_a_request_that_comes_round_again_keeps_its_hops() -> None:
+    block = forwarded_block("10.0.0.1", "10.0.0.1", b"http", b"a", between=("10.0.0.2",))
+    assert block.startswith(b"X-Forwarded-For: 10.0.0.1, 10.0.0.2, 10.0.0.1\r\n")
+
+
 def test_a_client_without_an_address_is_unknown() -> None:
     block = forwarded_block("", "", b"http", b"[::1]:80", b"[::1]")
     assert b'Forwarded: for=unknown;host="[::1]:80";proto=http;by="[::1]"\r\n' in block

@@ -16,6 +16,7 @@ from gateway.wire.target import (
     TargetError,
     lenient_path,
     match_path,
+    prefix_path,
     split_absolute,
     valid_host,
 )
@@ -191,6 +192,28 @@ def test_any_octets_are_a_path_or_that_one_error(octets: bytes) -> None:
 @given(st.binary(max_size=40))
 def test_lenient_readings_of_any_octets_end(octets: bytes) -> None:
     assert len(lenient_path(b"/" + octets)) <= len(octets) + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/a?b", "bad-target"),
+        (b"a", "bad-target"),
+        (b"/a//b", "ambiguous-path"),
+        (b"/a;b", "ambiguous-path"),
+        (b"/a%2fb", "ambiguous-path"),
+        (b"/../a", "dot-segment"),
+        (b"/%00", "bad-escape"),
+    ],
+)
+def test_a_prefix_that_no_request_can_match_is_refused(path: bytes, kind: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        prefix_path(path)
+    assert caught.value.kind == kind
+
+
+def test_a_prefix_is_brought_into_the_form_of_requests() -> None:
+    assert prefix_path(b"/%61pi/caf%c3%a9/") == b"/api/caf%C3%A9/"
 
 
 # --- absolute-form and hosts --------------------------------------------------------------------
