@@ -9,7 +9,7 @@ import click
 from gateway.admin import models
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import talk
-from gateway.cli.show import show_traffic
+from gateway.cli.show import show_moved
 from gateway.cli.values import COLOR, chosen, reason_option, services_option
 
 
@@ -26,4 +26,4 @@ def command(
     For a gateway whose state store was lost: the file's initial_stable may name the wrong color.
     """
     request = models.AdoptRequest(color=color, services=chosen(services), reason=reason)
-    talk(link, lambda client: client.adopt(request), show_traffic)
+    talk(link, lambda client: client.adopt(request), show_moved)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 import click
 
 from gateway.admin import models
+from gateway.cli.difference import difference
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import console, say, table, talk
 
 MAX_ROWS = 500
-#: Characters of a before or after that a table shows.
-SHORT = 60
+#: Characters of a change that a table shows; --json has all of them.
+SHORT = 120
 
 
 @click.command("audit")
@@ -46,17 +46,16 @@ def _show(page: models.AuditPage) -> None:
             row.actor,
             row.address,
             row.action,
-            f"{_short(row.before)} → {_short(row.after)}",
+            _short(difference(row.before, row.after)),
             row.reason,
         ]
         for row in page.rows
     ]
-    console().print(table(["id", "when", "who", "from", "what", "before → after", "why"], rows))
+    console().print(table(["id", "when", "who", "from", "what", "changed", "why"], rows))
     if page.next is not None:
         say(f"Older rows: gateway audit --before {page.next}")
 
 
-def _short(value: object) -> str:
-    """Return a value's JSON, cut to what a table can hold."""
-    text = "" if value is None else json.dumps(value, ensure_ascii=False)
+def _short(text: str) -> str:
+    """Return what a table can hold of a text."""
     return text if len(text) <= SHORT else text[: SHORT - 1] + "…"

@@ -11,7 +11,7 @@ from gateway.admin import models
 from gateway.cli.client import Slot
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import console, say, table, talk
-from gateway.cli.show import show_traffic
+from gateway.cli.show import show_moved
 from gateway.cli.values import SLOT, duration, force_option, reason_option
 
 
@@ -156,7 +156,7 @@ def _show_drain(answer: models.DrainAnswer) -> None:
 def isolate(link: Link, service: str, slot: Slot, reason: str, force: bool) -> None:
     """Send nothing to SERVICE's slot until it is lifted, whatever the weight."""
     request = models.IsolateRequest(color=slot, reason=reason, force=force)
-    talk(link, lambda client: client.isolate(service, request), show_traffic)
+    talk(link, lambda client: client.isolate(service, request), show_moved)
 
 
 @command.command("lift")
@@ -166,4 +166,4 @@ def isolate(link: Link, service: str, slot: Slot, reason: str, force: bool) -> N
 @talks_to_gateway
 def lift(link: Link, service: str, slot: Slot, reason: str) -> None:
     """Undo `isolate`: SERVICE's slot may be used again."""
-    talk(link, lambda client: client.lift(service, slot, reason=reason), show_traffic)
+    talk(link, lambda client: client.lift(service, slot, reason=reason), show_moved)

@@ -12,7 +12,7 @@ from gateway.admin import models
 from gateway.cli.exits import Exit
 from gateway.cli.link import LinkOptions, link_options
 from gateway.cli.output import say, talk, warn
-from gateway.cli.show import show_traffic
+from gateway.cli.show import show_moved
 from gateway.cli.values import chosen, force_option, reason_option, services_option
 
 
@@ -78,5 +78,6 @@ def command(
 
 def _show(answer: models.RollbackAnswer) -> None:
     """Print where everything is now and what has moved."""
-    show_traffic(answer)
-    say(f"Rolled back: {', '.join(answer.rolled_back) or 'nothing, all was there already'}.")
+    show_moved(answer)
+    if answer.rolled_back:
+        say(f"Rolled back: {', '.join(answer.rolled_back)}.")

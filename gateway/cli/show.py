@@ -9,7 +9,25 @@ from gateway.cli.output import colored, console, percent, say, table
 
 
 def show_traffic(answer: models.TrafficAnswer) -> None:
-    """Print who carries what, and whether and how fast anything moved."""
+    """Print who carries what."""
+    _table(answer)
+    say(f"Traffic revision {answer.revision}.")
+
+
+def show_moved(answer: models.TrafficAnswer) -> None:
+    """Print who carries what after a write, and whether and how fast anything moved."""
+    _table(answer)
+    revision = f"raffic revision {answer.revision}"
+    if not answer.changed:
+        say(f"Nothing to change: t{revision}.")
+    elif answer.applied_in_ms is None:
+        say(f"T{revision}.")
+    else:
+        say(f"T{revision}, served by every worker after {answer.applied_in_ms:.1f} ms.")
+
+
+def _table(answer: models.TrafficAnswer) -> None:
+    """Print each service's colors and shares."""
     rows: list[list[str | Text]] = [
         [
             service.name,
@@ -22,12 +40,3 @@ def show_traffic(answer: models.TrafficAnswer) -> None:
         for service in answer.services
     ]
     console().print(table(["service", "stable", "", "candidate", "", "closed"], rows))
-    say(_moved(answer))
-
-
-def _moved(answer: models.TrafficAnswer) -> str:
-    """Say in a line what became of a call."""
-    revision = f"Traffic revision {answer.revision}"
-    if answer.applied_in_ms is not None:
-        return f"{revision}, served by every worker after {answer.applied_in_ms:.1f} ms."
-    return f"{revision}."

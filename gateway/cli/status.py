@@ -75,6 +75,7 @@ def _endpoints(answer: models.StatusAnswer) -> None:
         for pool in service.pools
         for endpoint in pool.endpoints
     ]
+    say("")
     console().print(table(["endpoint", "url", "health", "in flight", "last probes"], rows))
 
 
@@ -101,6 +102,7 @@ def _processes(answer: models.StatusAnswer) -> None:
         ]
         for process in answer.processes
     ]
+    say("")
     console().print(table(["process", "pid", "state", "up", "snapshot", "connections"], rows))
 
 

@@ -9,7 +9,7 @@ import click
 from gateway.admin import models
 from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import talk
-from gateway.cli.show import show_traffic
+from gateway.cli.show import show_moved, show_traffic
 from gateway.cli.values import (
     COLOR,
     chosen,
@@ -62,7 +62,7 @@ def set_(
         {color or "candidate": percent, "services": chosen(services), "reason": reason}
         | ({"force": True} if force else {})
     )
-    talk(link, lambda client: client.set_traffic(change, revision=revision), show_traffic)
+    talk(link, lambda client: client.set_traffic(change, revision=revision), show_moved)
 
 
 @command.command("finalize")
@@ -73,4 +73,4 @@ def set_(
 def finalize(link: Link, services: tuple[str, ...], reason: str, revision: int | None) -> None:
     """Swap the roles where the candidate carries 100 %: it is stable from then on."""
     request = models.FinalizeRequest(services=chosen(services), reason=reason)
-    talk(link, lambda client: client.finalize(request, revision=revision), show_traffic)
+    talk(link, lambda client: client.finalize(request, revision=revision), show_moved)
