@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Where workers connect (``ChildSpec.control_socket``).
 CONTROL_CHANNEL: Final = "control.sock"
 
-#: What control leaves for workers that start without it (``ChildSpec.snapshot_file``). Those of
-#: earlier runs are control's to remove: it learns from them what taken-over workers serve.
+#: What control leaves for workers that start without it (``ChildSpec.snapshot_file``). That of
+#: an earlier run is control's to remove: it learns from it what taken-over workers serve.
 SNAPSHOTS: Final = "snapshot-*.bin"
 
 #: In seconds. Starts and heartbeats are compared, so both are converted in one way.

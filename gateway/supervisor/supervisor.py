@@ -78,6 +78,8 @@ class Supervisor:
         self._board = self._make_board(found)
         end_control(found.control, CONTROL_PATIENCE)
         self._adopt(found)
+        if not self._old:
+            _remove(Path(plan.run_dir), SNAPSHOTS)  # of no run that is still there
         self._starter = Starter(plan, self._board, self._sockets)
         self._control = Seat(role="control")
         self._seats = [self._control, *self._worker_seats()]
@@ -277,9 +279,8 @@ class Supervisor:
         self._sockets.close()
         self._sockets.unlink()
         run_dir = Path(self._plan.run_dir)
-        left = (CONTROL_CHANNEL, CONTROL_SOCKET, ADDRESSES_FILE, WORKER_SOCKETS, SNAPSHOTS)
-        for path in [path for pattern in left for path in run_dir.glob(pattern)]:
-            path.unlink(missing_ok=True)
+        for left in (CONTROL_CHANNEL, CONTROL_SOCKET, ADDRESSES_FILE, WORKER_SOCKETS, SNAPSHOTS):
+            _remove(run_dir, left)
         self._board.close()
 
     # --- taking over --------------------------------------------------------------------------
@@ -332,6 +333,11 @@ class Supervisor:
         if all(child is not None and child.phase is Phase.SERVING for child in new):
             for child in serving:
                 child.stop(now + self._plan.drain_timeout + self._plan.grace)
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 def _reap() -> list[tuple[int, int]]:

@@ -201,6 +201,20 @@ def test_nobody_left_is_an_ordinary_start(gateway: Gateway) -> None:
     assert gateway.tell("who")["slot"] in {0, 1}
 
 
+def test_an_earlier_snapshot_is_kept_for_control_only_while_workers_run(gateway: Gateway) -> None:
+    killed(gateway.serving(workers=1))
+    snapshot = gateway.run_dir / "snapshot-0123.bin"
+    snapshot.write_bytes(b"what the workers serve")
+    supervisor = gateway.serving()
+    assert snapshot.exists()
+    killed(supervisor)
+    for pid in gateway.left_running():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(alive, gateway.left_running())), "all to be gone")
+    gateway.serving()
+    assert not snapshot.exists()
+
+
 def test_a_takeover_of_a_takeover(gateway: Gateway) -> None:
     """Workers that drain from the one before are watched, and hand over no sockets."""
     killed(gateway.serving(workers=1))
