@@ -221,7 +221,9 @@ class Hub:
             waits.set()
 
     def _write_file(self) -> None:
-        snapshot = Apply(number=self.number, topology=self.topology, traffic=self.traffic)
+        snapshot = Apply(
+            number=self.number, topology=self.topology, traffic=self.traffic, names=self._names
+        )
         try:
             snapshotfile.write(self._file, snapshot)
         except OSError:
@@ -230,7 +232,9 @@ class Hub:
 
     def publish(self, names: dict[str, tuple[str, ...]]) -> None:
         """Tell every worker, now and when it connects, what host names resolve to."""
-        self._names.update(names)
+        if any(self._names.get(name) != found for name, found in names.items()):
+            self._names.update(names)
+            self._write_file()
         frame = encode(Addresses(names=names))
         for link in self._links:
             if link.hello is not None:

@@ -85,6 +85,7 @@ class Operations:
         (nothing has changed) and as ``Switchboard.write``.
         """
         switch, parts = self._board, self._board.parts
+        one(switch.state, new.service)
         switch.check_revision(caller)
         color = pooldesk.check_pool_write(switch.state, parts.facts, new.service, new.slot)
         self._check_expect(new)

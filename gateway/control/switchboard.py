@@ -129,8 +129,7 @@ class Switchboard:
         AllocationError.
         """
         async with self.lock:
-            self.check_revision(caller)
-            outcome = decide(self.state, self.parts.facts)
+            outcome = self._decided(caller, decide)
             if outcome.state == self.state:
                 return Written(state=self.state, changed=False)
             number, began = await self.commit(caller, action, outcome.state)
@@ -166,6 +165,19 @@ class Switchboard:
             self.watch(self.parts.hub.topology)  # how endpoints are probed may have changed
         self._tell(action, base, caller)
         return number, began
+
+    def _decided(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Outcome:
+        """Decide, then look at the If-Match: what is wrong in itself is no matter of revisions
+        (RFC 9110 section 13.2.1). A conflict may well be one.
+        """
+        try:
+            outcome = decide(self.state, self.parts.facts)
+        except Refused as refused:
+            if refused.status == 409:
+                self.check_revision(caller)
+            raise
+        self.check_revision(caller)
+        return outcome
 
     def check_revision(self, caller: Caller) -> None:
         """Raise StaleRevisionError where the caller's If-Match is not in force."""
