@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.config.scalars import shown
+from gateway.wire.target import TargetError, prefix_path
 
 # RFC 3986 section 3.2.2 with RFC 1123 labels; underscores occur in names of compose services.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -116,6 +117,8 @@ def parse_route_host(value: str) -> str:
         raise ValueError(f"{error}, expected {expected} (no scheme, no port)") from None
     if wildcard and (":" in host or host.replace(".", "").isdigit()):
         raise ValueError(f"{shown(value)} is a wildcard over an address, expected {expected}")
+    if ":" in host:  # in brackets, as a request's Host has it (``valid_host``)
+        return f"[{host}]"
     return f"*.{host}" if wildcard else host
 
 
@@ -247,6 +250,22 @@ def parse_path(value: str) -> str:
     if any(segment in {".", ".."} for segment in path.split("/")):
         raise ValueError(f"{shown(value)} has a dot segment, which no request can have")
     return path
+
+
+def parse_route_path(value: str) -> str:
+    """Return a route's path prefix, as requests are matched with it.
+
+    Raises ValueError as ``parse_path`` does, and for a path that two readers take differently: the
+    router refuses requests for it.
+    """
+    path = parse_path(value)
+    try:
+        return prefix_path(path.encode()).decode()
+    except TargetError:
+        raise ValueError(
+            f"{shown(value)} can be read in two ways (//, ;, %2F, %3F and the like), "
+            "expected a path such as /api/ivor/"
+        ) from None
 
 
 def parse_path_pattern(value: str) -> str:

@@ -14,8 +14,8 @@ from gateway.config.addresses import (
     parse_admin_address,
     parse_endpoint,
     parse_listen,
-    parse_path,
     parse_route_host,
+    parse_route_path,
 )
 from gateway.config.faults import Fault, suggestion
 from gateway.config.schema import Admin
@@ -99,6 +99,11 @@ def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
                 "this listener speaks https itself, expected only where tls is absent",
                 at_key=True,
             )
+    # As long as TLS is not in force, such listeners stay closed (``build.public_listeners``).
+    if opened and all(mapping(item).get("tls") is not None for item in items(data.get("listen"))):
+        yield Fault(
+            ("listen",), "TLS is not spoken yet, expected at least one listener without tls"
+        )
     address = mapping(data.get("admin")).get("address", _ADMIN)
     socket = _socket(parse_admin_address, address)
     if socket is not None and meets(socket):
@@ -239,9 +244,10 @@ def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
             hint = suggestion(profile, profiles) if profiles else "none is under security.profiles"
             yield Fault(("routes", index, "security"), f"unknown security profile, {hint}")
         host = _parsed(parse_route_host, route.get("host"))
-        path = _parsed(parse_path, route.get("path", "/"))
+        path = _parsed(parse_route_path, route.get("path", "/"))
         if not route or path is None or (host is None and route.get("host") is not None):
             continue
+        path = path.removesuffix("/")  # a final slash says nothing (``policy.route``)
         if (host, path) in seen:
             yield Fault(
                 ("routes", index), f"has the same host and path as routes[{seen[host, path]}]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +18,10 @@ from gateway.config.addresses import (
     parse_path,
     parse_path_pattern,
     parse_route_host,
+    parse_route_path,
 )
-from gateway.wire.target import TargetError, match_path
+from gateway.policy.route import Router
+from gateway.wire.target import match_path, valid_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,12 +93,16 @@ def test_credentials_in_an_endpoint_are_refused_and_not_quoted(text: str) -> Non
         ("*.Blkout.example", "*.blkout.example"),
         ("blkout.example.", "blkout.example"),
         ("192.0.2.1", "192.0.2.1"),
-        ("[::1]", "::1"),
+        ("[2001:DB8:0::1]", "[2001:db8::1]"),
+        ("::1", "[::1]"),
         ("MÜNCHEN.example", "xn--mnchen-3ya.example"),
     ],
 )
 def test_a_host_has_one_form(text: str, host: str) -> None:
     assert parse_route_host(text) == host
+    if "*" not in host:
+        # As a request's Host is read, or the route would never be found.
+        assert valid_host(host.encode()) == (host.encode(), 0)
 
 
 @pytest.mark.parametrize(
@@ -198,14 +203,28 @@ def test_a_path_that_no_request_can_match_is_refused(text: str) -> None:
 
 @given(st.text(alphabet="/abZ09._~-%2eE61cF;:@!", max_size=20))
 def test_a_routes_path_is_read_as_a_requests_path_is(tail: str) -> None:
-    """What a route says and what a request says are the same octets, or one of them is refused."""
+    """What a route says and what a request says are the same octets; the router takes it."""
     try:
-        path = parse_path("/" + tail)
+        path = parse_route_path("/" + tail)
     except ValueError:
         return
-    # A path that cannot come is refused below: such a route is idle, not wrong.
-    with contextlib.suppress(TargetError):
-        assert match_path(("/" + tail).encode()) == path.encode()
+    assert match_path(("/" + tail).encode()) == path.encode()
+    assert Router().add(b"", path.encode(), "route")
+
+
+@given(st.text(alphabet="aZ09._-:[]*xn é\n", max_size=20))
+def test_a_routes_host_is_read_as_a_requests_host_is(text: str) -> None:
+    try:
+        host = parse_route_host(text).removeprefix("*.")
+    except ValueError:
+        return
+    assert valid_host(host.encode()) == (host.encode(), 0)
+
+
+@pytest.mark.parametrize("text", ["/a//b", "/a;b", "/a%2Fb", "/a%3fb", "/a%5Cb", "/%00"])
+def test_a_routes_path_has_one_reading(text: str) -> None:
+    with pytest.raises(ValueError, match=r"two readings|expected"):
+        parse_route_path(text)
 
 
 def test_a_pattern_has_its_star_at_the_end() -> None:

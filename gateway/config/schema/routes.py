@@ -10,9 +10,9 @@ from gateway.config.schema.services import OffOrRescue, OffOrRetry
 from gateway.config.schema.types import (
     Count,
     Flag,
-    PathPrefix,
     RequestRate,
     RouteHost,
+    RoutePath,
     Section,
     ServiceName,
     Size,
@@ -53,7 +53,7 @@ class Route(Section):
     host: RouteHost | None = key(
         None, description="Exact host, or *. and a domain for any name below it; null: any host."
     )
-    path: PathPrefix = key(
+    path: RoutePath = key(
         "/", description="Path prefix, matched on segment boundaries; the longest wins."
     )
     service: ServiceName = Field(description="The service that answers.")

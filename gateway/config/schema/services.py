@@ -17,8 +17,8 @@ from gateway.config.schema.types import (
     Flag,
     Method,
     PathPattern,
-    PathPrefix,
     Positive,
+    ProbePath,
     Seconds,
     Section,
     ServiceName,
@@ -105,14 +105,14 @@ class TcpProbe(Section):
 class HttpProbe(Section):
     """L2: the application answers."""
 
-    path: PathPrefix = Field(description="Path that is asked with GET.")
+    path: ProbePath = Field(description="Path that is asked with GET.")
     status: Status = key(200, description="Status that means healthy.")
 
 
 class SelfTestProbe(Section):
     """L3: the application says that it can do its work."""
 
-    path: PathPrefix = Field(description="Path that is asked with GET.")
+    path: ProbePath = Field(description="Path that is asked with GET.")
     status: Status = key(200, description="Status that means healthy.")
     json_: dict[str, JsonScalar] = key(
         {}, alias="json", description="Values that the answer must hold."
@@ -123,7 +123,7 @@ class IntegrationRequest(Section):
     """One request of the integration check."""
 
     method: Method = key("GET", description="Method of the request.")
-    path: PathPrefix = Field(description="Path that is asked, through the gateway.")
+    path: ProbePath = Field(description="Path that is asked, through the gateway.")
     status: Status = key(200, description="Status that is expected.")
     json_: dict[str, JsonScalar] = key(
         {}, alias="json", description="Values that the answer must hold."

@@ -30,6 +30,7 @@ from gateway.config.addresses import (
     parse_path,
     parse_path_pattern,
     parse_route_host,
+    parse_route_path,
 )
 from gateway.config.scalars import (
     DURATION_PATTERN,
@@ -283,7 +284,11 @@ ServiceName = Annotated[
 ]
 Host = Annotated[str, PlainValidator(_text(parse_host)), _json("host")]
 RouteHost = Annotated[str, PlainValidator(_text(parse_route_host)), _json("host")]
-PathPrefix = Annotated[str, PlainValidator(_text(parse_path)), _json("path", "^/", "/api/ivor/")]
+RoutePath = Annotated[
+    str, PlainValidator(_text(parse_route_path)), _json("path", "^/", "/api/ivor/")
+]
+#: The path of a request that the gateway makes.
+ProbePath = Annotated[str, PlainValidator(_text(parse_path)), _json("path", "^/", "/api/ivor/")]
 PathPattern = Annotated[
     str, PlainValidator(_text(parse_path_pattern)), _json("path pattern", "^/", "/assets/*")
 ]
