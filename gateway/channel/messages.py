@@ -27,11 +27,16 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 
 
 class Apply(msgspec.Struct, frozen=True, kw_only=True, tag="apply"):
-    """Serve this. A part that did not change is None. ``number`` is the snapshot's."""
+    """Serve this. A part that did not change is None. ``number`` is the snapshot's.
+
+    ``names`` is for the snapshot file alone: what host names resolved to when it was written, so
+    that a worker that starts without control knows where to connect.
+    """
 
     number: int
     topology: Topology | None = None
     traffic: Traffic | None = None
+    names: dict[str, tuple[str, ...]] = {}
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):

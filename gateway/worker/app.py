@@ -102,6 +102,7 @@ class Worker:
 
     async def apply(self, message: Apply) -> None:
         """Serve a snapshot from now on. Raises ValueError where it cannot be served."""
+        self._core.addresses.update(message.names)
         topology = message.topology or self._topology
         traffic = message.traffic or self._traffic
         if not topology.number:
