@@ -1,4 +1,4 @@
-"""Owns the sockets, the board and the children; standard library only (ADR 0002).
+"""Owns the sockets, the board and the children; standard library only (docs/adr/0005).
 
 What must live here and nowhere else: binding public addresses, starting, watching, replacing and
 ending the control process and the workers. No HTTP, no policy, no event loop library: the less

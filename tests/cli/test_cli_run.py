@@ -110,7 +110,7 @@ def test_a_state_folder_that_cannot_be_made_is_one_clear_line(file: Path, tmp_pa
 def test_a_state_folder_that_cannot_be_written_is_one_clear_line(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
     result = invoke(file)
     assert result.exit_code == 4
     assert result.output == f"gateway: the state folder cannot be written: {tmp_path / 'state'}\n"
