@@ -161,11 +161,12 @@ def end_marked(mark: str, patience: float) -> list[str]:
     return ended
 
 
-def start_service(children: Children, placed: Placed) -> Child:
-    """Start one service process."""
+def start_service(children: Children, placed: Placed, gateway: str) -> Child:
+    """Start one service process; ``gateway`` is the public address that it calls others through."""
     identity = placed.identity
     arguments = ["--service", identity.service, "--color", identity.color]
     arguments += ["--replica", str(identity.replica), "--port", str(placed.port)]
+    arguments += ["--gateway", gateway]
     return children.start(identity.name, [*python("gateway.demo.service"), *arguments])
 
 

@@ -154,10 +154,11 @@ def _start(
 ) -> ClientFile:
     """Start everything and wait until every endpoint is healthy and every worker serves."""
     deadline = time.monotonic() + START_LIMIT
+    public = f"http://{HOST}:{layout.public}"
     started = []
     for placed in layout.processes:
         signals.check()
-        started.append(start_service(children, placed))
+        started.append(start_service(children, placed, public))
     instances = []
     for placed, child in zip(layout.processes, started, strict=True):
         ready = await_ready(child, deadline, signals.check)
@@ -179,7 +180,7 @@ def _start(
         admin=f"http://{HOST}:{layout.admin}",
         token=token,
         pid=os.getpid(),
-        public=f"http://{HOST}:{layout.public}",
+        public=public,
         config=str(folder / "gateway.yaml"),
         instances=tuple(instances),
     )

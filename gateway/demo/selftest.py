@@ -13,6 +13,9 @@ from gateway.cli.link import Link
 
 TIMEOUT = 20.0
 
+#: At 50 % all of them are on one side once in a million times.
+VISITORS = 21
+
 
 class SelfTestError(Exception):
     """Something through the gateway is not as it should be."""
@@ -41,9 +44,30 @@ async def self_test(public: str, link: Link, say: Callable[[str], None]) -> None
         expect(moved.applied_in_ms is not None, "the gateway does not say when it had moved")
         say(f"moved everything to green in {moved.applied_in_ms:.1f} ms")
         await _visit(session, "green", say)
+        await _split(session, admin, say)
         await admin.rollback(models.RollbackRequest(reason="check"))
         say("rolled back")
         await _visit(session, "blue", say)
+
+
+async def _split(
+    session: aiohttp.ClientSession, admin: AdminClient, say: Callable[[str], None]
+) -> None:
+    """Halve the traffic; expect each visitor on one side, also where the website calls on."""
+    half = models.TrafficChange.model_validate({"candidate": 50.0, "reason": "check"})
+    await admin.set_traffic(half)
+    seen: dict[str, int] = {"blue": 0, "green": 0}
+    for _ in range(VISITORS):
+        async with session.get("/today", headers={"Accept": "text/html"}) as response:
+            text = await response.text()
+        page = re.findall(r'data-color="(\w+)"', text)
+        answerers = re.findall(r'data-answerer="\w+">(\w+)<', text)
+        expect(len(page) == 1 and len(answerers) == 3, f"/today: {response.status}, or not whole")
+        expect(set(answerers) == set(page), f"/today: a {page[0]} page with answers of {answerers}")
+        seen[page[0]] += 1
+        session.cookie_jar.clear()  # the next one is somebody else
+    expect(all(seen.values()), f"at 50 % all of {VISITORS} visitors were on one side")
+    say(f"50 %: {seen['blue']} visitors on blue, {seen['green']} on green, each with one side")
 
 
 async def _visit(session: aiohttp.ClientSession, color: str, say: Callable[[str], None]) -> None:

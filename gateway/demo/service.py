@@ -58,11 +58,15 @@ async def health(request: web.Request) -> web.Response:
 KNOB: web.AppKey[Knob] = web.AppKey("knob", Knob)
 
 
-def make_app(identity: Identity, knob: Knob) -> web.Application:
-    """Compose one service. Raises KeyError for a service that the platform has not."""
+def make_app(identity: Identity, knob: Knob, gateway: str = "") -> web.Application:
+    """Compose one service; ``gateway`` is the public address that it calls others through.
+
+    Raises KeyError for a service that the platform has not.
+    """
     app = web.Application(middlewares=[knob.middleware()], client_max_size=MAX_BODY)
     app[IDENTITY] = identity
     app[KNOB] = knob
+    app[website.GATEWAY] = gateway
     app.on_response_prepare.append(sign)
     app.router.add_get("/health", health)
     app.router.add_get("/_demo", knob.handle)
@@ -82,11 +86,11 @@ def make_control_app(knob: Knob) -> web.Application:
 class Service:
     """A service on its port. Dead means: nobody listens, and open connections are reset."""
 
-    def __init__(self, identity: Identity, knob: Knob, host: str, port: int) -> None:
+    def __init__(self, identity: Identity, knob: Knob, port: int, gateway: str = "") -> None:
+        app = make_app(identity, knob, gateway)
         self._runner = web.AppRunner(
-            make_app(identity, knob), access_log=None, shutdown_timeout=0.5, keepalive_timeout=120
+            app, access_log=None, shutdown_timeout=0.5, keepalive_timeout=120
         )
-        self._host = host
         self._site: web.TCPSite | None = None
         self.port = port
         knob.on_change(self._obey)
@@ -101,7 +105,7 @@ class Service:
         await self._runner.cleanup()
 
     async def _listen(self) -> None:
-        site = web.TCPSite(self._runner, self._host, self.port)
+        site = web.TCPSite(self._runner, HOST, self.port)
         await site.start()
         self._site = site
         # Port 0 was the operating system's choice; a revived service comes back to the same one.
@@ -120,10 +124,10 @@ class Service:
             await self._listen()
 
 
-async def serve(identity: Identity, port: int, stopped: asyncio.Event) -> None:
+async def serve(identity: Identity, port: int, gateway: str, stopped: asyncio.Event) -> None:
     """Serve until ``stopped``. Raises OSError where the port is taken."""
     knob = Knob()
-    service = Service(identity, knob, HOST, port)
+    service = Service(identity, knob, port, gateway)
     control = web.AppRunner(make_control_app(knob), access_log=None, shutdown_timeout=0.5)
     try:
         await service.start()
@@ -138,7 +142,7 @@ async def serve(identity: Identity, port: int, stopped: asyncio.Event) -> None:
         await control.cleanup()
 
 
-async def _run(identity: Identity, port: int) -> None:
+async def _run(identity: Identity, port: int, gateway: str) -> None:
     """Serve until SIGTERM, SIGINT or the end of standard input."""
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
@@ -151,7 +155,7 @@ async def _run(identity: Identity, port: int) -> None:
             stopped.set()
 
     loop.add_reader(sys.stdin, on_input)
-    await serve(identity, port, stopped)
+    await serve(identity, port, gateway, stopped)
 
 
 def main() -> None:
@@ -161,11 +165,12 @@ def main() -> None:
     parser.add_argument("--color", required=True, choices=["blue", "green"])
     parser.add_argument("--replica", type=int, default=1)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--gateway", default="", metavar="URL")
     arguments = parser.parse_args()
     identity = Identity(service=arguments.service, color=arguments.color, replica=arguments.replica)
     with suppress(KeyboardInterrupt):
         try:
-            asyncio.run(_run(identity, arguments.port))
+            asyncio.run(_run(identity, arguments.port, arguments.gateway))
         except OSError as error:
             sys.stderr.write(f"{identity.name}: port {arguments.port}: {error.strerror}\n")
             sys.exit(EXIT_PORT_TAKEN)

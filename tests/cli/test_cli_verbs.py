@@ -225,6 +225,26 @@ async def test_rollback_locally_wants_the_right_options(
     assert (await gateway("rollback", *arguments)).code == 2
 
 
+@pytest.mark.parametrize(("undo", "status"), [(False, 0), (True, 0), (False, 6)])
+async def test_rollback_locally_needs_no_token_and_ends_as_it_went(
+    gateway: Run, nowhere: Path, monkeypatch: pytest.MonkeyPatch, undo: bool, status: int
+) -> None:
+    asked: list[tuple[Path, bool]] = []
+
+    def rollback_local(config: Path, lift: bool) -> int:
+        asked.append((config, lift))
+        return status
+
+    monkeypatch.setattr("gateway.cli.rollback_local.rollback_local", rollback_local)
+    monkeypatch.delenv("GATEWAY_TOKEN")
+    (nowhere / "here.yaml").write_text("")
+    ended = await gateway(
+        "rollback", "--local", "--config", "here.yaml", *(["--undo"] if undo else [])
+    )
+    assert ended.code == status
+    assert asked == [(Path("here.yaml"), undo)]
+
+
 async def test_adopt_names_the_color(admin: FakeAdmin, gateway: Run) -> None:
     admin.answer("POST", "/v1/adopt", TRAFFIC)
     ended = await gateway("adopt", "green", "--reason", "the store was lost")

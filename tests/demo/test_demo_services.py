@@ -16,6 +16,7 @@ from gateway.demo import ivor
 from gateway.demo.identity import Identity
 from gateway.demo.knob import MAX_SLOW_MS, Change, Knob, Setting, changed
 from gateway.demo.service import HOST, Service, make_app, make_control_app
+from gateway.demo.website import PASSED_ON
 
 Client = TestClient[web.Request, web.Application]
 MakeClient = Callable[[web.Application], Awaitable[Client]]
@@ -141,6 +142,31 @@ async def test_every_input_of_the_page_has_a_label_and_every_box_a_heading(
         assert f'<h2 id="{found}">' in text
 
 
+async def test_the_websites_own_calls_quote_the_visitors_side(aiohttp_client: MakeClient) -> None:
+    heard: list[dict[str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        heard.append({name: request.headers.get(name, "") for name in PASSED_ON})
+        if request.path == "/api/newsroom/articles":
+            return web.Response(status=503)
+        return web.json_response({"color": "green<", "instance": "i"})
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    gateway = await aiohttp_client(app)
+    identity = Identity(service="website", color="blue")
+    website = await aiohttp_client(make_app(identity, Knob(), str(gateway.make_url(""))))
+    quoted = {name: f"value of {name}" for name in PASSED_ON}
+    text = await (await website.get("/today", headers={**quoted, "X-Other": "x"})).text()
+    assert heard == [quoted] * 3
+    assert text.count("green&lt;") == 4
+    assert "failed</span> 503" in text
+
+
+async def test_a_website_that_knows_no_gateway_says_so(aiohttp_client: MakeClient) -> None:
+    assert (await (await aiohttp_client(app_of("website"))).get("/today")).status == 503
+
+
 # --- the knob -----------------------------------------------------------------------------------
 
 
@@ -219,7 +245,7 @@ async def test_a_dead_service_resets_what_is_open_and_refuses_until_revived(
     aiohttp_client: MakeClient,
 ) -> None:
     knob = Knob()
-    service = Service(Identity(service="events", color="blue"), knob, HOST, 0)
+    service = Service(Identity(service="events", color="blue"), knob, 0)
     await service.start()
     control = await aiohttp_client(make_control_app(knob))
     url = f"http://{HOST}:{service.port}"
