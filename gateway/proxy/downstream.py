@@ -423,6 +423,10 @@ class DownstreamConnection:
         self._transport.close()
         return True
 
+    def cut(self) -> None:
+        """Drain, at its end: close whatever is under way."""
+        self._abort()
+
     # --- reading --------------------------------------------------------------------------------
 
     @cython.cfunc

@@ -183,8 +183,9 @@ class Builder:
         )
         self._topology = topology
         self._router = router
-        for gone in self._endpoints.keys() - endpoints.keys():
-            self._endpoints[gone].retire()
+        for name, endpoint in self._endpoints.items():
+            if endpoints.get(name) is not endpoint:
+                endpoint.retire()
         self._endpoints = endpoints
         return serving
 
@@ -220,19 +221,26 @@ class Builder:
         authorities = {service.name: service.tls_ca for service in topology.services}
         for pool in topology.pools:
             for config in pool.endpoints:
+                authority = authorities.get(pool.service)
+                tls = self._context(authority) if config.scheme == "https" else None
                 kept = self._endpoints.get(config.id)
-                if kept is None or kept.cell != config.cell:
-                    kept = self._endpoint(config, authorities.get(pool.service))
+                if kept is None or (kept.cell, kept.host, kept.port, kept.tls) != (
+                    config.cell,
+                    config.host,
+                    config.port,
+                    tls,
+                ):
+                    kept = self._endpoint(config, tls)
                 endpoints[config.id] = kept
         return endpoints
 
-    def _endpoint(self, config: EndpointConfig, authorities: str | None) -> Endpoint:
+    def _endpoint(self, config: EndpointConfig, tls: ssl.SSLContext | None) -> Endpoint:
         return Endpoint(
             id=config.id,
             host=config.host,
             port=config.port,
             authority=config.authority,
-            tls=self._context(authorities) if config.scheme == "https" else None,
+            tls=tls,
             cell=config.cell,
             words=self._words,
             slab=self._slab,

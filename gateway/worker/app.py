@@ -211,8 +211,13 @@ class Worker:
             await asyncio.sleep(0.05)
         for tunnel in list(self._core.tunnels):
             tunnel.close()
+        for connection in list(self._core.connections):
+            connection.cut()
+        for endpoint in self._builder.endpoints.values():
+            endpoint.retire()
         self._link.stop()
         await self._core.cancel_tasks()
+        await asyncio.sleep(0)  # the turn in which the loop tells that they are closed
         self._core.stop()
         if self._handover is not None:
             self._handover.close()
