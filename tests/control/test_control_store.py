@@ -1,0 +1,210 @@
+"""The store keeps what it was given, through kills, damage and full disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.control import store as module
+from gateway.control.state import PoolState, ServiceState, State
+from gateway.control.store import Answer, AuditEntry, SqliteStore, StoreError
+
+
+def state(weight: int = 0, revision: int = 1) -> State:
+    return State(
+        revision=revision,
+        salt=b"salt",
+        release="r1",
+        services=(
+            ServiceState(
+                name="ivor",
+                stable="green",
+                weight=weight,
+                previous="open",
+                drained=("blue",),
+                isolated=("green",),
+                generation=4,
+                blue=PoolState(generation=4, source="api", endpoints=("http://h:1", "http://h:2")),
+                green=PoolState(generation=1, endpoints=()),
+            ),
+        ),
+    )
+
+
+def entry(action: str = "traffic.set") -> AuditEntry:
+    return AuditEntry(at=1.0, actor="a", address="::1", action=action)
+
+
+async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "gateway.db"
+    store = await SqliteStore.open(path)
+    assert await store.load() is None
+    await store.save(state(5), [entry()])
+    await store.save(state(7, 2), [entry("rollback")])
+    await store.close()
+    again = await SqliteStore.open(path)
+    assert await again.load() == state(7, 2)
+    assert [row.action for row in await again.audit(None, 10)] == ["rollback", "traffic.set"]
+    assert [row.id for row in await again.audit(2, 10)] == [1]
+    assert again.fallback == ""
+    await again.close()
+
+
+async def test_services_that_are_not_configured_now_are_kept(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.save(state(5), [])
+    await store.save(State(revision=2, services=(ServiceState(name="other", stable="blue"),)), [])
+    kept = await store.load()
+    assert kept is not None
+    assert [each.name for each in kept.services] == ["ivor", "other"]
+    await store.close()
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from gateway.control.state import ServiceState, State
+from gateway.control.store import SqliteStore
+
+async def main():
+    store = await SqliteStore.open(Path(sys.argv[1]))
+    for weight in range(1, 1000):
+        service = ServiceState(name="ivor", stable="blue", weight=weight)
+        await store.save(State(revision=weight, services=(service,)), [])
+        os.write(1, b"%d\\n" % weight)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_was_saved_survives_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        said = [int(process.stdout.readline()) for _ in range(20)]
+        # Between persisting and whatever would have come next.
+        process.send_signal(signal.SIGKILL)
+        said += [int(line) for line in process.stdout.read().split()]
+    store = await SqliteStore.open(path)
+    kept = await store.load()
+    assert kept is not None
+    assert kept.revision >= said[-1]
+    assert kept.services[0].weight == kept.revision
+    await store.close()
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", b"SQLite format 3\0" + b"\xff" * 4096])
+async def test_a_broken_database_is_moved_aside(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gateway.db"
+    path.write_bytes(damage)
+    store = await SqliteStore.open(path, wall=lambda: 17.0)
+    assert await store.load() is None
+    await store.save(state(), [])
+    await store.close()
+    assert (tmp_path / "gateway.db.broken-17").read_bytes() == damage
+    assert "moved aside" in caplog.text
+
+
+async def test_damaged_pages_are_found_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    store = await SqliteStore.open(path)
+    await store.save(state(), [entry() for _ in range(200)])
+    await store.close()
+    content = bytearray(path.read_bytes())
+    content[8192 : len(content) - 4096] = b"\x5a" * (len(content) - 12288)
+    path.write_bytes(content)
+    again = await SqliteStore.open(path)
+    assert await again.load() is None
+    await again.close()
+    assert list(tmp_path.glob("gateway.db.broken-*"))
+
+
+async def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    store = await SqliteStore.open(path)
+    await store.close()
+    (aside,) = tmp_path.glob("gateway.db.broken-*")
+    connection = sqlite3.connect(aside)
+    assert connection.execute("PRAGMA user_version").fetchone() == (999,)
+    connection.close()
+
+
+async def test_where_nothing_can_be_opened_it_is_in_memory_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    store = await SqliteStore.open(tmp_path / "file" / "gateway.db")
+    assert store.fallback
+    await store.save(state(), [])
+    assert await store.load() == state()
+    await store.close()
+
+
+async def test_a_full_disk_is_a_store_error_and_nothing_is_half_kept(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.save(state(1), [])
+
+    async def at_most(pages: str) -> None:
+        await store._run(lambda: store._db.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+
+    (pages,) = await store._run(lambda: store._db.execute("PRAGMA page_count").fetchone())
+    await at_most(str(pages))
+    large = [
+        AuditEntry(at=1.0, actor="a", address="", action="x", before=b"x" * 100_000)
+        for _ in range(3)
+    ]
+    with pytest.raises(StoreError, match="full"):
+        await store.save(state(2), large)
+    assert await store.load() == state(1)
+    await at_most("100000")
+    await store.save(state(3), large)
+    assert await store.load() == state(3)
+    await store.close()
+
+
+def answer(key: str, at: float) -> Answer:
+    return Answer(actor="a", key=key, request=b"r", status=200, body=b"{}", etag="", at=at)
+
+
+async def test_answers_are_kept_for_a_day_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ANSWERS", 3)
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.remember(answer("old", 0.0))
+    assert await store.remembered("a", "old", 86_399.0) == answer("old", 0.0)
+    assert await store.remembered("a", "old", 86_401.0) is None
+    assert await store.remembered("b", "old", 1.0) is None
+    for number in range(5):
+        await store.remember(answer(f"k{number}", 10.0 + number))
+    kept = [number for number in range(5) if await store.remembered("a", f"k{number}", 20.0)]
+    assert kept == [2, 3, 4]
+    await store.close()
+
+
+async def test_the_audit_log_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_AUDIT_ROWS", 3)
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    for _ in range(5):
+        await store.save(state(), [entry()])
+    assert [row.id for row in await store.audit(None, 10)] == [5, 4, 3]
+    await store.close()
+
+
+async def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.close()
+    with pytest.raises((StoreError, RuntimeError)):
+        await store.load()
+    assert os.access(tmp_path / "gateway.db", os.R_OK)
