@@ -58,10 +58,11 @@ def run_dir_of(state_path: Path) -> Path:
 
 def plan_of(config: Config, file: Path) -> Plan:
     """Return what the supervisor is to keep running for a configuration."""
+    from gateway.config.build import public_listeners
     from gateway.supervisor.plan import Plan
 
     return Plan(
-        listen=tuple(str(listener.address) for listener in config.listen),
+        listen=tuple(listener.address for listener in public_listeners(config)),
         admin=str(config.admin.address),
         workers=config.workers or cores(),
         run_dir=str(run_dir_of(Path(config.state.path))),

@@ -1,10 +1,10 @@
 """The access log's way out of a worker: one thread, a bounded queue, whole lines.
 
-The loop hands over small batches, often: thousands of lines at once would hold the interpreter for
-milliseconds. The queue is C's (``SimpleQueue``) and a batch not too small: a thread that is woken
-for every 64 lines, through ``queue.Queue`` cost as much as a third of the request. A pipe gets at most 4 KiB a write (PIPE_BUF: lines of several workers
-never mix); a file gets a batch a write. What does not fit in the queue, or what a full disk
-refuses, is lost and counted, never waited for.
+The loop hands over batches, not too large (thousands of lines at once would hold the interpreter
+for milliseconds) and not too small: a thread that was woken for every 64 lines, through Python's
+``queue.Queue``, cost as much as a third of the request. A pipe gets at most 4 KiB a write
+(PIPE_BUF: lines of several workers never mix); a file gets a batch a write. What does not fit in
+the queue, or what a full disk refuses, is lost and counted, never waited for.
 """
 
 from __future__ import annotations
