@@ -6,6 +6,7 @@ A token is never an argument: those are in everybody's process list and in shell
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -17,6 +18,9 @@ from urllib.parse import urlsplit
 import click
 
 from gateway.demo import client_file
+
+#: RFC 6750 section 2.1: what a bearer token is made of.
+_BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,16 +113,23 @@ def resolve(
 
 
 def _token(token_file: Path | None, environment: Mapping[str, str]) -> str | None:
-    """Return the token that was given by a file or by the environment."""
+    """Return the token that was given by a file or by the environment, None where none was."""
     if token_file is None:
-        return environment.get(TOKEN_VARIABLE) or None
-    try:
-        token = token_file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise click.BadParameter(f"{token_file}: {reason}", param_hint="--token-file") from error
-    if not token or not token.isprintable() or " " in token:
-        raise click.BadParameter(f"{token_file}: holds no token", param_hint="--token-file")
+        token = environment.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            return None
+        where, hint = TOKEN_VARIABLE, TOKEN_VARIABLE
+    else:
+        where, hint = str(token_file), "--token-file"
+        try:
+            token = token_file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise click.BadParameter(f"{where}: {reason}", param_hint=hint) from error
+    if not _BEARER.fullmatch(token):
+        # Not quoted: it may be a secret with a typing error in it.
+        expected = "expected letters, digits and -._~+/="
+        raise click.BadParameter(f"{where}: holds no token, {expected}", param_hint=hint)
     return token
 
 

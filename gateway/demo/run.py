@@ -32,6 +32,8 @@ Say = Callable[[str], None]
 #: Seconds for ten processes and the gateway to start on a slow machine.
 START_LIMIT = 60.0
 LOOK = 0.1
+#: Seconds for the admin API to say how far the start has come.
+ASK_LIMIT = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,13 +209,16 @@ def _await_gateway(content: ClientFile, gateway: Child, deadline: float, signals
             missing = asyncio.run(_not_ready(link))
         except AdminError as error:
             missing = error.detail
+        except TimeoutError:
+            missing = f"no answer within {ASK_LIMIT:g} s"
         if not missing:
             return
 
 
 async def _not_ready(link: Link) -> str:
     """Say what is not ready yet; empty where everything is."""
-    async with AdminClient(link) as client:
+    # Soon given up: meanwhile nobody listens to Ctrl-C.
+    async with asyncio.timeout(ASK_LIMIT), AdminClient(link) as client:
         ready = (await client.ready()).value
         if ready.status != "ok":
             return ready.detail or ready.status

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from gateway.admin import models
+from gateway.admin.calls import CALLS
 from gateway.cli.client import PAUSES, AdminClient, AdminError
 from gateway.cli.link import Address, Link, parse_admin, resolve
 from gateway.demo import client_file
@@ -127,6 +135,10 @@ async def test_a_token_file_is_read(
     (nowhere / "token").write_text("two words")
     assert (await gateway("traffic", "get", "--token-file", "token")).code == 2
     assert (await gateway("traffic", "get")).code == 2
+    monkeypatch.setenv("GATEWAY_TOKEN", "a\r\nX-Injected: b")
+    ended = await gateway("traffic", "get")
+    assert ended.code == 2
+    assert "Injected" not in ended.err
 
 
 async def test_a_unix_socket_is_spoken_through(admin: FakeAdmin, tmp_path: Path) -> None:
@@ -147,6 +159,93 @@ async def test_a_unix_socket_is_spoken_through(admin: FakeAdmin, tmp_path: Path)
                 await client.traffic()
     finally:
         await runner.cleanup()
+
+
+async def test_tls_is_checked_against_the_given_authorities(
+    admin: FakeAdmin, gateway: Run, nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    write_certificate(nowhere)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(nowhere / "cert.pem", nowhere / "key.pem")
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", admin.handle)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=context)
+    try:
+        monkeypatch.setenv("GATEWAY_ADMIN", f"https://localhost:{server.port}")
+        assert (await gateway("traffic", "get", "--ca", "cert.pem")).code == 0
+        ended = await gateway("traffic", "get")
+        assert ended.code == 3
+        assert "not trusted" in ended.err
+        assert "--ca" in ended.err
+        (nowhere / "no.pem").write_text("nothing")
+        assert (await gateway("traffic", "get", "--ca", "no.pem")).code == 2
+    finally:
+        await server.close()
+    assert len(admin.asked) == 1
+
+
+def write_certificate(folder: Path) -> None:
+    """Write a self-signed certificate for localhost and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+async def test_every_call_is_one_that_the_api_has(admin: FakeAdmin) -> None:
+    """Made against the API's own table: methods, paths, queries and the models of both sides."""
+    calls: list[Callable[[AdminClient], Awaitable[object]]] = [
+        lambda client: client.ready(),
+        lambda client: client.status(),
+        lambda client: client.traffic(),
+        lambda client: client.set_traffic(CHANGE),
+        lambda client: client.finalize(models.FinalizeRequest()),
+        lambda client: client.rollback(models.RollbackRequest()),
+        lambda client: client.adopt(models.AdoptRequest(color="green")),
+        lambda client: client.set_pool("s", "green", models.PoolChange(endpoints=["http://a"])),
+        lambda client: client.reset_pool("s", "green", reason="r"),
+        lambda client: client.drain_pool("s", "green", models.DrainRequest()),
+        lambda client: client.isolate("s", models.IsolateRequest(color="green")),
+        lambda client: client.lift("s", "green", reason="r"),
+        lambda client: client.reload(reason="r"),
+        lambda client: client.audit(limit=1, before=2),
+    ]
+    paths = {(call.method, call.path.format(service="s", slot="green")): call for call in CALLS}
+    for method, path in paths:
+        admin.problem(method, path, 418, "teapot")
+    for call in calls:
+        async with AdminClient(link_to(admin)) as client:
+            with pytest.raises(AdminError, match="teapot"):
+                await call(client)
+        asked = admin.asked[-1]
+        known = paths[asked.method, asked.path]
+        parameters = {each.name for each in known.parameters if each.where == "query"}
+        assert set(asked.query) <= parameters
+        assert (known.body is not None) == bool(asked.body)
+        if known.body is not None:
+            known.body.model_validate_json(asked.body)
+        # An unguarded call does not know the key; a write that is guarded must bear one.
+        assert ("Idempotency-Key" in asked.headers) == known.guarded
 
 
 async def test_redirects_are_not_followed_with_the_token(admin: FakeAdmin) -> None:
