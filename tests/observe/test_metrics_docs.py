@@ -1,0 +1,64 @@
+"""docs/metrics.md has every metric, with its type and labels, and none that is not there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from prometheus_client import Metric
+
+from gateway.board import layout
+from gateway.board.board import Board
+from gateway.config.snapshot import Endpoint, Pool, Service, ServiceTraffic, Topology, Traffic
+from gateway.observe.exposition import GatewayCollector, MetricsView
+
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+
+
+def told() -> dict[str, tuple[str, set[str]]]:
+    """What the page's table says: type and labels by name."""
+    rows = re.findall(r"^\| `(gateway_\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", PAGE, re.MULTILINE)
+    return {
+        name: (kind, set(filter(None, labels.strip().split(", ")))) for name, kind, labels in rows
+    }
+
+
+def collected() -> list[Metric]:
+    endpoint = Endpoint(id="a-blue-1-0", cell=0, url="", scheme="http", host="", port=1)
+    pool = Pool(service="a", color="blue", generation=1, source="file", endpoints=(endpoint,))
+    board = Board.create(1)
+    try:
+        row = board.row(0, 1)
+        row[layout.SIDE_REQUESTS] = 1
+        row[layout.SIDE_REQUEST_SECONDS] = 1
+        row[layout.SIDE_UPSTREAM_SECONDS] = 1
+        row.release()
+        view = MetricsView(
+            board=board,
+            topology=Topology(number=1, services=(Service(name="a", row=1),), pools=(pool,)),
+            traffic=Traffic(revision=1, services=(ServiceTraffic(service="a", stable="blue"),)),
+        )
+        return list(GatewayCollector(view).collect())
+    finally:
+        board.close()
+
+
+def test_the_table_is_what_is_collected() -> None:
+    found = {}
+    for family in collected():
+        kind, name = family.type, family.name
+        if kind == "info":
+            kind, name = "gauge", f"{name}_info"  # as the text format has it
+        elif kind == "counter":
+            name = f"{name}_total"
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        found[name] = (kind, labels)
+    assert told() == found
+
+
+def test_the_buckets_are_the_boards() -> None:
+    text = PAGE.partition("buckets end at ")[2].partition(" s. A share")[0].replace("\n", " ")
+    small, _, large = text.partition(" ms, and at ")
+    bounds = [int(number) for number in re.findall(r"\d+", small)]
+    bounds += [int(number) * 1000 for number in re.findall(r"\d+", large)]
+    assert tuple(bounds) == layout.BOUNDS_MS
