@@ -152,12 +152,14 @@ async def test_asking_nobody(child: Child, tmp_path: Path) -> None:
 
 
 def _answered_by(path: Path, data: bytes) -> Iterator[None]:
-    """Answer one question with ``data``, from this thread, without reading it."""
+    """Answer one question with ``data``, from this thread."""
     with bind_unix(path) as listener:
         listener.settimeout(5.0)
         yield
         connection, _ = listener.accept()
         with connection:
+            connection.settimeout(5.0)
+            connection.recv(1024)  # or closing would reset what was sent
             connection.sendall(data)
 
 
