@@ -7,7 +7,6 @@ for control octets, bounded for the whole body, and dropped. Trailers are kept.
 from __future__ import annotations
 
 import cython
-
 from gateway.wire.errors import WireError
 from gateway.wire.head import Head
 
@@ -25,6 +24,7 @@ _DATA_CR = 4
 _DATA_LF = 5
 _TRAILERS = 6
 _DONE = 7
+_BROKEN = 8
 
 _MAX_SIZE_DIGITS = cython.declare(cython.int, MAX_SIZE_DIGITS)
 _MAX_EXTENSIONS = cython.declare(cython.int, MAX_EXTENSIONS)
@@ -70,16 +70,23 @@ class ChunkedDecoder:
         self._left = 0
         self._tail = b""
 
-    def feed(self, data: bytes, at: cython.Py_ssize_t) -> bytes:
-        """Decode from ``at``; return the payload found. Raises WireError."""
+    def feed(self, data: bytes, at: cython.Py_ssize_t) -> bytes:  # noqa: PLR0912 - one scan
+        """Decode from ``at``; return the payload found. Raises WireError, and then for ever."""
         size: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = at
         take: cython.Py_ssize_t
+        state: cython.int = self._state
         first: bytes | None = None
         more: list[bytes] | None = None
         piece: bytes
-        while i < size and self._state != _DONE:
-            if self._state == _DATA:
+        if at < 0 or at > size:
+            raise ValueError(f"cannot decode from {at} of {size} octets")
+        if state == _BROKEN:
+            raise WireError("bad-chunk", "octets behind a broken frame")
+        # Until the octets here are understood: whatever is raised below leaves it so.
+        self._state = _BROKEN
+        while i < size and state != _DONE:
+            if state == _DATA:
                 take = size - i
                 if take > self._left:
                     take = cython.cast(cython.Py_ssize_t, self._left)
@@ -93,12 +100,15 @@ class ChunkedDecoder:
                 i += take
                 self._left -= take
                 if self._left == 0:
-                    self._state = _DATA_CR
-            elif self._state == _TRAILERS:
+                    state = _DATA_CR
+            elif state == _TRAILERS:
                 i = self._read_trailers(data, i)
+                if self.done:
+                    state = _DONE
             else:
-                self._octet(data[i])
+                state = self._octet(state, data[i])
                 i += 1
+        self._state = state
         self.used = i
         if more is not None:
             return b"".join(more)
@@ -106,10 +116,9 @@ class ChunkedDecoder:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _octet(self, c: cython.int) -> cython.bint:
-        """Take one octet of a chunk's frame."""
+    def _octet(self, state: cython.int, c: cython.int) -> cython.int:  # noqa: PLR0911 - a state each
+        """Take one octet of a chunk's frame; return the state behind it."""
         digit: cython.int
-        state: cython.int = self._state
         if state == _SIZE:
             digit = _hex(c)
             if digit >= 0:
@@ -117,33 +126,32 @@ class ChunkedDecoder:
                     raise WireError("bad-chunk-size", f"more than {MAX_SIZE_DIGITS} hex digits")
                 self._digits += 1
                 self._left = self._left * 16 + digit
-            elif self._digits == 0:
+                return _SIZE
+            if self._digits == 0:
                 raise WireError("bad-chunk-size", f"octet 0x{c:02x} where a hex digit belongs")
-            elif c == 13:
-                self._state = _SIZE_LF
-            elif c == 59:
-                self._state = _EXTENSION
-            else:
-                raise WireError("bad-chunk-size", f"octet 0x{c:02x} after a chunk's size")
-        elif state == _EXTENSION:
-            self._extensions += 1
             if c == 13:
-                self._state = _SIZE_LF
-            elif (c < 32 and c != 9) or c == 127:
+                return _SIZE_LF
+            if c == 59:
+                return _EXTENSION
+            raise WireError("bad-chunk-size", f"octet 0x{c:02x} after a chunk's size")
+        if state == _EXTENSION:
+            if c == 13:
+                return _SIZE_LF
+            self._extensions += 1
+            if (c < 32 and c != 9) or c == 127:
                 raise WireError("bad-chunk-extension", f"octet 0x{c:02x} in a chunk extension")
-            elif self._extensions > _MAX_EXTENSIONS:
+            if self._extensions > _MAX_EXTENSIONS:
                 raise WireError("bad-chunk-extension", f"more than {MAX_EXTENSIONS} octets of them")
-        elif state == _SIZE_LF:
+            return _EXTENSION
+        if state == _SIZE_LF:
             self._expect(c, 10)
             self._digits = 0
-            self._state = _DATA if self._left else _TRAILERS
-        elif state == _DATA_CR:
+            return _DATA if self._left else _TRAILERS
+        if state == _DATA_CR:
             self._expect(c, 13)
-            self._state = _DATA_LF
-        else:
-            self._expect(c, 10)
-            self._state = _SIZE
-        return True
+            return _DATA_LF
+        self._expect(c, 10)
+        return _SIZE
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -161,17 +169,18 @@ class ChunkedDecoder:
         if before == 0 and at + 1 < size and data[at] == 13 and data[at + 1] == 10:
             self._finish()
             return at + 2
-        tail: bytes = self._tail + data[at:]
-        # Parsed again only when a line has ended: octet by octet it would be quadratic.
-        if b"\n" in data[at:]:
-            head = Head(tail, 0)
+        tail: bytes = self._tail + data[at : at + MAX_TRAILERS + 1 - before]
+        # Parsed again only when a line has ended: octet by octet it would be quadratic. Never more
+        # of it than is allowed, so that the cut of the reads makes no difference.
+        if len(tail) > MAX_TRAILERS or data.find(b"\n", at) >= 0:
+            head = Head(tail[:MAX_TRAILERS], 0)
             if head.read_trailers():
                 if head.count:
                     self.trailers = head
                 self._finish()
                 return at + (head.end - before)
-        if len(tail) > MAX_TRAILERS:
-            raise WireError("too-many-trailers", f"more than {MAX_TRAILERS} octets", 431)
+            if len(tail) > MAX_TRAILERS:
+                raise WireError("too-many-trailers", f"more than {MAX_TRAILERS} octets", 431)
         self._tail = tail
         return size
 
@@ -179,7 +188,6 @@ class ChunkedDecoder:
     @cython.exceptval(check=True)
     def _finish(self) -> cython.bint:
         self._tail = b""
-        self._state = _DONE
         self.done = True
         return True
 
@@ -189,49 +197,32 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 
 def encode_chunk(payload: bytes) -> bytes:
-    """Return one chunk. The payload must not be empty: that would end the body."""
-    return b"%x\r\n%b\r\n" % (len(payload), payload)
+    """Return one chunk; nothing for an empty payload, whose chunk would end the body."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-#: Trailer fields that may not be told after the body (RFC 9110 section 6.5.1): those that frame,
-#: route, authenticate or modify the request.
+#: Trailer fields that are not passed on (RFC 9110 section 6.5.1): those that frame, route,
+#: authenticate or modify the message, control its caching, or say how its content is read; and what
+#: only the gateway says.
 FORBIDDEN_TRAILERS = frozenset(
-    (
-        b"transfer-encoding",
-        b"content-length",
-        b"host",
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"upgrade",
-        b"authorization",
-        b"proxy-authorization",
-        b"cookie",
-        b"set-cookie",
-        b"content-encoding",
-        b"content-type",
-        b"content-range",
-        b"cache-control",
-        b"expect",
-        b"max-forwards",
-        b"range",
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
-    )
+    b"transfer-encoding content-length host connection keep-alive proxy-connection te trailer "
+    b"upgrade authorization proxy-authorization proxy-authenticate www-authenticate cookie "
+    b"set-cookie content-encoding content-type content-range cache-control cdn-cache-control "
+    b"pragma expires age vary date location retry-after warning expect max-forwards range if-match "
+    b"if-none-match if-modified-since if-unmodified-since if-range forwarded via x-real-ip "
+    b"x-request-id traceparent tracestate gw-override".split()
 )
+FORBIDDEN_TRAILER_PREFIXES = (b"x-release-", b"x-forwarded-", b"x-gateway-")
 
 
 def encode_last_chunk(trailers: Head | None) -> bytes:
     """Return the end of a chunked body, with the trailers that may be passed on."""
     if trailers is None:
         return LAST_CHUNK
-    lines = [
-        name + b": " + value + b"\r\n"
-        for name, value in trailers.items()
-        if name not in FORBIDDEN_TRAILERS and not name.startswith(b"x-release-")
-    ]
+    lines: list[bytes] = []
+    for name, value in trailers.items():
+        # `X_Forwarded_For` is `X-Forwarded-For` to a backend that makes CGI variables of fields.
+        folded = name.replace(b"_", b"-")
+        if folded not in FORBIDDEN_TRAILERS and not folded.startswith(FORBIDDEN_TRAILER_PREFIXES):
+            lines.append(name + b": " + value + b"\r\n")
     return b"0\r\n" + b"".join(lines) + b"\r\n"

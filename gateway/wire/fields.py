@@ -115,6 +115,8 @@ NAMES: tuple[bytes, ...] = (
     X_REAL_IP,
 ) = range(1, len(NAMES))
 
+assert len(NAMES) <= 64, "a set of fields is a mask of 64 bits"
+
 BY_NAME: dict[bytes, int] = {name: number for number, name in enumerate(NAMES) if name}
 
 
@@ -141,9 +143,22 @@ HOP_BY_HOP = mask(
 TABLE_SIZE = 1024
 
 
+def _fold_table() -> bytes:
+    table = bytearray(range(256))
+    for octet in range(ord("A"), ord("Z") + 1):
+        table[octet] |= 0x20
+    table[ord("_")] = ord("-")
+    return bytes(table)
+
+
+#: What an octet is folded to for comparing names: lower case, and ``-`` for ``_``.
+FOLD = _fold_table()
+
+
 def place(name: bytes, multipliers: tuple[int, int, int]) -> int:
-    """Return the hash table's place of a lower-case name."""
+    """Return the hash table's place of a name of two octets or more, whatever its letters' case."""
     a, b, c = multipliers
+    name = name.translate(FOLD)
     size = len(name)
     at = size * a + name[0] * b + name[size >> 1] * c + name[size - 1] * 37 + name[size - 2] * 131
     return at & (TABLE_SIZE - 1)
@@ -168,23 +183,22 @@ MULTIPLIERS, TABLE = _search()
 
 
 def _class_table() -> bytes:
-    """Build the octet classes: 1 token, 2 request-target, 4 field value, 8 host."""
+    """Build the octet classes: 1 token, 2 request-target, 4 field value."""
     table = bytearray(256)
     for octet in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
         table[octet] |= 1
     for octet in range(0x21, 0x7F):
-        # A fragment never reaches a server (RFC 9112 section 3.2); quotes, brackets and backslash
-        # are no URI octets (RFC 3986) and are what parsers disagree about.
-        if octet not in b'#"<>\\^`':
+        # A fragment never reaches a server (RFC 9112 section 3.2); quotes and angle brackets are no
+        # URI octets (RFC 3986), and delimit URIs elsewhere. Nor are a backslash, `^` and `` ` ``,
+        # but browsers send these in queries as they are (the URL standard's query set); what they
+        # may do in a path, `wire.target` says.
+        if octet not in b'#"<>':
             table[octet] |= 2
     for octet in (0x09, *range(0x20, 0x7F), *range(0x80, 0x100)):
         table[octet] |= 4
-    for octet in b"-._~!$&'()*+;=%:[]0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
-        table[octet] |= 8
     return bytes(table)
 
 
-#: What each octet may stand in, and its lower case. They are made here, in a module that is never
-#: compiled: in a compiled one, iterating over a bytes literal does not give integers.
+#: What each octet may stand in. Made here, in a module that is never compiled: in a compiled one,
+#: iterating over a bytes literal does not give integers.
 CLASSES = _class_table()
-LOWER = bytes(range(65)) + bytes(range(97, 123)) + bytes(range(91, 256))

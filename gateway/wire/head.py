@@ -7,22 +7,28 @@ The grammar is RFC 9112's without its leniencies: CRLF only, no obs-fold, no bla
 no control octet anywhere, one ``Host``, digits only in ``Content-Length``, no other transfer coding
 than ``chunked``. Whatever two parsers could read in two ways is refused with ``WireError``.
 
+A field named like one that the gateway looks at, but with ``_`` for ``-`` (``X_Forwarded_For``), is
+that field to every backend that hands fields on as CGI variables (RFC 3875 section 4.1.18). It is
+not that field here, and is left out of what is rendered.
+
 Compiled or plain, the behaviour is the same (see docs/adr/0002). The arrays below are C arrays when
-compiled and are never bounds-checked there: ``count`` is checked against MAX_FIELDS before a store.
+compiled and are never bounds-checked there: the number of fields is checked against MAX_FIELDS
+before a store, and what has 256 places is indexed by an octet.
 """
 
 from __future__ import annotations
 
 import cython
-
 from gateway.wire.errors import WireError
-from gateway.wire.fields import CLASSES, LOWER, MULTIPLIERS, NAMES, TABLE
+from gateway.wire.fields import CLASSES, FOLD, MULTIPLIERS, NAMES, TABLE
 
 MAX_FIELDS = 100
 MAX_METHOD = 32
 #: Content-Length has at most this many digits, so that it never wraps a 64-bit number.
 MAX_LENGTH_DIGITS = 18
 MAX_CONNECTION_TOKENS = 32
+#: Offsets are C ints.
+MAX_DATA = 2**31 - 1
 
 # How the message's body is framed (RFC 9112 section 6.3).
 BODY_NONE = 0
@@ -30,9 +36,21 @@ BODY_LENGTH = 1
 BODY_CHUNKED = 2
 BODY_UNTIL_CLOSE = 3
 
+_BODY_NONE = cython.declare(cython.int, BODY_NONE)
+_BODY_LENGTH = cython.declare(cython.int, BODY_LENGTH)
+_BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
+_BODY_UNTIL_CLOSE = cython.declare(cython.int, BODY_UNTIL_CLOSE)
 
-_CLASSES: bytes = CLASSES
-_LOWER: bytes = LOWER
+# What an octet may stand in, and what it is folded to: C arrays of 256 places, indexed by an octet.
+_CLASS = cython.declare(cython.uchar[256])  # type: ignore[misc, valid-type]  # no C arrays in mypy
+_FOLD = cython.declare(cython.uchar[256])  # type: ignore[misc, valid-type]
+_octet = cython.declare(cython.int, 0)
+for _octet in range(256):
+    _CLASS[_octet] = CLASSES[_octet]
+    _FOLD[_octet] = FOLD[_octet]
+if not cython.compiled:
+    _CLASS = CLASSES
+    _FOLD = FOLD
 
 # C's copies of what the parser uses for every field.
 _A = cython.declare(cython.int, MULTIPLIERS[0])
@@ -41,6 +59,7 @@ _C = cython.declare(cython.int, MULTIPLIERS[2])
 _TABLE = cython.declare(bytes, TABLE)
 _NAMES = cython.declare(tuple, NAMES)
 _MAX_FIELDS = cython.declare(cython.int, MAX_FIELDS)
+_MAX_DATA = cython.declare(cython.Py_ssize_t, MAX_DATA)
 
 _HOST = cython.declare(cython.int, 1)
 _CONNECTION = cython.declare(cython.int, 2)
@@ -50,6 +69,7 @@ _EXPECT = cython.declare(cython.int, 5)
 _UPGRADE = cython.declare(cython.int, 6)
 
 
+@cython.freelist(16)  # 2 KiB each: cheaper kept than asked for again
 @cython.final
 @cython.cclass
 class Head:
@@ -78,16 +98,18 @@ class Head:
     _target_at: cython.Py_ssize_t
     _target_end: cython.Py_ssize_t
     _line_end: cython.Py_ssize_t
-    # mypy has no C arrays.
-    _name_at: cython.int[100]  # type: ignore[valid-type]
-    _name_end: cython.int[100]  # type: ignore[valid-type]
-    _value_at: cython.int[100]  # type: ignore[valid-type]
-    _value_end: cython.int[100]  # type: ignore[valid-type]
-    _id: cython.uchar[100]  # type: ignore[valid-type]
-    _named: cython.uchar[100]  # type: ignore[valid-type]
-    _first: cython.uchar[64]  # type: ignore[valid-type]
+    # C arrays, of which mypy knows nothing.
+    _name_at = cython.declare(cython.int[100])  # type: ignore[misc, valid-type]
+    _name_end = cython.declare(cython.int[100])  # type: ignore[misc, valid-type]
+    _value_at = cython.declare(cython.int[100])  # type: ignore[misc, valid-type]
+    _value_end = cython.declare(cython.int[100])  # type: ignore[misc, valid-type]
+    _id = cython.declare(cython.uchar[100])  # type: ignore[misc, valid-type]
+    _named = cython.declare(cython.uchar[100])  # type: ignore[misc, valid-type]
+    _first = cython.declare(cython.uchar[64])  # type: ignore[misc, valid-type]
 
     def __init__(self, data: bytes, start: cython.Py_ssize_t) -> None:
+        if start < 0 or start > len(data):
+            raise ValueError(f"a head cannot start at {start} of {len(data)} octets")
         if not cython.compiled:
             self._name_at = [0] * 100
             self._name_end = [0] * 100
@@ -137,8 +159,13 @@ class Head:
         return self.data[self.start : self._line_end]
 
     def get(self, field: cython.int) -> bytes | None:
-        """Return the first value of a known field, trimmed; None where it is absent."""
+        """Return the first value of a known field, trimmed; None where it is absent.
+
+        Raises ValueError for what is no field's number.
+        """
         i: cython.int
+        if field < 0 or field > 63:
+            raise ValueError(f"no field has the number {field}")
         if not (self.seen >> field) & 1:
             return None
         i = self._first[field]
@@ -146,12 +173,12 @@ class Head:
 
     def get_all(self, field: cython.int) -> list[bytes]:
         """Return every value of a known field, in order."""
-        i: cython.int
-        values: list[bytes] = []
-        for i in range(self.count):
-            if self._id[i] == field:
-                values.append(self.data[self._value_at[i] : self._value_end[i]])
-        return values
+        data: bytes = self.data
+        return [
+            data[self._value_at[i] : self._value_end[i]]
+            for i in range(self.count)
+            if self._id[i] == field
+        ]
 
     def find(self, name: bytes) -> bytes | None:
         """Return the first value of the field with this lower-case name, known or not."""
@@ -163,7 +190,6 @@ class Head:
 
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return (name in lower case, value) of every field: for tests and cold paths."""
-        i: cython.int
         data: bytes = self.data
         return [
             (
@@ -207,84 +233,98 @@ class Head:
         j: cython.Py_ssize_t
         at: cython.Py_ssize_t = self._name_at[i]
         data: bytes = self.data
-        lower: bytes = _LOWER
-        c: cython.int
-        d: cython.int
+        c: cython.uchar
+        d: cython.uchar
         for j in range(len(name)):
             c = data[at + j]
             d = name[j]
-            c = lower[c]
-            if c != d:
+            # Folding makes `_` a `-`, which it is not.
+            if c != d and (_FOLD[c] != d or c == 95):
                 return False
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _identify(self, i: cython.int) -> cython.int:
-        """Return the known number of field ``i``'s name, 0 where it has none."""
+        """Return the known number of field ``i``'s name, 0 where it has none.
+
+        One that would be known but for ``_`` in the place of ``-`` (or the other way round) is
+        marked to be left out, in all but answers.
+        """
         at: cython.Py_ssize_t = self._name_at[i]
         size: cython.Py_ssize_t = self._name_end[i] - at
         data: bytes = self.data
-        lower: bytes = _LOWER
-        table: bytes = _TABLE
         name: bytes
         known: cython.int
-        c: cython.int
+        j: cython.Py_ssize_t
+        c: cython.uchar
+        d: cython.uchar
         h: cython.longlong
+        impostor: cython.bint = False
         if size < 2:
             return 0
         c = data[at]
-        c = lower[c]
-        h = size * _A + c * _B
+        h = size * _A + _FOLD[c] * _B
         c = data[at + (size >> 1)]
-        c = lower[c]
-        h += c * _C
+        h += _FOLD[c] * _C
         c = data[at + size - 1]
-        c = lower[c]
-        h += c * 37
+        h += _FOLD[c] * 37
         c = data[at + size - 2]
-        c = lower[c]
-        h += c * 131
-        known = table[h & 1023]
+        h += _FOLD[c] * 131
+        known = _TABLE[h & 1023]
         if known == 0:
             return 0
         name = _NAMES[known]
-        if len(name) != size or not self._same(i, name):
+        if len(name) != size:
+            return 0
+        for j in range(size):
+            c = data[at + j]
+            d = name[j]
+            if c != d:
+                if _FOLD[c] != _FOLD[d]:
+                    return 0
+                # Equal when folded: two cases of a letter, or `-` and `_`.
+                if c in {45, 95}:
+                    impostor = True
+        if impostor:
+            self._named[i] = self.status == 0
             return 0
         return known
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _fields(self, at: cython.Py_ssize_t) -> cython.bint:
+    def _fields(self, at: cython.Py_ssize_t) -> cython.bint:  # noqa: PLR0912, PLR0915 - one scan
         """Read field lines from ``at`` to the blank line. False: incomplete so far."""
         data: bytes = self.data
-        classes: bytes = _CLASSES
         size: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = at
         begin: cython.Py_ssize_t
         last: cython.Py_ssize_t
         n: cython.int = 0
-        c: cython.int = 0
+        c: cython.uchar = 0
         known: cython.int
+        seen: cython.ulonglong = 0
+        repeated: cython.ulonglong = 0
         bit: cython.ulonglong
         while True:
             if i >= size:
                 return False
-            c = data[i]
-            if c == 13:
+            if data[i] == 13:
                 if i + 1 >= size:
                     return False
                 if data[i + 1] != 10:
                     raise WireError("bare-cr", "a carriage return without a line feed")
                 self.end = i + 2
                 self.count = n
+                self.seen = seen
+                self.repeated = repeated
                 return True
             if n >= _MAX_FIELDS:
                 raise WireError("too-many-fields", f"more than {MAX_FIELDS} fields", 431)
             begin = i
             while i < size:
                 c = data[i]
-                if not classes[c] & 1:
+                if not _CLASS[c] & 1:
                     break
                 i += 1
             if i >= size:
@@ -296,17 +336,17 @@ class Head:
             self._name_at[n] = begin
             self._name_end[n] = i
             i += 1
-            while i < size and (data[i] == 32 or data[i] == 9):
-                i += 1
-            self._value_at[n] = i
-            last = i
             while i < size:
                 c = data[i]
-                if not classes[c] & 4:
+                if c not in {32, 9}:
                     break
                 i += 1
-                if c != 32 and c != 9:
-                    last = i
+            begin = i
+            while i < size:
+                c = data[i]
+                if not _CLASS[c] & 4:
+                    break
+                i += 1
             if i >= size:
                 return False
             if c != 13:
@@ -315,32 +355,48 @@ class Head:
                 return False
             if data[i + 1] != 10:
                 raise WireError("bare-cr", "a carriage return without a line feed")
+            last = i
+            while last > begin:
+                c = data[last - 1]
+                if c not in {32, 9}:
+                    break
+                last -= 1
+            self._value_at[n] = begin
             self._value_end[n] = last
+            self._named[n] = 0
             i += 2
             known = self._identify(n)
             self._id[n] = known
-            self._named[n] = 0
             if known:
                 bit = cython.cast(cython.ulonglong, 1) << known
-                if self.seen & bit:
-                    self.repeated |= bit
+                if seen & bit:
+                    repeated |= bit
                 else:
-                    self.seen |= bit
+                    seen |= bit
                     self._first[known] = n
             n += 1
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _request_line(self) -> cython.bint:
-        """Read ``method SP request-target SP HTTP-version CRLF``. False: incomplete so far."""
+        """Read ``method SP request-target SP HTTP-version CRLF``. False: incomplete so far.
+
+        One empty line before it is skipped (RFC 9112 section 2.2), and ``start`` moved behind it.
+        """
         data: bytes = self.data
-        classes: bytes = _CLASSES
         size: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = self.start
-        c: cython.int = 0
+        c: cython.uchar = 0
+        if i < size and data[i] == 13:
+            if i + 1 >= size:
+                return False
+            if data[i + 1] != 10:
+                raise WireError("bare-cr", "a carriage return without a line feed")
+            i += 2
+            self.start = i
         while i < size:
             c = data[i]
-            if not classes[c] & 1:
+            if not _CLASS[c] & 1:
                 break
             i += 1
         if i - self.start > MAX_METHOD:
@@ -354,7 +410,7 @@ class Head:
         self._target_at = i
         while i < size:
             c = data[i]
-            if not classes[c] & 2:
+            if not _CLASS[c] & 2:
                 break
             i += 1
         if i >= size:
@@ -383,29 +439,34 @@ class Head:
             48 <= data[i + 5] <= 57
             and data[i + 6] == 46
             and 48 <= data[i + 7] <= 57
-            and (data[i + 8] == after if i + 8 < size else True)
+            and data[i + 8] == after
         ):
             raise WireError("bad-version", "expected HTTP/1.1 or HTTP/1.0")
         if data[i + 5] != 49 or data[i + 7] > 49:
             raise WireError("unsupported-version", "only HTTP/1.1 and HTTP/1.0 are spoken", 505)
         self.minor = data[i + 7] - 48
-        if i + 9 >= size and after == 13:
-            return False
-        if after == 13 and data[i + 9] != 10:
-            raise WireError("bare-cr", "a carriage return without a line feed")
-        self._line_end = i + (10 if after == 13 else 9)
+        self._line_end = i + 9
+        if after == 13:
+            if i + 9 >= size:
+                return False
+            if data[i + 9] != 10:
+                raise WireError("bare-cr", "a carriage return without a line feed")
+            self._line_end = i + 10
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _status_line(self) -> cython.bint:
-        """Read ``HTTP-version SP status-code SP [reason] CRLF``. False: incomplete so far."""
+    def _status_line(self) -> cython.bint:  # noqa: PLR0912 - one scan
+        """Read ``HTTP-version SP status-code SP [reason] CRLF``. False: incomplete so far.
+
+        The second space may be missing: servers that leave it out are common (RFC 9112 section 4).
+        """
         data: bytes = self.data
-        classes: bytes = _CLASSES
         size: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t
         j: cython.int
-        c: cython.int = 0
+        c: cython.uchar = 0
+        status: cython.int = 0
         if not self._version(self.start, 32):
             return False
         i = self._line_end
@@ -415,9 +476,10 @@ class Head:
             c = data[i + j]
             if not 48 <= c <= 57:
                 raise WireError("bad-status", "expected a status of three digits")
-            self.status = self.status * 10 + (c - 48)
-        if self.status < 100:
+            status = status * 10 + (c - 48)
+        if status < 100:
             raise WireError("bad-status", "a status below 100")
+        self.status = status
         i += 3
         if i >= size:
             return False
@@ -428,7 +490,7 @@ class Head:
         self._target_at = i
         while i < size:
             c = data[i]
-            if not classes[c] & 4:
+            if not _CLASS[c] & 4:
                 break
             i += 1
         if i >= size:
@@ -445,6 +507,25 @@ class Head:
 
     @cython.cfunc
     @cython.exceptval(check=True)
+    def _value_is(self, field: cython.int, wanted: bytes) -> cython.bint:
+        """Tell whether a known field that is here once has this value, in any letter case."""
+        j: cython.Py_ssize_t
+        i: cython.int = self._first[field]
+        at: cython.Py_ssize_t = self._value_at[i]
+        data: bytes = self.data
+        c: cython.uchar
+        d: cython.uchar
+        if self._value_end[i] - at != len(wanted) or (self.repeated >> field) & 1:
+            return False
+        for j in range(len(wanted)):
+            c = data[at + j]
+            d = wanted[j]
+            if c != d and (_FOLD[c] != d or c == 95):
+                return False
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
     def _length(self) -> cython.longlong:
         """Return the one Content-Length. Refused: several, lists, signs, blanks, 19 digits."""
         i: cython.int = self._first[_CONTENT_LENGTH]
@@ -452,7 +533,7 @@ class Head:
         end: cython.Py_ssize_t = self._value_end[i]
         data: bytes = self.data
         value: cython.longlong = 0
-        c: cython.int
+        c: cython.uchar
         if (self.repeated >> _CONTENT_LENGTH) & 1:
             raise WireError("bad-content-length", "more than one Content-Length")
         if end == at or end - at > MAX_LENGTH_DIGITS:
@@ -468,11 +549,18 @@ class Head:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _chunked(self) -> cython.bint:
-        """Tell whether the transfer coding is exactly one ``chunked``; raise for any other."""
-        i: cython.int = self._first[_TRANSFER_ENCODING]
-        value: bytes = self.data[self._value_at[i] : self._value_end[i]]
-        if (self.repeated >> _TRANSFER_ENCODING) & 1 or value.lower() != b"chunked":
-            raise WireError("bad-transfer-encoding", "only one 'chunked' is understood", 501)
+        """Refuse every transfer coding but one ``chunked``, and that where it means nothing.
+
+        501 is for a coding unknown here under a final ``chunked``; where ``chunked`` is not the
+        last, or not once, the length is anybody's guess: 400 (RFC 9112 section 6.3, rule 4).
+        """
+        if not self._value_is(_TRANSFER_ENCODING, b"chunked"):
+            before: list[bytes] = _members(self.get_all(_TRANSFER_ENCODING))
+            last: bytes = before.pop()
+            unknown = last == b"chunked" and before and not {b"chunked", b""}.intersection(before)
+            raise WireError(
+                "bad-transfer-encoding", "only one 'chunked' is understood", 501 if unknown else 400
+            )
         if self.minor == 0:
             raise WireError("bad-transfer-encoding", "Transfer-Encoding in HTTP/1.0")
         if (self.seen >> _CONTENT_LENGTH) & 1:
@@ -483,34 +571,29 @@ class Head:
     @cython.exceptval(check=True)
     def _connection(self) -> cython.bint:
         """Read the Connection fields: persistence, upgrade, and which fields they name."""
-        self.persistent = self.minor == 1
+        closes: cython.bint = False
+        keeps: cython.bint = self.minor == 1
+        self.persistent = keeps
         if not (self.seen >> _CONNECTION) & 1:
             return True
-        value: bytes = (
-            b",".join(self.get_all(_CONNECTION))
-            if (self.repeated >> _CONNECTION) & 1
-            else self.data[
-                self._value_at[self._first[_CONNECTION]] : self._value_end[self._first[_CONNECTION]]
-            ]
-        )
-        if value == b"keep-alive":  # what nearly everybody sends
+        if self._value_is(_CONNECTION, b"keep-alive"):  # what nearly everybody sends
             self.persistent = True
             return True
-        tokens: list[bytes] = value.lower().split(b",")
+        tokens: list[bytes] = _members(self.get_all(_CONNECTION))
         if len(tokens) > MAX_CONNECTION_TOKENS:
             raise WireError("bad-connection", f"more than {MAX_CONNECTION_TOKENS} options")
         token: bytes
         for token in tokens:
-            token = token.strip(b" \t")
             if token == b"close":
-                self.persistent = False
+                closes = True
             elif token == b"keep-alive":
-                if b"close" not in value:
-                    self.persistent = True
+                keeps = True
             elif token == b"upgrade":
-                self.upgrade = bool((self.seen >> _UPGRADE) & 1)
+                # RFC 9110 section 7.8: of no meaning in HTTP/1.0.
+                self.upgrade = self.minor == 1 and (self.seen >> _UPGRADE) & 1 != 0
             elif token:
                 self._name_field(token)
+        self.persistent = keeps and not closes
         return True
 
     @cython.cfunc
@@ -527,6 +610,23 @@ class Head:
                 self._named[i] = 1
         return True
 
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _begin(self) -> cython.bint:
+        """Forget what an earlier reading found."""
+        if len(self.data) > _MAX_DATA:
+            raise WireError("head-too-large", f"more than {MAX_DATA} octets", 431)
+        self.count = 0
+        self.end = 0
+        self.status = 0
+        self.seen = 0
+        self.repeated = 0
+        self.body = _BODY_NONE
+        self.length = 0
+        self.upgrade = False
+        self.expect_continue = False
+        return True
+
     @cython.ccall
     @cython.exceptval(check=True)
     def read_request(self) -> cython.bint:
@@ -534,6 +634,7 @@ class Head:
 
         Raises WireError.
         """
+        self._begin()
         if not self._request_line() or not self._fields(self._line_end):
             return False
         if (self.repeated >> _HOST) & 1:
@@ -543,16 +644,16 @@ class Head:
         self._connection()
         if (self.seen >> _TRANSFER_ENCODING) & 1:
             self._chunked()
-            self.body = BODY_CHUNKED
+            self.body = _BODY_CHUNKED
             self.length = -1
         elif (self.seen >> _CONTENT_LENGTH) & 1:
             self.length = self._length()
-            self.body = BODY_LENGTH if self.length else BODY_NONE
+            self.body = _BODY_LENGTH if self.length else _BODY_NONE
         if (self.seen >> _EXPECT) & 1:
-            expected = self.get_all(_EXPECT)
-            if len(expected) != 1 or expected[0].lower() != b"100-continue":
+            if not self._value_is(_EXPECT, b"100-continue"):
                 raise WireError("bad-expect", "only 100-continue can be expected", 417)
-            self.expect_continue = self.minor == 1 and self.body != BODY_NONE
+            # RFC 9110 section 10.1.1: ignored in HTTP/1.0, and of no meaning without content.
+            self.expect_continue = self.minor == 1 and self.body != _BODY_NONE
         return True
 
     @cython.ccall
@@ -562,6 +663,7 @@ class Head:
 
         False: incomplete so far. Raises WireError.
         """
+        self._begin()
         if not self._status_line() or not self._fields(self._line_end):
             return False
         self._connection()
@@ -569,15 +671,15 @@ class Head:
             self._chunked()
         if (self.seen >> _CONTENT_LENGTH) & 1:
             self.length = self._length()
-        if to_head or self.status < 200 or self.status == 204 or self.status == 304:
-            self.body = BODY_NONE
+        if to_head or self.status < 200 or self.status in {204, 304}:
+            self.body = _BODY_NONE
         elif (self.seen >> _TRANSFER_ENCODING) & 1:
-            self.body = BODY_CHUNKED
+            self.body = _BODY_CHUNKED
             self.length = -1
         elif (self.seen >> _CONTENT_LENGTH) & 1:
-            self.body = BODY_LENGTH if self.length else BODY_NONE
+            self.body = _BODY_LENGTH if self.length else _BODY_NONE
         else:
-            self.body = BODY_UNTIL_CLOSE
+            self.body = _BODY_UNTIL_CLOSE
             self.length = -1
             self.persistent = False
         return True
@@ -585,8 +687,17 @@ class Head:
     @cython.ccall
     @cython.exceptval(check=True)
     def read_trailers(self) -> cython.bint:
-        """Parse a trailer section that begins at ``start``. False: incomplete so far."""
+        """Parse a trailer section that begins at ``start``. False: incomplete so far.
+
+        Raises WireError.
+        """
+        self._begin()
         return self._fields(self.start)
+
+
+def _members(values: list[bytes]) -> list[bytes]:
+    """Return the members, in lower case, of a list field's values (RFC 9110 section 5.6.1)."""
+    return [member.strip(b" \t") for member in b",".join(values).lower().split(b",")]
 
 
 def _describe_name_octet(c: int, at_begin: bool) -> str:
@@ -617,15 +728,3 @@ def parse_response(data: bytes, to_head: bool = False, start: int = 0) -> Head |
     """
     head = Head(data, start)
     return head if head.read_response(to_head) else None
-
-
-def valid_host_octets(value: bytes) -> bool:
-    """Tell whether every octet may stand in a Host (RFC 3986 section 3.2.2, no userinfo)."""
-    i: cython.Py_ssize_t
-    classes: bytes = _CLASSES
-    c: cython.int
-    for i in range(len(value)):
-        c = value[i]
-        if not classes[c] & 8:
-            return False
-    return True
