@@ -172,7 +172,7 @@ class Api:
             written = await self._switch.write(self._caller(inbound, reason), action, decide)
         return self._answer(
             pictures.traffic(
-                written.state, changed=written.changed, applied_in_ms=self._applied(written.applied)
+                written.state, changed=written.changed, applied_in_ms=self._moved_in(written)
             )
         )
 
@@ -197,7 +197,7 @@ class Api:
                 mode=pictures.mode(written.state),
                 services=pictures.traffic_services(written.state),
                 changed=written.changed,
-                applied_in_ms=self._applied(written.applied),
+                applied_in_ms=self._moved_in(written),
                 rolled_back=list(written.touched),
                 refused=[_refused(part) for part in written.refused],
                 persisted=written.persisted,
@@ -245,7 +245,7 @@ class Api:
             written, color, waited = await self._operations.drain(
                 self._caller(inbound, body.reason), name, slot, models.seconds(body.timeout)
             )
-            self._applied(written.applied)
+            self._moved_in(written)
         return self._answer(
             models.DrainAnswer(
                 service=name,
@@ -263,7 +263,7 @@ class Api:
                 pool=self._shown.pool(service, color),
                 changed=written.changed,
                 waited_ms=round(waited * 1000, 3),
-                applied_in_ms=self._applied(written.applied),
+                applied_in_ms=self._moved_in(written),
             )
         )
 
@@ -304,6 +304,11 @@ class Api:
             reason=reason,
             revisions=inbound.revisions,
         )
+
+    def _moved_in(self, written: Written) -> float | None:
+        """Return how long a write took, None where nothing moved. Raises ProblemError (504)."""
+        milliseconds = self._applied(written.applied)
+        return milliseconds if written.changed else None
 
     def _applied(self, applied: Applied | None) -> float | None:
         """Return how long it took, None where nothing moved. Raises ProblemError (504)."""

@@ -58,11 +58,11 @@ class Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What a write came to. ``applied`` is None where nothing moved."""
+    """What a write came to: ``applied`` tells who serves it, also where nothing moved."""
 
     state: State
     changed: bool
-    applied: Applied | None = None
+    applied: Applied
     touched: tuple[str, ...] = ()
     refused: tuple[RefusedPart, ...] = ()
     persisted: bool = True
@@ -130,12 +130,15 @@ class Switchboard:
         """
         async with self.lock:
             outcome = self._decided(caller, decide)
-            if outcome.state == self.state:
-                return Written(state=self.state, changed=False)
-            number, began = await self.commit(caller, action, outcome.state)
+            changed = outcome.state != self.state
+            if changed:
+                number, began = await self.commit(caller, action, outcome.state)
+            else:
+                # Done before, but perhaps not by every worker yet.
+                number, began = self.parts.hub.number, self.parts.clock()
             state = self.state
         applied = await self.parts.hub.acknowledged(number, began=began)
-        return Written(state=state, changed=True, applied=applied, touched=outcome.touched)
+        return Written(state=state, changed=changed, applied=applied, touched=outcome.touched)
 
     async def commit(
         self,
@@ -205,7 +208,8 @@ class Switchboard:
         base = self.state
         outcome = decide(base, self.parts.facts)
         if outcome.state == base:
-            return Written(state=base, changed=False, refused=outcome.refused)
+            applied = await self.parts.hub.acknowledged(self.parts.hub.number, began=began)
+            return Written(state=base, changed=False, applied=applied, refused=outcome.refused)
         number = self.parts.hub.send(traffic=outcome.state.traffic())
         self.state = outcome.state
         self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
