@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -159,6 +160,63 @@ def test_verbs_find_the_demo_and_ctrl_c_ends_it_though_a_child_has_died(
     assert "by force" not in demo.said()
     assert demo.processes() == []
     assert not (demo.folder / client_file.FOLDER_FILE).exists()
+
+
+def test_the_verbs_do_what_they_say_to_a_real_gateway(
+    start_demo: Callable[..., Demo],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    demo = start_demo()
+    content = demo.wait_until_up()
+    monkeypatch.chdir(demo.folder)
+    for name in ("GATEWAY_TOKEN", "GATEWAY_ADMIN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def color(path: str = "/") -> str:
+        with urllib.request.urlopen(content.public + path, timeout=10) as answer:
+            found: str = answer.headers["X-Demo-Color"]
+        return found
+
+    def done(*arguments: str, code: int = 0) -> str:
+        status = invoke(arguments)  # in this process: a new one for each takes its time
+        said = capsys.readouterr()
+        assert status == code, (arguments, said)
+        return said.out + said.err
+
+    assert color() == "blue"
+    done("traffic", "set", "0.01", "--reason", "a split, to bind a token to")
+    secret = str(demo.folder / "var/demo/cohort.secret")
+    host = content.public.removeprefix("http://").partition(":")[0]
+    arguments = ["cohort-token", "candidate", "--host", host, "--secret-file", secret]
+    token = done(*arguments).strip()
+    assert color(f"/?gw_override={token}") == "green"
+    assert color(f"/?gw_override={token[:-1]}") == "blue"
+
+    assert "412 stale-revision" in done("traffic", "set", "5", "--if-revision", "1", code=4)
+    done("traffic", "set", "100")
+    assert color() == "green"
+    done("rollback", "--local", "--config", content.config)
+    assert color() == "blue"
+    assert "forced to stable" in done("status")
+    done("rollback", "--local", "--undo", "--config", content.config)
+    assert color() == "green"
+    done("traffic", "finalize")
+    done("rollback", "--to", "previous", "--reason", "x")
+    assert color() == "blue"
+    assert "is drained" in done("pool", "drain", "ivor", "candidate", "--timeout", "5s")
+    nobody = "http://127.0.0.1:1"
+    assert "L1" in done("pool", "set", "ivor", "candidate", nobody, "--wait", "1s", code=6)
+    done("pool", "reset", "ivor", "candidate")
+    done("pool", "isolate", "events", "candidate")
+    done("pool", "lift", "events", "candidate")
+    assert "Nothing changed" in done("reload")
+    done("adopt", "green")
+    assert color() == "green"
+    done("traffic", "set", "20", "--service", "nonsense", code=4)
+    audit = done("audit", "--limit", "100")
+    for action in ("traffic.set", "rollback", "adopt", "pool.drain"):
+        assert action in audit
 
 
 def test_sigterm_during_the_start_leaves_nothing(start_demo: Callable[..., Demo]) -> None:
