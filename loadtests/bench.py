@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from loadtests import measure, targets
@@ -129,7 +130,7 @@ def begin_all(
         try:
             child = target.begin(place)
         except ToolError as error:
-            result.reason = f"did not start: {str(error)[:400]}"
+            result.reason = f"did not start: {str(error)[-300:]}"
             continue
         each = Running(target, child, place, result)
         running.append(each)
@@ -148,41 +149,66 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def attempt(running: list[Running], each: Running, what: Callable[[], object]) -> None:
+    """Measure one target; one that fails is told as such and left out from here on."""
+    try:
+        what()
+    except ToolError as error:
+        each.result.reason = f"failed under load: {error} {each.child.tail(300)}"
+        each.result.rounds.clear()
+        say(f"{each.target.name}: {each.result.reason}")
+        running.remove(each)
+        each.child.stop()
+
+
+def throughput(options: Options, each: Running, number: int) -> None:
+    """Run one round of wrk against one target."""
+    done = each.one_round(options, options.seconds)
+    each.result.rounds.append(done)
+    say(
+        f"round {number}/{options.rounds} {each.target.name:8} {done.worker_us:6.1f} µs"
+        f" {done.rate:8.0f}/s p99 {done.p99_ms:.2f} ms errors {done.errors}"
+    )
+
+
+def half_load(options: Options, each: Running, number: int) -> None:
+    """Offer one target half of its own rate."""
+    rate = statistics.median(done.rate for done in each.result.rounds) / 2
+    port = each.place.port
+    steady = measure.constant_rate(port, min(rate, measure.MOST_STEADY), options.seconds)
+    each.result.steady.append(steady)
+    say(
+        f"half load {number}/{options.rounds} {each.target.name:8} {steady.served:8.0f}/s"
+        f" p99 {steady.p99_ms:.2f} ms, our lag {steady.lag_p99_ms:.2f} ms"
+    )
+
+
+def idle(options: Options, each: Running) -> None:
+    """Hold idle connections to one target."""
+    workers = each.target.workers(each.child)
+    each.result.idle = measure.idle_connections(each.place.port, options.idle, workers)
+    say(f"idle {each.target.name:8} {each.result.idle.octets_each / 1024:.1f} KiB each")
+
+
 def measure_all(options: Options, running: list[Running], direct: Result, port: int) -> None:
     """Warm up, then rounds, then constant rates, then idle connections."""
-    for each in running:
-        each.one_round(options, 1)
+    for each in list(running):
+        attempt(running, each, partial(each.one_round, options, 1))
     for number in range(1, options.rounds + 1):
         if "direct" in options.names:
             done = measure.wrk_round(port, options.seconds, options.connections, [], [])
             direct.rounds.append(done)
-        for each in running:
-            done = each.one_round(options, options.seconds)
-            each.result.rounds.append(done)
-            say(
-                f"round {number}/{options.rounds} {each.target.name:8} {done.worker_us:6.1f} µs"
-                f" {done.rate:8.0f}/s p99 {done.p99_ms:.2f} ms errors {done.errors}"
-            )
+        for each in list(running):
+            attempt(running, each, partial(throughput, options, each, number))
     for number in range(1, options.rounds + 1):
-        for each in running:
-            rate = statistics.median(done.rate for done in each.result.rounds) / 2
-            steady = measure.constant_rate(
-                each.place.port, min(rate, measure.MOST_STEADY), options.seconds
-            )
-            each.result.steady.append(steady)
-            say(
-                f"half load {number}/{options.rounds} {each.target.name:8} {steady.served:8.0f}/s"
-                f" p99 {steady.p99_ms:.2f} ms, our lag {steady.lag_p99_ms:.2f} ms"
-            )
         if "direct" in options.names:
             direct.steady.append(measure.constant_rate(port, measure.MOST_STEADY, options.seconds))
-    if options.idle > 0:
-        for each in running:
-            if each.target.name == "tcp":  # each connection holds one of the backend's, too
-                continue
-            workers = each.target.workers(each.child)
-            each.result.idle = measure.idle_connections(each.place.port, options.idle, workers)
-            say(f"idle {each.target.name:8} {each.result.idle.octets_each / 1024:.1f} KiB each")
+        for each in list(running):
+            attempt(running, each, partial(half_load, options, each, number))
+    for each in list(running):
+        # The floor holds a connection of the backend's for each of a client's.
+        if options.idle > 0 and each.target.name != "tcp":
+            attempt(running, each, partial(idle, options, each))
 
 
 def bench(options: Options) -> list[Result]:

@@ -26,6 +26,9 @@ from loadtests.steady import Steady
 HERE = Path(__file__).parent
 _MARK = "@@"
 
+#: Seconds for opening the idle connections; a proxy that stops answering must not stop the bench.
+IDLE_PATIENCE = 60.0
+
 #: The most that the constant-rate client itself keeps up with, requests a second.
 MOST_STEADY = 12_000.0
 
@@ -133,8 +136,13 @@ async def _idle(port: int, count: int, workers: Sequence[int], note: str) -> Idl
             held.append(writer)
 
     async def hold_all(numbers: range) -> list[BaseException]:
-        results = await asyncio.gather(*map(hold, numbers), return_exceptions=True)
-        return [result for result in results if isinstance(result, BaseException)]
+        holding = [asyncio.ensure_future(hold(number)) for number in numbers]
+        done, late = await asyncio.wait(holding, timeout=IDLE_PATIENCE)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        failed = [error for task in done if (error := task.exception()) is not None]
+        return [*failed, *(TimeoutError("not opened in time") for _ in late)]
 
     try:
         # A first few hundred fill the proxy's own pools, so that the rest weighs connections alone.

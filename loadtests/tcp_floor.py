@@ -38,19 +38,18 @@ class Half(asyncio.Protocol):
 
 
 class Front(Half):
-    """A client's side: opens the backend's, and reads only once that is there."""
+    """A client's side: opens the backend's, and keeps what comes before that is there."""
 
-    __slots__ = ("backend", "opening")
+    __slots__ = ("backend", "early", "opening")
 
     def __init__(self, backend: int) -> None:
         super().__init__()
         self.backend = backend
+        self.early = b""
         self.opening: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        assert self.transport is not None
-        self.transport.pause_reading()
         self.opening = asyncio.get_running_loop().create_task(self.open(), name="open backend")
 
     async def open(self) -> None:
@@ -62,7 +61,14 @@ class Front(Half):
             self.transport.abort()
             return
         self.other = back
-        self.transport.resume_reading()
+        if self.early:
+            super().data_received(self.early)
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is None:
+            self.early += data
+        else:
+            super().data_received(data)
 
 
 async def serve(port: int, backend: int) -> None:
