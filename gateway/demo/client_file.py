@@ -40,13 +40,18 @@ class ClientFile(msgspec.Struct, frozen=True, kw_only=True):
     instances: tuple[Instance, ...] = ()
 
 
-def user_file(environment: Mapping[str, str]) -> Path:
-    """Return where the running demo of this user is told, whatever the current folder."""
+def user_file(environment: Mapping[str, str]) -> Path | None:
+    """Return where the running demo of this user is told, whatever the current folder.
+
+    None for a user without a runtime folder and a home.
+    """
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime:
         return Path(runtime) / "gateway" / "demo.json"
-    cache = environment.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(cache) / "gateway" / "demo.json"
+    if cache := environment.get("XDG_CACHE_HOME"):
+        return Path(cache) / "gateway" / "demo.json"
+    home = environment.get("HOME")
+    return Path(home) / ".cache" / "gateway" / "demo.json" if home else None
 
 
 def write(path: Path, content: ClientFile) -> None:
@@ -90,7 +95,9 @@ def alive(pid: int) -> bool:
 
 def find(folder: Path, environment: Mapping[str, str]) -> ClientFile | None:
     """Return the demo that runs in ``folder``, else this user's, else None."""
-    return read(folder / FOLDER_FILE) or read(user_file(environment))
+    found = read(folder / FOLDER_FILE)
+    elsewhere = user_file(environment)
+    return found or (read(elsewhere) if elsewhere else None)
 
 
 def remove(path: Path, pid: int) -> None:

@@ -89,15 +89,18 @@ def run_demo(options: Options, say: Say) -> Exit:
     """Run the demo until somebody ends it. Raises DemoError where it cannot start or go on."""
     folder = options.folder.absolute()
     layout = _layout(options, folder)
-    token = _prepare(folder, layout)
+    try:
+        token = _prepare(folder, layout)
+    except OSError as error:
+        raise DemoError(f"{error.filename or folder}: {error.strerror}") from error
     mark = secrets.token_hex(8)
     children = Children(folder / "log", mark)
-    written = [folder / "client.json", client_file.user_file(os.environ)]
+    elsewhere = client_file.user_file(os.environ)
+    written = [folder / "client.json", *([elsewhere] if elsewhere else [])]
     with signals_caught() as signals:
         try:
             content = _start(layout, folder, token, children, signals)
-            for path in written:
-                client_file.write(path, content)
+            _publish(written, content, say)
             if options.check:
                 return _check(content, say)
             _tell(content, folder, say)
@@ -110,6 +113,15 @@ def run_demo(options: Options, say: Say) -> Exit:
             for name in children.stop():
                 say(f"had to be ended by force: {name}")
     return Exit.DONE
+
+
+def _publish(paths: list[Path], content: ClientFile, say: Say) -> None:
+    """Write the files that other verbs find the demo by. A home may be read-only: no harm."""
+    for path in paths:
+        try:
+            client_file.write(path, content)
+        except OSError as error:
+            say(f"{path}: {error.strerror}; the demo is found from its own folder alone")
 
 
 def _layout(options: Options, folder: Path) -> Layout:

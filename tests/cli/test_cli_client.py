@@ -318,8 +318,23 @@ def test_a_demo_is_found_in_its_folder_and_from_elsewhere(tmp_path: Path) -> Non
     client_file.write(tmp_path / client_file.FOLDER_FILE, DEMO)
     assert found(tmp_path) == (DEMO.admin, DEMO.token)
     (tmp_path / client_file.FOLDER_FILE).unlink()
-    client_file.write(client_file.user_file({"XDG_RUNTIME_DIR": str(tmp_path / "runtime")}), DEMO)
+    elsewhere = client_file.user_file({"XDG_RUNTIME_DIR": str(tmp_path / "runtime")})
+    assert elsewhere is not None
+    client_file.write(elsewhere, DEMO)
     assert found(tmp_path) == (DEMO.admin, DEMO.token)
+
+
+@pytest.mark.parametrize(
+    ("environment", "path"),
+    [
+        ({"XDG_RUNTIME_DIR": "/run/u", "HOME": "/home/u"}, "/run/u/gateway/demo.json"),
+        ({"XDG_CACHE_HOME": "/cache", "HOME": "/home/u"}, "/cache/gateway/demo.json"),
+        ({"HOME": "/home/u"}, "/home/u/.cache/gateway/demo.json"),
+        ({}, None),
+    ],
+)
+def test_where_a_demo_of_this_user_is_told(environment: dict[str, str], path: str | None) -> None:
+    assert client_file.user_file(environment) == (Path(path) if path else None)
 
 
 def test_what_is_said_wins_over_a_demo(tmp_path: Path) -> None:

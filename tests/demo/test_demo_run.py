@@ -129,7 +129,9 @@ def test_the_check_visits_everything_and_leaves_nothing(start_demo: Callable[...
     assert "green: website, events, newsroom, ivor, live answer" in demo.said()
     assert demo.processes() == []
     assert not (demo.folder / client_file.FOLDER_FILE).exists()
-    assert not client_file.user_file(demo.environment).exists()
+    elsewhere = client_file.user_file(demo.environment)
+    assert elsewhere is not None
+    assert not elsewhere.exists()
 
 
 def test_verbs_find_the_demo_and_ctrl_c_ends_it_though_a_child_has_died(
@@ -296,3 +298,12 @@ def test_a_taken_port_is_one_clear_line(
         f"gateway demo: port {layout.public} (for the public address) is in use:"
         " end what listens there, or use `gateway demo --free-ports`\n"
     )
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_run, "usual_layout", free_layout)
+    (tmp_path / "file").write_text("")
+    assert invoke(["demo", "--dir", str(tmp_path / "file" / "demo")]) == 4
+    assert capsys.readouterr().err == f"gateway demo: {tmp_path}/file/demo: Not a directory\n"
