@@ -116,10 +116,8 @@ class Adopted:
     def __init__(self, pid: int) -> None:
         """Raises ProcessLookupError where it is gone."""
         self.pid = pid
-        self._fd = -1
-        if hasattr(os, "pidfd_open"):
-            self._fd = os.pidfd_open(pid)
-        else:
+        self._fd = _pidfd(pid)
+        if self._fd < 0:
             os.kill(pid, 0)
 
     def send(self, number: int) -> None:
@@ -191,6 +189,18 @@ class Child:
         if self.phase not in {Phase.KILLED, Phase.GONE}:
             self.happens(Event.KILL)
             self.process.send(signal.SIGKILL)
+
+
+def _pidfd(pid: int) -> int:
+    """Return a pidfd, -1 where the system has none. Raises ProcessLookupError."""
+    if not hasattr(os, "pidfd_open"):
+        return -1
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return -1  # an old kernel, or a sandbox that forbids the call
 
 
 def exit_in_words(exit_code: int) -> str:

@@ -331,6 +331,7 @@ class Supervisor:
             return
         new = [seat.child for seat in self._seats if seat.role == "worker"]
         if all(child is not None and child.phase is Phase.SERVING for child in new):
+            self._say(f"new workers serve; {len(serving)} of an earlier run drain")
             for child in serving:
                 child.stop(now + self._plan.drain_timeout + self._plan.grace)
 

@@ -76,8 +76,17 @@ def test_attach_refuses_a_short_file_and_a_closed_descriptor() -> None:
         Board.attach(fd)
 
 
-def test_a_board_without_memfd_lives_in_an_unlinked_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "memfd_create")
+def _forbidden(*_: object) -> int:
+    raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_board_without_memfd_lives_in_an_unlinked_file(
+    monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", _forbidden, raising=False)
+    if not there:
+        monkeypatch.delattr(os, "memfd_create")
     made = Board.create(1)
     assert os.fstat(made.fd).st_nlink == 0
     made.words[layout.H_CONTROL_PID] = 3

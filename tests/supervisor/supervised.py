@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gateway.channel.handover import HandoverError, ask_state
 from gateway.supervisor import plan as plans
 from gateway.supervisor.plan import Plan
 
@@ -100,7 +100,7 @@ class Gateway:
         )
         until((self.run_dir / "addresses.json").exists, "addresses")
         for slot in range(self.plan.workers):
-            until(functools.partial(self.worker_of, slot), f"worker {slot} to serve")
+            self.slab_of(slot)
         return process
 
     def said(self) -> str:
@@ -117,6 +117,20 @@ class Gateway:
         """Return the process that started last in a slot, once it answers; 0 until then."""
         started = self.events("start", f"worker-{slot}")
         return started[-1].pid if started and alive(started[-1].pid) else 0
+
+    def slab_of(self, slot: int) -> int:
+        """Return the slab of the worker that started last in a slot, once it is ready."""
+
+        def ready() -> list[int]:
+            pid = self.worker_of(slot)
+            slabs = []
+            for path in self.run_dir.glob("worker-*.sock"):
+                with contextlib.suppress(HandoverError):  # an old one that is just ending
+                    state = ask_state(path, 0.5)
+                    slabs += [state.slab] if (state.pid, state.state) == (pid, "ready") else []
+            return slabs
+
+        return until(ready, f"worker {slot} to serve: {self.said()}")[0]
 
     @property
     def addresses(self) -> dict[str, Any]:

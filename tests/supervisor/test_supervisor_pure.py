@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.supervisor import addresses
 from gateway.supervisor import plan as plans
+from gateway.supervisor.addresses import AddressError
 from gateway.supervisor.children import (
     TRANSITIONS,
+    Adopted,
     Child,
     Event,
     IllegalTransitionError,
@@ -23,6 +27,7 @@ from gateway.supervisor.children import (
     exit_in_words,
 )
 from gateway.supervisor.plan import Plan, PlanError
+from gateway.supervisor.sockets import Sockets, Taken
 from gateway.supervisor.watch import LATE, LONGEST_DELAY, RestartPolicy, Watchdog
 
 PLAN = Plan(
@@ -197,6 +202,51 @@ def test_early_deaths_wait_longer_up_to_the_longest() -> None:
 def test_a_crash_loop_of_weeks_never_waits_longer(deaths: int) -> None:
     policy = RestartPolicy(early_deaths=deaths)
     assert 0.0 <= policy.delay(0.0, was_ready=False) <= LONGEST_DELAY
+
+
+def test_a_process_is_adopted_with_and_without_a_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: int) -> int:
+        raise PermissionError(1, "Operation not permitted")
+
+    for forbid in (False, True):
+        if forbid:
+            monkeypatch.setattr(os, "pidfd_open", forbidden, raising=False)
+        with subprocess.Popen(["sleep", "60"]) as process:
+            adopted = Adopted(process.pid)
+            assert (adopted.fileno() < 0) is forbid
+            assert not adopted.ended()
+            adopted.send(signal.SIGTERM)
+            assert process.wait(10) == -signal.SIGTERM
+        assert adopted.ended()
+        adopted.send(signal.SIGTERM)
+        adopted.close()
+        with pytest.raises(ProcessLookupError):
+            Adopted(process.pid)
+
+
+def test_one_socket_is_shared_where_the_system_does_not_spread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = replace(PLAN, listen=("127.0.0.1:0",), admin="127.0.0.1:0")
+    own = Sockets(plan, Taken())
+    assert len({own.of_slot(slot) for slot in range(3)}) == 3
+    own.close()
+    monkeypatch.setattr(addresses, "SOCKET_PER_WORKER", False)
+    shared = Sockets(plan, Taken())
+    assert len({shared.of_slot(slot) for slot in range(3)}) == 1
+    shared.close()
+
+
+def test_sockets_that_fail_half_way_leave_nothing_bound() -> None:
+    first = Sockets(replace(PLAN, listen=("127.0.0.1:0",), admin="127.0.0.1:0"), Taken())
+    admin = first.resolved_admin
+    free = Sockets(replace(PLAN, listen=("127.0.0.1:0",), admin="127.0.0.1:0"), Taken())
+    address = free.resolved[0]
+    free.close()
+    with pytest.raises(AddressError, match=admin):
+        Sockets(replace(PLAN, listen=(address,), admin=admin), Taken())
+    addresses.refuse_if_taken(addresses.parse(address))
+    first.close()
 
 
 IMPORTS = """

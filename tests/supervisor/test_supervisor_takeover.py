@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 
 from gateway.board import layout
 from gateway.board.board import Board
-from gateway.channel.handover import HandoverError, ask_state, take_over
+from gateway.channel.handover import take_over
 from tests.supervisor.supervised import Gateway, alive, fake, say_to, until
 
 
@@ -64,28 +63,13 @@ def test_the_next_run_takes_sockets_and_board_over(gateway: Gateway) -> None:
     assert alive(holder["pid"])
     held.close()
     retired(gateway, old)
-    board = board_of(gateway, ask_slab(gateway, 0))
+    board = board_of(gateway, gateway.slab_of(0))
     assert board.total(layout.S_ACCEPTED) >= 11
     assert [worker.pid for worker in board.workers() if worker.pid in old] == []
     assert board.total(layout.S_CONNECTIONS) == 0
     assert board.words[layout.H_CONTROL_PID] == control["pid"]
     board.close()
     assert "taken over from an earlier run" in gateway.said()
-
-
-def ask_slab(gateway: Gateway, slot: int) -> int:
-    """Return the slab of the worker that started last in a slot."""
-
-    def found() -> list[int]:
-        pid = gateway.worker_of(slot)
-        slabs = []
-        for path in gateway.run_dir.glob("worker-*.sock"):
-            with contextlib.suppress(HandoverError):  # an old one that is just ending
-                state = ask_state(path)
-                slabs += [state.slab] if state.pid == pid else []
-        return slabs
-
-    return until(found, f"worker {slot} to answer")[0]
 
 
 def test_a_takeover_ends_as_an_ordinary_run_does(gateway: Gateway) -> None:
@@ -118,7 +102,7 @@ def test_a_worker_killed_while_nobody_watched_leaves_no_gauges(gateway: Gateway)
     until(lambda: not alive(holder["pid"]), "the worker to be gone")
     held.close()
     gateway.serving()
-    board = board_of(gateway, ask_slab(gateway, 0))
+    board = board_of(gateway, gateway.slab_of(0))
     slab = board.slab(holder["slab"])
     assert slab[layout.S_ACCEPTED] >= 1
     until(lambda: board.total(layout.S_CONNECTIONS) == 0, "the gauge to be put right")
@@ -137,7 +121,7 @@ def test_a_takeover_with_another_number_of_workers(
     new = {gateway.worker_of(slot) for slot in range(after)}
     for _ in range(20):
         assert gateway.tell("who")["pid"] in new
-    board = board_of(gateway, ask_slab(gateway, 0))
+    board = board_of(gateway, gateway.slab_of(0))
     assert {worker.pid for worker in board.workers()} == new
     assert board.words[layout.H_SLOTS] == after
     board.close()
