@@ -54,6 +54,7 @@ class Server:
         self._replays = replays
         self._settings = settings
         self._runner: web.AppRunner | None = None
+        self._unix_servers: list[asyncio.Server] = []
 
     def application(self) -> web.Application:
         """Return the application with every call of the table."""
@@ -70,10 +71,23 @@ class Server:
         )
         await self._runner.setup()
         for each in sockets:
-            await web.SockSite(self._runner, each).start()
+            if each.family == socket.AF_UNIX:
+                self._unix_servers.append(await self._serve_unix(each))
+            else:
+                await web.SockSite(self._runner, each).start()
+
+    async def _serve_unix(self, listener: socket.socket) -> asyncio.Server:
+        """Serve on an open Unix socket: aiohttp's sites only take a path, to bind it anew."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        loop = asyncio.get_running_loop()
+        return await loop.create_unix_server(self._runner.server, sock=listener)
 
     async def close(self) -> None:
         """Stop serving; answers under way get a second."""
+        for server in self._unix_servers:
+            server.close()
+        self._unix_servers.clear()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -142,7 +142,7 @@ class Control:
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
         self.operations = Operations(self.switchboard, self._outside.load)
-        await self._store_first()
+        await self.switchboard.store_soon()
         hosts = {each.host for pool in first.topology.pools for each in pool.endpoints}
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
         self.switchboard.watch(first.topology)
@@ -153,13 +153,6 @@ class Control:
         except StoreError:
             log.exception("the state store cannot be read; starting without it")
             return None
-
-    async def _store_first(self) -> None:
-        """Keep what this process starts from; where that fails it is kept with the next write."""
-        try:
-            await self._outside.store.save(self.switchboard.state, [])
-        except StoreError:
-            log.exception("the state store cannot be written")
 
     async def _serve_admin(self) -> None:
         switch = self.switchboard

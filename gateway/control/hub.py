@@ -285,7 +285,9 @@ class Hub:
     def _greet(self, link: Link, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:
             raise ChannelError(f"protocol {hello.protocol}, this control speaks {PROTOCOL}")
-        for stale in [each for each in self._links if each.hello and each.hello.pid == hello.pid]:
+        for stale in [each for each in self._links if each.hello and each.hello.slab == hello.slab]:
+            # The same worker again, or who had its slab before: its end may not have come yet.
+            self._links.discard(stale)
             stale.abort()
         link.hello = hello
         link.acked = 0

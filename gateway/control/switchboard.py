@@ -159,7 +159,7 @@ class Switchboard:
         await self.parts.store.save(state, [entry])
         if self.state is not base:
             self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
-            self.parts.tasks.start(self._store_soon(), name="store what overtook")
+            self.parts.tasks.start(self.store_soon(), name="store what overtook")
             raise Refused("overtaken", "a rollback came in between; nothing else was changed")
         if settings is not None:
             self.settings = settings
@@ -215,7 +215,7 @@ class Switchboard:
         self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
         self._tell("rollback", base, caller)
         applied, persisted = await asyncio.gather(
-            self.parts.hub.acknowledged(number, began=began), self._store_soon()
+            self.parts.hub.acknowledged(number, began=began), self.store_soon()
         )
         return Written(
             state=outcome.state,
@@ -226,7 +226,7 @@ class Switchboard:
             persisted=persisted,
         )
 
-    async def _store_soon(self) -> bool:
+    async def store_soon(self) -> bool:
         """Store what is in force; where that fails, leave it to a task that tries again."""
         if await self._store_now():
             return True
@@ -321,7 +321,7 @@ class Switchboard:
             state = msgspec.structs.replace(self.state, revision=revision + 1)
             self.parts.hub.send(traffic=state.traffic())
             self.state = state
-        await self._store_soon()
+        await self.store_soon()
 
 
 def _told(state: State, names: list[str]) -> bytes:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: An interval is drawn from this share of it, so that endpoints are not asked in step.
 JITTER = (0.8, 1.2)
 
+#: Seconds between two probes of an endpoint on trial at most: somebody waits for it.
+TRIAL_INTERVAL = 0.5
+
 
 class Starter(Protocol):
     """Starts named tasks and keeps them referenced (``gateway.control.tasks.Tasks``)."""
@@ -212,7 +215,8 @@ class Prober:
             await probe_once(monitor, self._probes)
             if monitor.health is Health.UP and not accept(monitor):
                 return
-            await self._sleep(self._jittered(monitor.target.policy.interval_down))
+            interval = min(monitor.target.policy.interval_down, TRIAL_INTERVAL)
+            await self._sleep(self._jittered(interval))
 
 
 def evidence(monitor: Monitor) -> list[Result]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
+from yarl import URL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +122,8 @@ class NetworkProbes:
                 headers={"User-Agent": "gateway-health", "Accept": "*/*"},
                 timeout=aiohttp.ClientTimeout(total=None),
             )
-        url = f"{endpoint.scheme}://{endpoint.authority}{path}"
+        # As configured, octet for octet: yarl would decode and encode it anew.
+        url = URL(f"{endpoint.scheme}://{endpoint.authority}{path}", encoded=True)
         tls = self._context(tls_ca) if endpoint.scheme == "https" else True
         async with self._session.get(url, allow_redirects=False, ssl=tls) as answer:
             body = b""
@@ -142,4 +144,5 @@ class NetworkProbes:
 
 
 def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    known = error.strerror if isinstance(error, OSError) else ""
+    return known or str(error) or type(error).__name__

@@ -152,6 +152,17 @@ async def test_readyz_waits_for_workers_and_nothing_else(world: World) -> None:
         assert (await api.get("/readyz")).status == 200
 
 
+async def test_a_unix_socket_serves_the_same_whatever_the_host(world: World) -> None:
+    connector = aiohttp.UnixConnector(str(world.path / "run" / "admin.sock"))
+    headers = {"Authorization": f"Bearer {OPERATOR}"}
+    async with aiohttp.ClientSession("http://whatever", connector=connector) as api:
+        assert (await api.get("/v1/status")).status == 401
+        async with api.put("/v1/traffic", json={"candidate": 1}, headers=headers) as answer:
+            assert answer.status == 200
+        async with api.get("/v1/audit", headers=headers) as answer:
+            assert (await answer.json())["rows"][0]["address"] == "unix"
+
+
 async def test_metrics_come_from_the_board(world: World) -> None:
     async with aiohttp.ClientSession(world.url) as api, api.get("/metrics") as answer:
         assert answer.content_type == "text/plain"

@@ -309,7 +309,7 @@ async def test_control_says_who_it_is_and_hands_its_sockets_over(world: World) -
     )
     handed = await asyncio.to_thread(handover.take_over, path)
     try:
-        ((address, fd),) = handed.sockets
+        (address, fd), _ = handed.sockets
         assert address == "127.0.0.1:9090"
         with socket.socket(fileno=os.dup(fd)) as taken:
             assert f":{taken.getsockname()[1]}" in world.url

@@ -19,7 +19,7 @@ import pytest
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.channel.childspec import VARIABLE, ChildSpec
-from gateway.channel.unix import bind_unix
+from gateway.channel.unix import bind_unix, connect_unix
 
 CONFIG = """\
 version: 1
@@ -43,6 +43,7 @@ class Process:
         self.board = Board.create(4)
         self.channel = bind_unix(path / "control.sock")
         self.admin = socket.create_server(("127.0.0.1", 0))
+        self.unix = bind_unix(path / "admin.sock")
         self.url = f"http://127.0.0.1:{self.admin.getsockname()[1]}"
         self.process: subprocess.Popen[bytes] | None = None
         (path / "gateway.yaml").write_text(CONFIG.format(path=path))
@@ -55,9 +56,9 @@ class Process:
             boot="b00t",
             run_dir=str(self.path),
             config=str(self.path / "gateway.yaml"),
-            admin=(self.admin.fileno(),),
+            admin=(self.admin.fileno(), self.unix.fileno()),
             channel=self.channel.fileno(),
-            addresses=("127.0.0.1:9090",),
+            addresses=("127.0.0.1:9090", "unix:admin.sock"),
         )
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gateway.control"],
@@ -67,7 +68,12 @@ class Process:
                 "TEST_TOKEN": TOKEN,
                 "PYTHONPATH": str(Path(__file__).parents[2]),
             },
-            pass_fds=(self.board.fd, self.admin.fileno(), self.channel.fileno()),
+            pass_fds=(
+                self.board.fd,
+                self.admin.fileno(),
+                self.unix.fileno(),
+                self.channel.fileno(),
+            ),
             stderr=subprocess.PIPE,
         )
         self.until(layout.STATE_READY)
@@ -112,6 +118,7 @@ class Process:
             self.process.stderr.close()
         self.channel.close()
         self.admin.close()
+        self.unix.close()
         self.board.close()
 
 
@@ -125,6 +132,9 @@ def control(tmp_path: Path) -> Iterator[Process]:
 def test_it_serves_reloads_and_ends_by_signals(control: Process) -> None:
     control.start()
     assert control.call("GET", "/healthz") == {"status": "ok", "detail": ""}
+    with connect_unix(control.path / "admin.sock", 10) as admin:
+        admin.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert admin.recv(4096).startswith(b"HTTP/1.0 200")
     heartbeat = control.board.words[layout.H_CONTROL_HEARTBEAT]
     config = control.path / "gateway.yaml"
     config.write_text(

@@ -210,6 +210,7 @@ class World:
         if self._channel < 0:
             self._channel = bind_unix(run / "control.sock").detach()
             self._admin = socket.create_server(("127.0.0.1", 0))
+            self._admin_unix = bind_unix(run / "admin.sock")
             self.url = f"http://127.0.0.1:{self._admin.getsockname()[1]}"
         spec = ChildSpec(
             role="control",
@@ -219,8 +220,8 @@ class World:
             run_dir=str(run),
             config="gateway.yaml",
             channel=os.dup(self._channel),
-            admin=(os.dup(self._admin.fileno()),),
-            addresses=("127.0.0.1:9090",),
+            admin=(os.dup(self._admin.fileno()), os.dup(self._admin_unix.fileno())),
+            addresses=("127.0.0.1:9090", "unix:admin.sock"),
         )
         self.store = store or await SqliteStore.open(self.settings.state_path)
         outside = Outside(board=self.board, store=self.store, probes=self.probes, load=self.load)
@@ -259,6 +260,7 @@ class World:
             os.close(self._channel)
             self._channel = -1
             self._admin.close()
+            self._admin_unix.close()
         self.board.close()
 
 
