@@ -112,7 +112,10 @@ def _ask(path: Path, say: Callable[[str], None]) -> Handed | None:
     # The kernel itself named the process behind the socket, so this is no stranger's number.
     if problem.pid > 0 and problem.pid != os.getpid():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(problem.pid, signal.SIGKILL)
+            process = Adopted(problem.pid)
+            process.send(signal.SIGKILL)
+            _ends_within(process, ASK_TIMEOUT)
+            process.close()
     return None
 
 
