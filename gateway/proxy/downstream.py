@@ -134,6 +134,7 @@ class DownstreamConnection:
     _fresh: cython.bint
     _head_begun: cython.bint
     _lingering: cython.longlong
+    _unread: cython.Py_ssize_t
     _deadline: cython.double
     _place: cython.longlong
     _between: cython.double
@@ -170,6 +171,7 @@ class DownstreamConnection:
         self._fresh = False
         self._head_begun = False
         self._lingering = -1
+        self._unread = 0
         self._deadline = _NEVER
         self._place = _NOWHERE
         self._between = 30.0
@@ -225,10 +227,12 @@ class DownstreamConnection:
         self._ended = True
         if self.tunnel is not None:
             return bool(self.tunnel.client_ended())
+        if self._answer == _A_IDLE and self._ahead and self._full:
+            return True  # whole requests may be waiting until the client has read
         if self._lingering >= 0 or (self._answer == _A_IDLE and not self._ahead):
+            self._close()
             return False
         if self._answer == _A_IDLE or self._request == _R_BODY:
-            self._keep = False
             self._stop(Failure("client-left", "the request ended early"))
             return False
         return True
@@ -237,6 +241,7 @@ class DownstreamConnection:
         """Tell the exchange and the tunnel, count the connection out."""
         del exc
         self.closed = True
+        self._deadline = _NEVER
         self._place = _NOWHERE
         self.core.dismiss(self)
         if self.tunnel is not None:
@@ -252,10 +257,14 @@ class DownstreamConnection:
         if self.tunnel is not None:
             self.tunnel.client_full()
             return
+        self._unread = self._transport.get_write_buffer_size()
+        exchange = self._exchange
         # A client that reads nothing holds resources for as long as a silent backend may.
-        self._arm(self.core.wheel.now + self._between)
-        if self._exchange is not None:
-            self._exchange.on_client_full()
+        if exchange is None:
+            self._arm(self.core.wheel.now + self._between)
+        else:
+            self._arm_body(exchange.deadline)
+            exchange.on_client_full()
 
     def resume_writing(self) -> None:
         """The client has read on."""
@@ -265,15 +274,20 @@ class DownstreamConnection:
             return
         exchange = self._exchange
         if exchange is not None:
-            self._arm(exchange.deadline)
+            if self._request == _R_BODY:
+                self._arm_body(exchange.deadline)
+            else:
+                self._arm(exchange.deadline)
             exchange.on_client_ready()
+        elif self._answer == _A_IDLE and not self.closed:
+            self._next()
 
     def on_wheel(self, place: int, now: float) -> None:
         """Be visited by the timer wheel."""
         if place != self._place:
             return
         self._place = _NOWHERE
-        if self.closed or self._deadline == _NEVER:
+        if self._deadline == _NEVER:
             return
         if now < self._deadline:
             self._place = self.core.wheel.put(self, self._deadline)
@@ -341,9 +355,8 @@ class DownstreamConnection:
                 self._answer_body = 3
                 self._keep = False
         self._answer_left = head.length if head.body == _BODY_LENGTH else 0
-        if self._request == _R_BODY or self._ended or self.core.draining:
+        if not self._goes_on():
             self._keep = False
-        if not self._keep:
             lines += _CLOSE_LINE
         elif self._minor == 0:
             lines += _KEEP_LINE
@@ -370,7 +383,7 @@ class DownstreamConnection:
         if failure.name in {"client-left", "client-slow"}:
             self._abort()
             return
-        if self._request == _R_BODY or self._ended or self.core.draining:
+        if failure.kind.closes or not self._goes_on():
             self._keep = False
         head, body = problem(failure, status, keep=self._keep, minor=self._minor, extra=extra)
         self._answer_to(ANSWER_HEAD)
@@ -382,14 +395,14 @@ class DownstreamConnection:
         """Answer with a head of the gateway's own and no content."""
         self._answer_to(ANSWER_HEAD)
         self._answer_body = _BODY_NONE
-        if self._request == _R_BODY or self._ended or self.core.draining:
+        if not self._goes_on():
             self._keep = False
-        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: 0\r\n%b\r\n" % (
-            status,
-            PHRASES.get(status, b""),
-            lines,
-            b"" if self._keep else _CLOSE_LINE,
-        )
+            lines += _CLOSE_LINE
+        elif self._minor == 0:
+            lines += _KEEP_LINE
+        if status != 204:  # RFC 9110 section 8.6
+            lines += b"Content-Length: 0\r\n"
+        head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, PHRASES.get(status, b""), lines)
         self._send(head, b"", True, None)
 
     def switch(self, head: Head, extra: bytes, tunnel: Tunnel) -> None:
@@ -405,6 +418,8 @@ class DownstreamConnection:
         self.tunnel = tunnel
         self._held = False
         self._apply_pause()
+        if self._full:
+            tunnel.client_full()
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             tunnel.from_client(ahead)
@@ -417,10 +432,11 @@ class DownstreamConnection:
 
     def close_when_idle(self) -> bool:
         """Drain: close now if no request is under way (True), else after its answer (False)."""
+        if self.closed:
+            return True
         if self.tunnel is not None or self._answer != _A_IDLE:
             return False
-        self.closed = True
-        self._transport.close()
+        self._close()
         return True
 
     def cut(self) -> None:
@@ -435,9 +451,17 @@ class DownstreamConnection:
         """Parse a request's head from the data's first octet; begin its exchange."""
         head: Head
         started: cython.double
-        if data[0] == 13 and len(data) >= 2 and data[1] == 10:
-            data = data[2:]  # RFC 9112 section 2.2: one empty line before a request is ignored
+        at: cython.Py_ssize_t = 0
+        # RFC 9112 section 2.2: an empty line before a request is ignored. So are several, however
+        # they are cut into reads.
+        while at + 1 < len(data) and data[at] == 13 and data[at + 1] == 10:
+            at += 2
+        if at:
+            data = data[at:]
             if not data:
+                if self._head_begun:
+                    self._head_begun = False
+                    self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
                 return True
         try:
             head = Head(data, 0)
@@ -448,9 +472,7 @@ class DownstreamConnection:
             self._stop(_bad_request(error))
             return True
         if head.end > self.core.serving.limits.head:
-            self._stop(
-                Failure("head-too-large", f"more than {self.core.serving.limits.head} octets")
-            )
+            self._too_large(data)
             return True
         started = self.core.clock()
         self._minor = head.minor
@@ -469,33 +491,37 @@ class DownstreamConnection:
         self._to_head = exchange.to_head
         if self._body == _BODY_CHUNKED:
             self._decoder = ChunkedDecoder()
+        elif self._body == _BODY_NONE and head.end < len(data):
+            # Before the exchange begins: it may be refused at once, and what is left decides
+            # whether the connection goes on.
+            self._fresh = True
+            self._ahead = data[head.end :]
         exchange.begin()
-        if head.end < len(data) and not self.closed and self._lingering < 0:
-            if self._request == _R_BODY and self._exchange is exchange:
-                self._take_body(data, head.end)
-            elif self.tunnel is not None:
-                self.tunnel.from_client(data[head.end :])
-            else:
-                self._fresh = True
-                self._ahead = data[head.end :]
+        if self._request == _R_BODY and self._exchange is exchange and head.end < len(data):
+            self._take_body(data, head.end)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _head_incomplete(self, data: bytes) -> cython.bint:
-        limit: cython.Py_ssize_t = self.core.serving.limits.head
-        if len(data) > limit:
-            if b"\n" in data:
-                self._stop(Failure("head-too-large", f"more than {limit} octets"))
-            else:
-                self._stop(
-                    Failure("target-too-long", f"a request line of more than {limit} octets")
-                )
+        if len(data) > self.core.serving.limits.head:
+            self._too_large(data)
             return True
         if not self._head_begun:
             self._head_begun = True
             self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
         self._ahead = data
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _too_large(self, data: bytes) -> cython.bint:
+        """Refuse a head: its request line alone is too long (414), or all of it (431)."""
+        limit: cython.Py_ssize_t = self.core.serving.limits.head
+        if data.find(b"\n", 0, limit) < 0:
+            self._stop(Failure("target-too-long", f"a request line of more than {limit} octets"))
+        else:
+            self._stop(Failure("head-too-large", f"more than {limit} octets"))
         return True
 
     @cython.cfunc
@@ -509,12 +535,22 @@ class DownstreamConnection:
             and self._answer == _A_IDLE
             and self._request == _R_IDLE
             and not self.closed
-            and self._lingering < 0
+            # Answers to a client that does not read would pile up.
+            and not self._full
         ):
             ahead = self._ahead
             self._ahead = b""
             self._fresh = False
             self._take_head(ahead)
+        if (
+            self._ended
+            and self._ahead
+            and self._answer == _A_IDLE
+            and self._request == _R_IDLE
+            and not self.closed
+            and not self._full
+        ):
+            self._stop(Failure("client-left", "the request ended early"))
         self._apply_pause()
         return True
 
@@ -622,9 +658,17 @@ class DownstreamConnection:
         self._answer_to(ANSWER_RESET)
         self._request_to(REQUEST_RESET)
         self._held = False
+        self._to_head = False
         if self._paused:
             self._apply_pause()
-        if self._ahead:
+        self._next()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _next(self) -> cython.bint:
+        """Between two requests: begin the one that is here already, or wait for it."""
+        if self._ahead and not self._full:
             self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
             if not self._taking:
                 self._taking = True
@@ -632,30 +676,66 @@ class DownstreamConnection:
                     self._drive()
                 finally:
                     self._taking = False
-        elif self._ended:
+        elif self._ended and not self._ahead:
             self._linger()
+        elif self._full:
+            self._arm(self.core.wheel.now + self._between)
         else:
             self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
+    def _goes_on(self) -> cython.bint:
+        """Tell whether another request may follow the one that is being answered."""
+        return (
+            self._keep
+            and self._request != _R_BODY
+            and not (self._ended and not self._ahead)
+            and not self.core.draining
+        )
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
     def _linger(self) -> cython.bint:
         """Close: at once where the client sends nothing more, else after reading it away."""
+        silent: cython.bint = self._ended or (self._request == _R_DONE and not self._ahead)
         self._request_to(REQUEST_STOP)
-        if self._ended or self.tls or (self._body == _BODY_NONE and not self._ahead):
-            self.closed = True
-            self._place = _NOWHERE
-            self._transport.close()
+        if silent or self.tls:
+            self._close()
             return True
         self._lingering = 0
         self._ahead = b""
         self._held = False
         self._apply_pause()
+        self._unread = self._transport.get_write_buffer_size()
         self._arm(self.core.wheel.now + LINGER_SECONDS)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _close(self) -> cython.bint:
+        """Close once all is written; a client that does not read it is cut."""
+        self.closed = True
+        self._ahead = b""
+        self._unread = self._transport.get_write_buffer_size()
+        if self._unread:
+            self._arm(self.core.wheel.now + self._between)
+        else:
+            self._deadline = _NEVER
+            self._place = _NOWHERE
+        self._transport.close()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _reads_on(self) -> cython.bint:
+        """Tell whether the client has read anything since this was last asked."""
+        before: cython.Py_ssize_t = self._unread
+        self._unread = self._transport.get_write_buffer_size()
+        return self._unread < before
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -668,39 +748,57 @@ class DownstreamConnection:
             return True
         self._ahead = b""
         self.core.refused(self, failure, status_of(failure))
-        if self._body == _BODY_NONE:
-            self._body = _BODY_LENGTH  # whatever follows is read away before closing
-        self.refuse(failure, b"")
+        if failure.name == "client-left":
+            self._close()  # not cut: it may not have read the answers before
+        else:
+            self.refuse(failure, b"")
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _timed_out(self) -> cython.bint:
-        exchange = self._exchange
-        if self._lingering >= 0:
-            self._abort()
-        elif exchange is not None:
-            if self._full:
-                exchange.fail(Failure("client-slow"))
-            elif self._request == _R_BODY and self.core.wheel.now < exchange.deadline:
-                if self._held:
-                    # The backend is the slow one; its own side has a bound for that.
-                    self._arm_body(exchange.deadline)
-                else:
-                    self._keep = False
-                    exchange.fail(Failure("body-timeout"))
+        if self._exchange is not None and not self.closed:
+            self._exchange_timed_out()
+        elif self.closed or self._full or self._lingering >= 0:
+            # What is left of the answer goes out for as long as the client reads it.
+            if self._reads_on():
+                self._arm(
+                    self.core.wheel.now
+                    + (LINGER_SECONDS if self._lingering >= 0 else self._between)
+                )
             else:
-                exchange.on_total_timeout()
-        elif self._ahead and self._answer == _A_IDLE:
+                self._abort()
+        elif self._ahead:
             self._stop(Failure("header-timeout"))
-        elif self._answer == _A_IDLE:
-            self.closed = True
-            self._transport.close()
+        else:
+            self._close()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _exchange_timed_out(self) -> cython.bint:
+        exchange = self._exchange
+        assert exchange is not None
+        if self.core.wheel.now >= exchange.deadline:
+            exchange.on_total_timeout()
+        elif self._full:
+            if self._reads_on():
+                self._arm_body(exchange.deadline)
+            else:
+                exchange.fail(Failure("client-slow"))
+        elif self._request != _R_BODY:
+            self._arm(exchange.deadline)
+        elif self._held:
+            # The backend is the slow one; its own side has a bound for that.
+            self._arm_body(exchange.deadline)
+        else:
+            exchange.fail(Failure("body-timeout"))
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _abort(self) -> cython.bint:
+        self._deadline = _NEVER
         self._place = _NOWHERE
         self._transport.abort()
         return True
@@ -719,7 +817,8 @@ class DownstreamConnection:
     @cython.exceptval(check=True)
     def _apply_pause(self) -> cython.bint:
         wanted: cython.bint = self._held or (
-            self._answer != _A_IDLE and self._request != _R_BODY and len(self._ahead) > _MAX_AHEAD
+            len(self._ahead) > _MAX_AHEAD
+            and (self._full or (self._answer != _A_IDLE and self._request != _R_BODY))
         )
         if wanted == self._paused or self.closed:
             return True
@@ -752,8 +851,9 @@ class DownstreamConnection:
 
 
 def _status_line(head: Head) -> bytes:
-    if head.minor == 1:
+    if head.minor == 1 and head.reason:
         return head.line
+    # The blank before an empty reason must not be missing (RFC 9112 section 4).
     return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
 
 

@@ -28,6 +28,11 @@ class Kind:
     title: str
     sent: bool = False
 
+    @property
+    def closes(self) -> bool:
+        """Whether the client's connection ends with it: what comes next may not be a request."""
+        return self.source is Source.DOWNSTREAM or self.name == "method"
+
 
 def _kinds(*kinds: Kind) -> dict[str, Kind]:
     return {kind.name: kind for kind in kinds}
