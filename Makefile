@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/lock.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install -c $(LOCK)
+comma := ,
 
 # The modules that are compiled; hot.py is the one list of them.
 HOT := $(shell sed -n 's/^    "\(gateway\.[a-z_.]*\)",$$/\1/p' gateway/hot.py | tr . / | sed 's/$$/.py/')
@@ -83,23 +84,28 @@ clean: ## Remove what make has made (not var/, where state is kept)
 $(VENV):
 	@sh requirements/venv.sh $(VENV)
 
-$(VENV)/.run: pyproject.toml setup.py $(LOCK) | $(VENV)
-	@echo "installing (once)"
+INPUTS := pyproject.toml setup.py $(LOCK)
+# Wider installs include the narrower ones: their stamps are set, too. The last is .built's.
+define install
 	@$(INSTALL) "setuptools>=70.1" Cython
-	@$(INSTALL) --no-build-isolation --editable .
-	@touch $@ $(VENV)/.built
+	@$(INSTALL) --no-build-isolation --editable $(1)
+	@touch $(2) $(VENV)/.built
+endef
 
-$(VENV)/.test: $(VENV)/.run
-	@echo "installing what the tests need (once)"
-	@$(INSTALL) --no-build-isolation --editable '.[test]'
-	@touch $@ $(VENV)/.built
+$(VENV)/.run: $(INPUTS) | $(VENV)
+	@echo "installing (once; compiling takes a minute)"
+	$(call install,.,$@)
 
-$(VENV)/.lint: $(VENV)/.test
-	@$(INSTALL) --no-build-isolation --editable '.[test,lint]'
-	@touch $@ $(VENV)/.built
+$(VENV)/.test: $(INPUTS) | $(VENV)
+	@echo "installing what the tests need, too (once; compiling takes a minute)"
+	$(call install,'.[test]',$(VENV)/.run $@)
+
+$(VENV)/.lint: $(INPUTS) | $(VENV)
+	@echo "installing what the checks need, too (once; compiling takes a minute)"
+	$(call install,'.[test$(comma)lint]',$(VENV)/.run $(VENV)/.test $@)
 
 # A failed compilation changes nothing but speed: stale binaries are never imported.
-$(VENV)/.built: $(VENV)/.run $(HOT) gateway/hot.py setup.py
+$(VENV)/.built: $(HOT) gateway/hot.py setup.py | $(VENV)/.run
 	@$(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/build.log 2>&1 \
 		|| echo "not compiled (see $(VENV)/build.log): the gateway runs as plain Python, slower"
 	@touch $@

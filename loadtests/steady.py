@@ -189,7 +189,16 @@ class Load:
             self.waiting.append(due)
 
     def run(self) -> Steady:
-        """Offer the load, wait at most two seconds for what is left, sum up."""
+        """Offer the load, wait at most two seconds for what is left, sum up; once."""
+        try:
+            return self.offer_all()
+        finally:
+            for connection in self.by_descriptor.values():
+                connection.socket.close()
+            self.poll.close()
+
+    def offer_all(self) -> Steady:
+        """Do the work of ``run``."""
         begin = time.perf_counter()
         total = int(self.rate * self.seconds)
         number = 0

@@ -49,21 +49,19 @@ def test_the_rate_is_kept() -> None:
 
 
 def test_a_stall_is_charged_to_every_request_that_it_held_up() -> None:
-    stalled = 0.3
-
     def script(say: Conversation) -> None:
         for number in range(1000):
             say.read_head()
             if number == 0:
-                say.over.wait(stalled)
+                say.over.wait(0.45)
             say.answer(b"ok")
 
     with Upstream(script) as up:
-        # Every connection stalls on its first request: 64 of 200 requests wait at their server, and
-        # those due while no connection is free wait for one. Timed from sending, these would not show.
+        # Every connection stalls on its first request; all 64 are taken after 0.16 s. Most requests
+        # are due after that and wait for a free one: timed from sending, they would take no time.
         steady = Load(up.port, 400, 0.5).run()
     assert steady.errors == 0
-    assert steady.worst_ms >= stalled * 1e3 * 0.9
+    assert steady.p50_ms > 50
 
 
 def test_ratios_are_of_medians_and_reasons_are_told(tmp_path: Path) -> None:
