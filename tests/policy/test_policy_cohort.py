@@ -120,6 +120,7 @@ def test_the_memo_is_bounded_and_changes_nothing() -> None:
     first = [splitter.assign(key) for key in keys]
     assert [splitter.assign(key) for key in keys] == first
     assert [Splitter(b"s").assign(key) for key in keys[:10]] == first[:10]
+    assert splitter.assign(keys[-1]) is splitter.assign(keys[-1])
     assert splitter.assign(b"x" * 5000) == Splitter(b"s").assign(b"x" * 5000)
 
 
@@ -180,6 +181,7 @@ def test_neighbours_in_one_64_are_one_client_and_beyond_it_are_not() -> None:
 def test_the_memo_of_addresses_is_bounded() -> None:
     for n in range(2 * cohort.MEMO_SIZE):
         address_key(f"10.{n >> 16}.{(n >> 8) & 255}.{n & 255}")
+    assert len(address_key("x" * 1000)) < 200
     addresses = cohort._addresses
     assert len(addresses) <= cohort.MEMO_SIZE
 

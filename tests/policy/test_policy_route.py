@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import timeit
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from gateway.policy.route import Router
 from gateway.wire.target import TargetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _router(*routes: tuple[str, str]) -> Router:
@@ -171,28 +175,43 @@ def test_it_finds_what_a_slow_search_finds(
     assert router.lookup(host.encode(), path.encode()) == _slow(added, host, path)
 
 
-def _seconds(router: Router, host: bytes, path: bytes, calls: int = 2000) -> float:
-    return min(
-        timeit.repeat(lambda: router.lookup(host, path), number=calls, repeat=7),
-    )
+def _cheapest_ratio(
+    one: Callable[[], object], other: Callable[[], object], bound: float, calls: int
+) -> float:
+    """Return how much dearer ``other`` is than ``one``, each at its best of several turns.
+
+    A noisy machine slows some turns; more are taken until the bound holds, which it never does
+    where the cost truly grows.
+    """
+    best_one = best_other = float("inf")
+    for _ in range(60):
+        best_one = min(best_one, timeit.timeit(one, number=calls))
+        best_other = min(best_other, timeit.timeit(other, number=calls))
+        if best_other < bound * best_one:
+            break
+    return best_other / best_one
 
 
 def test_ten_thousand_routes_cost_what_ten_do() -> None:
     few, many = Router(), Router()
     for router, count in ((few, 10), (many, 10_000)):
-        for number in range(count):
-            router.add(b"", b"/service-%d/v1/" % (number % 100), number) or router.add(
-                b"*.zone-%d.example" % number, b"/service-%d/v1/x/" % number, number
-            )
+        for number in range(count // 2):
+            router.add(b"", b"/service-%04d/v1/" % number, number)
+            router.add(b"*.zone-%04d.example" % number, b"/service-4/v1/x/", number)
         router.add(b"", b"/", "rest")
     assert len(many) == 10_001
     for host, path in (
-        (b"blkout.example", b"/service-5/v1/resources"),
+        (b"blkout.example", b"/service-0004/v1/resources"),
         (b"blkout.example", b"/nowhere"),
-        (b"a.zone-5.example", b"/service-5/v1/x/y"),
+        (b"a.zone-0004.example", b"/service-4/v1/x/y"),
     ):
-        # Measured: 1.0. Twice as much leaves room for a noisy machine.
-        assert _seconds(many, host, path) < 2 * _seconds(few, host, path) + 0.001
+        ratio = _cheapest_ratio(
+            lambda h=host, p=path: few.lookup(h, p),  # type: ignore[misc]  # bound per turn
+            lambda h=host, p=path: many.lookup(h, p),  # type: ignore[misc]
+            bound=1.5,
+            calls=500,
+        )
+        assert ratio < 1.5  # measured: 1.0
 
 
 def test_hostile_paths_cost_no_more_than_reading_them() -> None:
@@ -202,9 +221,13 @@ def test_hostile_paths_cost_no_more_than_reading_them() -> None:
     assert router.lookup(b"x", b"/a" * 16_000) == 19
     assert router.lookup(b"x", b"/" + b"a" * 32_000) is None
     assert router.lookup(b"x", b"/a/" + b"b" * 32_000) == 1
-    short = _seconds(router, b"x", b"/a" * 2_000, calls=50)
-    long = _seconds(router, b"x", b"/a" * 16_000, calls=50)
-    assert long < 16 * short + 0.001  # 8 when linear; 64 when quadratic
+    ratio = _cheapest_ratio(
+        lambda: router.lookup(b"x", b"/a" * 1_000),
+        lambda: router.lookup(b"x", b"/a" * 8_000),
+        bound=16,
+        calls=10,
+    )
+    assert ratio < 16  # 8 when linear; 64 when quadratic
 
 
 def test_hostile_hosts_are_looked_at_only_as_far_as_a_wildcard_reaches() -> None:
