@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gateway.board import layout
 from gateway.board.board import Board
-from gateway.channel import handover, snapshotfile
+from gateway.channel import handover, inherited, snapshotfile
 from gateway.channel.messages import Addresses, Apply, Drain
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import Topology, Traffic
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from gateway.channel.childspec import ChildSpec
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that idle connections stay open in a drain: their next request, which may be on its way,
+#: is answered with ``Connection: close`` instead of being cut.
+IDLE_GRACE = 1.0
 
 #: Connections that wait to be accepted, per listening socket.
 BACKLOG = 4096
@@ -201,13 +205,12 @@ class Worker:
     async def _drain(self) -> None:
         self._words[layout.S_STATE] = layout.STATE_DRAINING
         self._core.draining = True
-        for server in self._servers:
-            server.close()
-        self._servers = []
-        deadline = time.monotonic() + self._drain_timeout
-        while self._core.connections and time.monotonic() < deadline:
-            for connection in list(self._core.connections):
-                connection.close_when_idle()
+        await self._stop_listening()
+        began = time.monotonic()
+        while self._core.connections and time.monotonic() < began + self._drain_timeout:
+            if time.monotonic() > began + IDLE_GRACE:
+                for connection in list(self._core.connections):
+                    connection.close_when_idle()
             await asyncio.sleep(0.05)
         for tunnel in list(self._core.tunnels):
             tunnel.close()
@@ -225,6 +228,15 @@ class Worker:
             self._recorder.log_to(None)
             self._log.close()
         self._words[layout.S_STATE] = layout.STATE_GONE
+
+    async def _stop_listening(self) -> None:
+        """Stop accepting, and serve whoever waits in the accept queues already."""
+        loop = asyncio.get_running_loop()
+        for server in self._servers:
+            server.close()
+        self._servers = []
+        for listener, connection in inherited.let_go(self._spec.sockets):
+            await loop.connect_accepted_socket(self._protocol(listener), connection)
 
     def _state(self) -> handover.State:
         spec = self._spec

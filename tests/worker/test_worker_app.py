@@ -67,8 +67,8 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.board = Board.create(2)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self.listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
         self.spec = ChildSpec(
             role="worker",
             slot=0,
@@ -78,7 +78,7 @@ class Rig:
             boot="b1",
             run_dir=str(folder),
             config="none",
-            sockets=((0, self.listener.fileno()),),
+            sockets=((0, listener.detach()),),  # the worker's own, to close
             addresses=("127.0.0.1:0",),
             drain_timeout=5.0,
         )
@@ -102,7 +102,6 @@ class Rig:
                 for writer in self.control.writers:
                     writer.close()
                 server.close()
-            self.listener.close()
             self.board.close()
 
     def word(self, word: int) -> int:
@@ -318,8 +317,13 @@ async def test_a_drain_finishes_what_is_under_way(rig: Rig) -> None:
         await rig.until(layout.S_IN_FLIGHT, 1)
         rig.control.say(Drain(timeout=10))
         await rig.until(layout.S_STATE, layout.STATE_DRAINING)
-        assert await asyncio.wait_for(idle_reader.read(), 5) == b"", "an idle connection is closed"
-        assert not task.done()
+        # The next request on an idle connection may be on its way: it is answered, then closed.
+        idle_writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
+        gate.set()
+        answer = await asyncio.wait_for(idle_reader.read(), 5)
+        assert b"Connection: close\r\n" in answer
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", rig.port)
         gate.set()
         answer = await asyncio.wait_for(reader.read(), 5)
         assert answer.startswith(b"HTTP/1.1 200 ")
