@@ -95,6 +95,7 @@ class Api:
             traffic=parts.hub.traffic,
             reloads=tuple(self._reloads.items()),
             lagging_workers=len(parts.hub.behind(parts.hub.number)),
+            state_in_memory=bool(parts.store.fallback),
             version=VERSION,
             build=hot.compiled_state(),
         )

@@ -44,7 +44,8 @@ class MetricsView:
     """What one scrape is made from; control makes one per scrape.
 
     ``reloads`` counts configuration reloads by result (``ok``, ``refused``), and
-    ``lagging_workers`` those that have not acknowledged the snapshot asked for. ``build`` is what
+    ``lagging_workers`` those that have not acknowledged the snapshot asked for.
+    ``state_in_memory`` says that no state store could be opened. ``build`` is what
     ``hot.compiled_state()`` says.
     """
 
@@ -53,6 +54,7 @@ class MetricsView:
     traffic: Traffic
     reloads: tuple[tuple[str, int], ...] = (("ok", 0), ("refused", 0))
     lagging_workers: int = 0
+    state_in_memory: bool = False
     version: str = ""
     build: str = ""
 
@@ -112,6 +114,11 @@ class GatewayCollector(Collector):
             layout.ROW_ASSET_SECOND_TRIES,
         )
         yield self._weights()
+        yield GaugeMetricFamily(
+            "gateway_state_fallback",
+            "1: the state store cannot be used, state is in memory and ends with control.",
+            value=float(self._view.state_in_memory),
+        )
         yield from self._endpoints()
         yield from self._processes()
         yield from self._connections()

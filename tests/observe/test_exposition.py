@@ -234,3 +234,9 @@ def test_promtool_finds_nothing_to_say(board: Board) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_state_store_that_cannot_be_used_is_said(board: Board) -> None:
+    assert values(board, "gateway_state_fallback") == {(): 0}
+    view = MetricsView(board=board, topology=TOPOLOGY, traffic=TRAFFIC, state_in_memory=True)
+    assert b"\ngateway_state_fallback 1.0\n" in render(view)
