@@ -25,6 +25,13 @@ async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, within: float) 
     except Failure as failure:
         attempt.on_dial_failed(failure)
         return
+    except asyncio.CancelledError:
+        attempt.on_dial_failed(Failure("draining"))
+        raise
+    except Exception as error:
+        # Whatever it is (a name that TLS cannot take, say): the request must not wait for it.
+        attempt.on_dial_failed(Failure("connect", repr(error), cause=error))
+        raise
     endpoint.connections.add(connection)
     attempt.on_connected(connection)
 

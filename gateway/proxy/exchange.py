@@ -73,6 +73,7 @@ _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _TE_BIT = cython.declare(cython.ulonglong, mask(TE))
 _CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
 _TRACE_ROOM = 48
+_ALLOW = b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\nX-Request-Id: "
 
 #: Never passed on from a client: hop-by-hop, and what the gateway says itself.
 _DROP = HOP_BY_HOP | mask(
@@ -104,6 +105,7 @@ class PeerMemo:
     """What one connection's requests share: who the peer is, and the fields that say so."""
 
     trust: ProxyTrust = cython.declare(object, visibility="readonly")
+    callers: ProxyTrust = cython.declare(object, visibility="readonly")
     trusted: cython.bint
     internal: cython.bint
     host_field: bytes
@@ -112,6 +114,7 @@ class PeerMemo:
 
     def __init__(self, serving: Serving, peer: str) -> None:
         self.trust = serving.trust
+        self.callers = serving.internal
         self.trusted = serving.trust.trusts(peer)
         self.internal = serving.internal.trusts(peer)
         self.host_field = b""
@@ -155,10 +158,19 @@ class Attempt:
             self._exchange.core.dial(self.endpoint, self, self._exchange.route.timeouts.connect)
         return True
 
+    def asked_for(self, protocol: bytes | None) -> bool:
+        """Tell whether the client asked to switch to this protocol (RFC 9110 section 7.8)."""
+        asked = self._exchange.head.get(UPGRADE)
+        if not self.wants_upgrade or protocol is None or asked is None:
+            return False
+        return protocol.lower() in [each.strip(b" \t") for each in asked.lower().split(b",")]
+
     def on_connected(self, connection: UpstreamConnection) -> None:
         """Send over a connection made for this attempt, or keep it for another one."""
         if self._over:
-            self.endpoint.give_back(connection)
+            connection.rest()
+        elif connection.closed:
+            self.on_dial_failed(Failure("connect", "closed as soon as it was made"))
         else:
             self._send(connection)
 
@@ -244,7 +256,8 @@ class Attempt:
         """The backend reads slowly: the client waits."""
         exchange = self._exchange
         exchange.downstream.pause()
-        if not self.request_sent and self.connection is not None:
+        # Once it answers, the answer's own bound is in force.
+        if exchange.waits_for(self) and self.connection is not None:
             self.connection.expect_within(
                 "between-bytes-timeout",
                 exchange.core.wheel.now + exchange.route.timeouts.between_bytes,
@@ -254,7 +267,7 @@ class Attempt:
     def on_ready(self) -> None:
         """The backend has read on."""
         exchange = self._exchange
-        if not self.request_sent and self.connection is not None:
+        if exchange.waits_for(self) and self.connection is not None:
             self.connection.expect_within("first-byte-timeout", _NEVER, 0.0)
         exchange.downstream.resume()
 
@@ -277,6 +290,7 @@ class Exchange:
     _target: bytes
     _path: bytes
     _host: bytes
+    _authority: bytes
     _client: str
     _chain: tuple[str, ...]
     _memo: PeerMemo
@@ -291,6 +305,7 @@ class Exchange:
     _held_head: Head | None
     _held_body: bytes
     _held_ended: cython.bint
+    _held_failure: object
     _endpoint: str
     _request: bytes
     _pending: list[bytes]
@@ -321,6 +336,7 @@ class Exchange:
         self._target = head.target
         self._path = b""
         self._host = b""
+        self._authority = b""
         self._client = downstream.peer
         self._chain = ()
         self._cookie = None
@@ -334,6 +350,7 @@ class Exchange:
         self._held_head = None
         self._held_body = b""
         self._held_ended = False
+        self._held_failure = None
         self._endpoint = ""
         self._request = b""
         self._pending = []
@@ -375,7 +392,7 @@ class Exchange:
         head: Head = self.head
         serving = self.serving
         memo: PeerMemo | None = self.downstream.memo
-        if memo is None or memo.trust is not serving.trust:
+        if memo is None or memo.trust is not serving.trust or memo.callers is not serving.internal:
             memo = PeerMemo(serving, self.downstream.peer)
             self.downstream.memo = memo
         self._memo = memo
@@ -402,19 +419,17 @@ class Exchange:
         memo: PeerMemo = self._memo
         target: bytes = self._target
         field = head.get(HOST)
-        if field is not None and field != memo.host_field:
-            memo.host = valid_host(field)[0]
-            memo.host_field = field
-            memo.block = b""
-        self._host = memo.host if field is not None else b""
+        if field is None:
+            self._remember_host(b"", b"")
+        elif field != memo.host_field or not field:
+            self._remember_host(field, valid_host(field)[0])
+        self._host = memo.host
+        if self._method == b"CONNECT":
+            raise Failure("method", "CONNECT")
         if not target.startswith(b"/"):
             if target == b"*" and self._method == b"OPTIONS":
-                self.downstream.reply(
-                    204, b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\n"
-                )
+                self.downstream.reply(204, _ALLOW + self._request_id + b"\r\n")
                 return False
-            if self._method == b"CONNECT":
-                raise Failure("method", "CONNECT")
             target = self._origin_form(target)
         self._path = match_path(target)
         route = self.serving.router.lookup(self._host, self._path)
@@ -428,11 +443,26 @@ class Exchange:
     def _origin_form(self, target: bytes) -> bytes:
         """Take an absolute-form target (RFC 9112 section 3.2.2) that names the Host it came to."""
         _, authority, origin = split_absolute(target)
-        if valid_host(authority) != valid_host(self.head.get(HOST) or authority):
+        field = self.head.get(HOST)
+        if field is None:
+            self._authority = authority
+            self._remember_host(authority, valid_host(authority)[0])
+            self._host = self._memo.host
+        elif valid_host(authority) != valid_host(field):
             raise WireError("bad-host", "the target names another host than the Host field")
-        self._host = valid_host(authority)[0]
         self._target = origin
         return origin
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _remember_host(self, field: bytes, host: bytes) -> cython.bint:
+        """Keep a Host, as it came and as it is compared, for the connection's next request."""
+        memo: PeerMemo = self._memo
+        if field != memo.host_field:
+            memo.block = b""
+        memo.host_field = field
+        memo.host = host
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -502,12 +532,11 @@ class Exchange:
         if pool.closed or not pool.members:
             # Taken out by hand, or not deployed: the other side serves.
             other: Pool = service.pools[0 if self._green else 1]
-            if not other.closed and other.members:
-                self._green = not self._green
-                self._candidate = not self._candidate
-                pool = other
-            elif pool.closed or not pool.members:
+            if other.closed or not other.members:
                 raise Failure("no-endpoint", service.name)
+            self._green = not self._green
+            self._candidate = not self._candidate
+            pool = other
         if not self.core.recorder.enter(service.row, service.max_in_flight):
             raise Failure("overload", f"{service.max_in_flight} requests of {service.name}")
         self._entered = True
@@ -534,7 +563,10 @@ class Exchange:
         wanted = head.get(UPGRADE)
         if wanted is None or (head.repeated >> _UPGRADE) & 1:
             return False
-        return not wanted.lower().startswith(_FORBIDDEN_UPGRADES)
+        for protocol in wanted.lower().split(b","):
+            if protocol.strip(b" \t").startswith(_FORBIDDEN_UPGRADES):
+                return False
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -580,7 +612,10 @@ class Exchange:
                     parts.append(b"\r\n")
         if service.rewrite_host or head.get(HOST) is None or not head.get(HOST):
             drop |= _HOST_BIT
-            parts.append(attempt.endpoint.host_line)
+            if self._authority and not service.rewrite_host:
+                parts.append(b"Host: " + self._authority + b"\r\n")
+            else:
+                parts.append(attempt.endpoint.host_line)
         if attempt.wants_upgrade:
             parts.append(b"Connection: Upgrade\r\nUpgrade: ")
             parts.append(head.get(UPGRADE) or b"")
@@ -597,12 +632,13 @@ class Exchange:
         head: Head = self.head
         target: bytes = self._target
         if self.serving.overridable:
+            # The log must not hold the token either.
             target = strip_target(target)
+            self._target = target
         if self.route.strip:
             target = _stripped(target, self.route.strip)
-        if head.minor == 1 and target is self._target and target == head.target:
+        if head.minor == 1 and target == head.target:
             return head.line
-        self._target = target
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
     @cython.cfunc
@@ -654,6 +690,10 @@ class Exchange:
             if self._answered_at == 0.0:
                 self._expect_answer(attempt)
 
+    def waits_for(self, attempt: Attempt) -> bool:
+        """Tell whether the request is still being sent and nothing has been answered."""
+        return attempt is self._attempt and not attempt.request_sent and self._answered_at == 0.0
+
     @cython.cfunc
     @cython.exceptval(check=True)
     def _expect_answer(self, attempt: Attempt) -> cython.bint:
@@ -693,7 +733,7 @@ class Exchange:
             return
         self._answered_at = self.core.clock()
         if self._held is not None:
-            if head.status >= 400:
+            if head.status >= 400 or self._missing_asset(head):
                 self._restore_held(attempt)
                 return
             self._held.abandon()
@@ -773,7 +813,7 @@ class Exchange:
         """Tell whether this is an asset that the assigned color does not have."""
         assets = self.serving.assets
         assert assets is not None
-        if self._method != b"GET" and not self.to_head:
+        if (self._method != b"GET" and not self.to_head) or self.head.body != _BODY_NONE:
             return False
         if head.status not in (404, 200):
             return False
@@ -824,6 +864,9 @@ class Exchange:
         self._endpoint = held.endpoint.id
         self._green = not self._green
         self._candidate = not self._candidate
+        if self._held_failure is not None:
+            self.fail(self._held_failure)  # type: ignore[arg-type]  # a C attribute is an object
+            return True
         self._respond(head, self._held_body, self._held_ended)
         if not self._held_ended and held.connection is not None and not self.downstream.full:
             held.connection.resume()
@@ -873,8 +916,8 @@ class Exchange:
     def on_attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt failed: here retries, rescue and fallbacks come in."""
         if attempt is self._held:
-            # Kept only in case the other color fails too; its connection is of no more use.
-            self._held_ended = True
+            # Should the other color fail too, half an answer must not pass for a whole one.
+            self._held_failure = failure
             return
         if attempt is not self._attempt:
             return

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-from gateway.proxy.wheel import NEVER, NOWHERE
+from gateway.proxy.wheel import NOWHERE
 
 if TYPE_CHECKING:
     import asyncio
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from gateway.proxy.core import Core
     from gateway.proxy.exchange import Exchange
 
-_NEVER = cython.declare(cython.double, NEVER)
+#: Seconds without progress after which what a closed tunnel has not delivered is given up.
+FLUSH_SECONDS = 5.0
+
+_FLUSH_SECONDS = cython.declare(cython.double, FLUSH_SECONDS)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
 
 
@@ -30,7 +33,7 @@ class Tunnel:
     down: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
     _core: Core
-    _exchange: Exchange
+    _exchange: Exchange | None
     _client: asyncio.Transport
     _backend: asyncio.Transport
     _client_done: cython.bint
@@ -38,6 +41,7 @@ class Tunnel:
     _idle: cython.double
     _deadline: cython.double
     _place: cython.longlong
+    _left: cython.Py_ssize_t
 
     def __init__(
         self,
@@ -57,6 +61,7 @@ class Tunnel:
         self._client_done = False
         self._backend_done = False
         self._idle = idle
+        self._left = 0
         self._deadline = core.wheel.now + idle
         self._place = core.wheel.put(self, self._deadline)
 
@@ -118,22 +123,51 @@ class Tunnel:
             return
         self.closed = True
         self._place = _NOWHERE
+        exchange, self._exchange = self._exchange, None
         self._client.close()
         self._backend.close()
-        self._exchange.on_tunnel_closed(self)
+        self._left = self._unsent()
+        if self._left:
+            self._flush_within()
+        assert exchange is not None
+        exchange.on_tunnel_closed(self)
 
     def on_wheel(self, place: int, now: float) -> None:
         """Be visited by the timer wheel."""
-        if place != self._place or self.closed:
+        if place != self._place:
             return
+        self._place = _NOWHERE
         if now < self._deadline:
             self._place = self._core.wheel.put(self, self._deadline)
-        else:
+        elif not self.closed:
             self.close()
+        else:
+            before = self._left
+            self._left = self._unsent()
+            if 0 < self._left < before:
+                self._flush_within()
+            else:
+                self._client.abort()
+                self._backend.abort()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _flush_within(self) -> cython.bint:
+        self._deadline = self._core.wheel.now + _FLUSH_SECONDS
+        self._place = self._core.wheel.put(self, self._deadline)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _unsent(self) -> cython.Py_ssize_t:
+        """Return the octets that neither peer has taken yet."""
+        return self._client.get_write_buffer_size() + self._backend.get_write_buffer_size()
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _half(self, other: asyncio.Transport) -> cython.bint:
+        if self.closed:
+            return False
         if self._client_done and self._backend_done:
             self.close()
             return False

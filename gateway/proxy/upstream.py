@@ -16,6 +16,7 @@ from gateway.proxy.errors import Failure
 from gateway.proxy.wheel import NEVER, NOWHERE, TICK
 from gateway.wire.body import ChunkedDecoder
 from gateway.wire.errors import WireError
+from gateway.wire.fields import UPGRADE
 from gateway.wire.head import BODY_CHUNKED, BODY_LENGTH, BODY_NONE, Head
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class UpstreamConnection:
     _to_head: cython.bint
     _informs: cython.int
     _paused: cython.bint
+    _full: cython.bint
     _deadline: cython.double
     _place: cython.longlong
     _timeout_kind: str
@@ -89,6 +91,7 @@ class UpstreamConnection:
         self._to_head = False
         self._informs = 0
         self._paused = False
+        self._full = False
         self._deadline = _NEVER
         self._place = _NOWHERE
         self._timeout_kind = "first-byte-timeout"
@@ -133,10 +136,20 @@ class UpstreamConnection:
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Read on."""
+        """Read on. The backend could not be heard meanwhile: it has its time again."""
         if self._paused and not self.closed:
             self._paused = False
+            if self._between > 0.0:
+                self._arm(self.core.wheel.now + self._between)
             self._transport.resume_reading()
+
+    def rest(self) -> None:
+        """Wait for a request, for as long as an idle connection is kept."""
+        if self.closed:
+            self.endpoint.forget(self)
+            return
+        self._arm(self.core.wheel.now + self.endpoint.idle_timeout)
+        self.endpoint.give_back(self)
 
     def abort(self) -> None:
         """Close at once; the attempt hears nothing more."""
@@ -175,7 +188,11 @@ class UpstreamConnection:
         """Take the backend's end of sending: the end of a body until close, else a failure."""
         if self.tunnel is not None:
             return bool(self.tunnel.backend_ended())
-        if self._attempt is not None and self._in_body and self._body == 3:
+        if self._attempt is None:
+            # At once: nothing may be sent over it between now and ``connection_lost``.
+            self.closed = True
+            self.endpoint.forget(self)
+        elif self._in_body and self._body == 3:
             self._end(self._attempt, b"", None)
         return False
 
@@ -196,6 +213,7 @@ class UpstreamConnection:
 
     def pause_writing(self) -> None:
         """The backend reads slowly: have the client pause."""
+        self._full = True
         if self.tunnel is not None:
             self.tunnel.backend_full()
         elif self._attempt is not None:
@@ -203,6 +221,7 @@ class UpstreamConnection:
 
     def resume_writing(self) -> None:
         """The backend has read on."""
+        self._full = False
         if self.tunnel is not None:
             self.tunnel.backend_ready()
         elif self._attempt is not None:
@@ -265,6 +284,8 @@ class UpstreamConnection:
                     raise WireError("head-too-large", f"more than {MAX_HEAD} octets")
                 self._partial = data
                 return True
+            if head.end > MAX_HEAD:
+                raise WireError("head-too-large", f"more than {MAX_HEAD} octets")
             if head.status >= 200:
                 break
             data = data[head.end :]
@@ -355,17 +376,22 @@ class UpstreamConnection:
     def _complete(self, head: Head) -> cython.bint:
         """The answer is whole: give the connection back, or close it, before anybody is told."""
         attempt = self._attempt
-        reusable = head.persistent and attempt is not None and attempt.request_sent
+        # One that has not been read to the end would have the next request wait behind this one.
+        reusable = (
+            head.persistent
+            and attempt is not None
+            and attempt.request_sent
+            and not self._full
+            and not self._transport.is_closing()
+        )
         self._attempt = None
         self._in_body = False
         self._decoder = None
         self._head = None
         self.served += 1
         if reusable and not self.closed:
-            if self._paused:
-                self.resume()
-            self._arm(self.core.wheel.now + self.endpoint.idle_timeout)
-            self.endpoint.give_back(self)
+            self.resume()
+            self.rest()
         else:
             self.endpoint.forget(self)
             if not self.closed:
@@ -378,7 +404,7 @@ class UpstreamConnection:
     @cython.exceptval(check=True)
     def _switch(self, head: Head, rest: bytes, attempt: object) -> cython.bint:
         """101: this connection is a tunnel from now on, if it was asked to become one."""
-        if not head.upgrade or not attempt.wants_upgrade:  # type: ignore[attr-defined]
+        if not head.upgrade or not attempt.asked_for(head.get(UPGRADE)):  # type: ignore[attr-defined]
             raise WireError("bad-answer", "an answer of 101 that was not asked for")
         self._attempt = None
         self._deadline = _NEVER

@@ -8,7 +8,10 @@ left behind is recognised by its number.
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
+
+logger = logging.getLogger(__name__)
 
 #: Seconds. Nothing in the data plane is timed more finely.
 TICK = 0.1
@@ -64,4 +67,8 @@ class Wheel:
             if bucket is not None:
                 place = self._tick
                 for entry in bucket:
-                    entry.on_wheel(place, now)
+                    try:
+                        entry.on_wheel(place, now)
+                    except Exception:
+                        # One that is broken must not cost the others their deadlines.
+                        logger.exception("%r failed at its deadline", entry)
