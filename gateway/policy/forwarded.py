@@ -32,7 +32,7 @@ _MAX_ADDRESS = 64
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = re.compile(
-    rb"[ \t]*(?:(%s)=(%s|\"(?:[^\"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*\"))?[ \t]*([;,]|$)"
+    rb"[ \t]*(?:(%s)=(%s|\"(?:[^\"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*\"))?[ \t]*([;,]|\Z)"
     % (_TOKEN, _TOKEN)
 )
 _IS_TOKEN = re.compile(_TOKEN)
@@ -160,7 +160,6 @@ def forwarded_for(value: bytes) -> list[bytes]:
     nodes: list[bytes] = []
     node = b""
     at = 0
-    end = len(value)
     while True:
         pair = _PAIR.match(value, at)
         if pair is None:
@@ -172,9 +171,9 @@ def forwarded_for(value: bytes) -> list[bytes]:
         if pair[3] != b";":
             nodes.append(node)
             node = b""
-        at = pair.end()
-        if at >= end and not pair[3]:
+        if not pair[3]:
             return nodes
+        at = pair.end()
 
 
 def _unquoted(text: bytes) -> bytes:

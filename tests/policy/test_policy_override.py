@@ -69,6 +69,7 @@ def test_host_and_release_cannot_be_shifted_into_each_other() -> None:
     token = mint(SECRET, host="a:1", release="b", side="stable", expires=NOW + 1).encode()
     for host, release in (("a", "1:b"), ("a:1:b", ""), ("", "a:1:b"), ("a:", "1b")):
         assert verify(SECRET, token, host=host, release=release, now=NOW) is None
+    assert verify(SECRET, token, host="a:1", release="b", now=NOW) == "stable"
 
 
 @given(st.data())
