@@ -100,15 +100,13 @@ def by_hash(key: int, seeds: Sequence[int]) -> int:
     own: cython.ulonglong
     score: cython.longlong
     best: cython.longlong = -1
-    best_own: cython.ulonglong = 0
     at: cython.Py_ssize_t = -1
     i: cython.Py_ssize_t = 0
     for own in seeds:
         score = _mix(k ^ _mix(own ^ _GOLDEN))
-        # Equal scores (one in 2**32): the seed decides, not the place.
-        if score > best or (score == best and own > best_own):
+        # No ties: mixing is one to one, so different seeds have different scores.
+        if score > best:
             best = score
-            best_own = own
             at = i
         i += 1  # noqa: SIM113 - a C index; enumerate() would make objects
     if at < 0:

@@ -83,9 +83,8 @@ class ProxyTrust:
         if not known[1] or (xff is None and forwarded is None):
             return (own,)
         if xff is not None:
+            # What is left unsplit at the front is no address and ends the walk.
             entries = xff.rsplit(b",", MAX_HOPS)
-            if len(entries) > MAX_HOPS:
-                entries[0] = b""  # the rest, unread: it ends the walk
         else:
             assert forwarded is not None
             entries = forwarded_for(forwarded)

@@ -68,6 +68,15 @@ def test_an_invalid_one_begins_anew(value: bytes) -> None:
     assert continue_or_begin(value, RANDOM) == BEGUN
 
 
+@pytest.mark.parametrize("at", [*range(3, 35), *range(36, 52)])
+def test_one_digit_that_is_not_zero_makes_an_id(at: int) -> None:
+    value = bytearray(b"00-%s-%s-01" % (b"0" * 32, b"0" * 16))
+    value[3 if at > 35 else 51] = value[at] = ord("f")
+    assert continues(bytes(value))
+    value[at] = ord("0")
+    assert not continues(bytes(value))
+
+
 def test_none_begins() -> None:
     assert continue_or_begin(None, RANDOM) == BEGUN
 
