@@ -13,12 +13,11 @@ from gateway.proxy.errors import Failure
 from gateway.proxy.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
-    from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint
-    from gateway.proxy.exchange import Attempt
+    from gateway.proxy.links import Answered, Dialler
 
 
-async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, within: float) -> None:
+async def dial(core: Dialler, endpoint: Endpoint, attempt: Answered, within: float) -> None:
     """Connect to ``endpoint`` within ``within`` seconds and tell the attempt how it went."""
     try:
         connection = await _connect(core, endpoint, within)
@@ -32,11 +31,17 @@ async def dial(core: Core, endpoint: Endpoint, attempt: Attempt, within: float) 
         # Whatever it is (a name that TLS cannot take, say): the request must not wait for it.
         attempt.on_dial_failed(Failure("connect", repr(error), cause=error))
         raise
-    endpoint.connections.add(connection)
+    made(endpoint, attempt, connection)
+
+
+def made(endpoint: Endpoint, attempt: Answered, connection: UpstreamConnection) -> None:
+    """Hand a new connection to the attempt that wanted it."""
+    if not connection.closed:  # it may be lost again by the time that this task goes on
+        endpoint.connections.add(connection)
     attempt.on_connected(connection)
 
 
-async def _connect(core: Core, endpoint: Endpoint, within: float) -> UpstreamConnection:
+async def _connect(core: Dialler, endpoint: Endpoint, within: float) -> UpstreamConnection:
     addresses = core.addresses_of(endpoint.host)
     if not addresses:
         raise Failure("unresolved", endpoint.host)
@@ -57,7 +62,7 @@ async def _connect(core: Core, endpoint: Endpoint, within: float) -> UpstreamCon
     raise first
 
 
-async def _connect_to(core: Core, endpoint: Endpoint, address: str) -> UpstreamConnection:
+async def _connect_to(core: Dialler, endpoint: Endpoint, address: str) -> UpstreamConnection:
     _, connection = await core.loop.create_connection(  # type: ignore[type-var]
         # uvloop and asyncio take any object with a protocol's methods; a compiled class cannot
         # inherit from asyncio.Protocol.

@@ -39,10 +39,12 @@ from gateway.config.snapshot import (
     pack_routes,
 )
 from gateway.proxy.core import Core
+from gateway.proxy.dial import made
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.endpoint import Endpoint as RunEndpoint
 from gateway.proxy.errors import Failure
 from gateway.proxy.exchange import Attempt
+from gateway.proxy.links import Answered
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.upstream import UpstreamConnection
@@ -353,8 +355,8 @@ class RigCore(Core):
         super().__init__(**values)
         self.dials: list[Dial] = []
 
-    def dial(self, endpoint: RunEndpoint, attempt: Attempt, timeout: float) -> None:
-        self.dials.append(Dial(endpoint, attempt, timeout))
+    def dial(self, endpoint: RunEndpoint, attempt: Answered, timeout: float) -> None:
+        self.dials.append(Dial(endpoint, cast("Attempt", attempt), timeout))
 
 
 class Rig:
@@ -418,13 +420,22 @@ class Rig:
     def accept(self) -> Backend:
         """Accept the oldest dial."""
         assert self.core.dials, "the gateway dials nobody"
-        dial = self.core.dials.pop(0)
+        dial = self.core.dials[0]
+        backend = self.meet(dial)
+        self.introduce(dial, backend)
+        return backend
+
+    def meet(self, dial: Dial) -> Backend:
+        """Make a dial's connection, of which the attempt has not heard yet."""
         backend = Backend(self, dial)
         self.backends.append(backend)
-        dial.endpoint.connections.add(backend.connection)
-        dial.attempt.on_connected(backend.connection)
-        self.soon.run()
         return backend
+
+    def introduce(self, dial: Dial, backend: Backend) -> None:
+        """Tell the attempt that its connection is made."""
+        self.core.dials.remove(dial)
+        made(dial.endpoint, dial.attempt, backend.connection)
+        self.soon.run()
 
     def backend(self) -> Backend:
         """Return the connection last made; one that is being dialled is made now."""
