@@ -17,10 +17,9 @@ from gateway.proxy.wheel import TICK, Wheel
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.errors import Failure
-    from gateway.proxy.exchange import Attempt
+    from gateway.proxy.links import Answered, Client
     from gateway.proxy.record import Recorder
     from gateway.proxy.serving import Serving
     from gateway.proxy.tunnel import Tunnel
@@ -80,7 +79,7 @@ class Core:
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
         self.addresses: dict[str, tuple[str, ...]] = {}
-        self.connections: set[DownstreamConnection] = set()
+        self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.draining = False
         self.forced_stable = False
@@ -112,7 +111,7 @@ class Core:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def admit(self, connection: DownstreamConnection) -> bool:
+    def admit(self, connection: Client) -> bool:
         """Count a connection in; False where the machine has as many as it may."""
         words = self._words
         words[self._slab + layout.S_ACCEPTED] += 1
@@ -123,13 +122,13 @@ class Core:
         )
         return total <= self.serving.limits.connections
 
-    def dismiss(self, connection: DownstreamConnection) -> None:
+    def dismiss(self, connection: Client) -> None:
         """Count a connection out."""
         if connection in self.connections:
             self.connections.discard(connection)
             self._words[self._slab + layout.S_CONNECTIONS] -= 1
 
-    def refused(self, connection: DownstreamConnection, failure: Failure, status: int) -> None:
+    def refused(self, connection: Client, failure: Failure, status: int) -> None:
         """Record what came in place of a request."""
         self._words[self._slab + layout.S_REFUSED] += 1
         now = self.clock()
@@ -142,7 +141,7 @@ class Core:
 
     # --- dialling -------------------------------------------------------------------------------
 
-    def dial(self, endpoint: Endpoint, attempt: Attempt, timeout: float) -> None:
+    def dial(self, endpoint: Endpoint, attempt: Answered, timeout: float) -> None:
         """Have a connection made for an attempt, within ``timeout`` seconds."""
         self.spawn(f"dial {endpoint.id}", dial(self, endpoint, attempt, timeout))
 

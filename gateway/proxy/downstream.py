@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from gateway.proxy.core import Core
-    from gateway.proxy.tunnel import Tunnel
+    from gateway.proxy.links import Passage
 
 #: Octets of pipelined requests that are held while an answer is under way.
 MAX_AHEAD = 64 * 1024
@@ -111,7 +111,7 @@ class DownstreamConnection:
     sent: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     taken: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     memo: PeerMemo | None = cython.declare(object, visibility="public")
-    tunnel: Tunnel | None = cython.declare(object, visibility="readonly")
+    tunnel: Passage | None = cython.declare(object, visibility="readonly")
     _transport: asyncio.Transport
     _exchange: Exchange | None
     _ahead: bytes
@@ -405,7 +405,7 @@ class DownstreamConnection:
         head = b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, PHRASES.get(status, b""), lines)
         self._send(head, b"", True, None)
 
-    def switch(self, head: Head, extra: bytes, tunnel: Tunnel) -> None:
+    def switch(self, head: Head, extra: bytes, tunnel: Passage) -> None:
         """Send 101 and become one end of a tunnel."""
         upgrade = head.find(b"upgrade") or b""
         lines = extra + b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"

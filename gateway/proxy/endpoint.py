@@ -17,7 +17,7 @@ from gateway.policy.balance import by_hash, pick_two, seed
 if TYPE_CHECKING:
     import ssl
 
-    from gateway.proxy.upstream import UpstreamConnection
+    from gateway.proxy.links import Closable
 
 #: Idle connections kept to one endpoint, by one worker.
 MAX_IDLE = 256
@@ -56,8 +56,8 @@ class Endpoint:
     cell: cython.Py_ssize_t = cython.declare(cython.Py_ssize_t, visibility="readonly")
     idle_timeout: cython.double = cython.declare(cython.double, visibility="readonly")
     retired: cython.bint = cython.declare(cython.bint, visibility="readonly")
-    connections: set[UpstreamConnection] = cython.declare(set, visibility="readonly")
-    _idle: list[UpstreamConnection]
+    connections: set[Closable] = cython.declare(set, visibility="readonly")
+    _idle: list[Closable]
     # mypy has no typed memoryviews.
     _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
     _own: cython.Py_ssize_t
@@ -133,7 +133,7 @@ class Endpoint:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def take_idle(self) -> UpstreamConnection | None:
+    def take_idle(self) -> Closable | None:
         """Return the connection that was used last (the likeliest alive), None for none."""
         while self._idle:
             connection = self._idle.pop()
@@ -141,7 +141,7 @@ class Endpoint:
                 return connection
         return None
 
-    def give_back(self, connection: UpstreamConnection) -> None:
+    def give_back(self, connection: Closable) -> None:
         """Keep a connection for the next request; the oldest gives way beyond the bound."""
         if self.retired:
             connection.abort()
@@ -153,7 +153,7 @@ class Endpoint:
             oldest.abort()
             self.connections.discard(oldest)
 
-    def forget(self, connection: UpstreamConnection) -> None:
+    def forget(self, connection: Closable) -> None:
         """Let go of a closed connection."""
         self.connections.discard(connection)
         if connection in self._idle:

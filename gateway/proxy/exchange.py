@@ -54,8 +54,8 @@ from gateway.wire.target import match_path, split_absolute, valid_host
 if TYPE_CHECKING:
     from gateway.policy.forwarded import ProxyTrust
     from gateway.proxy.core import Core
-    from gateway.proxy.downstream import DownstreamConnection
     from gateway.proxy.endpoint import Endpoint, Pool
+    from gateway.proxy.links import Passage, Stream
     from gateway.proxy.serving import RouteRun, ServiceRun, Serving
     from gateway.proxy.upstream import UpstreamConnection
 
@@ -278,7 +278,7 @@ class Exchange:
     """One request and its answer. The snapshot it began with is pinned in ``serving``."""
 
     core: Core = cython.declare(object, visibility="readonly")
-    downstream: DownstreamConnection = cython.declare(object, visibility="readonly")
+    downstream: Stream = cython.declare(object, visibility="readonly")
     serving: Serving = cython.declare(object, visibility="readonly")
     head: Head = cython.declare(object, visibility="readonly")
     route: RouteRun = cython.declare(object, visibility="readonly")
@@ -320,9 +320,7 @@ class Exchange:
     _forwarded_at: cython.double
     _answered_at: cython.double
 
-    def __init__(
-        self, downstream: DownstreamConnection, core: Core, head: Head, started: cython.double
-    ) -> None:
+    def __init__(self, downstream: Stream, core: Core, head: Head, started: cython.double) -> None:
         self.core = core
         self.downstream = downstream
         self.serving = core.serving
@@ -898,7 +896,7 @@ class Exchange:
         if rest:
             tunnel.from_backend(rest)
 
-    def on_tunnel_closed(self, tunnel: Tunnel) -> None:
+    def on_tunnel_closed(self, tunnel: Passage) -> None:
         """Count the tunnel out and record it."""
         attempt = self._attempt
         self.core.tunnels.discard(tunnel)

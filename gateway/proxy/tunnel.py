@@ -14,8 +14,7 @@ from gateway.proxy.wheel import NOWHERE
 if TYPE_CHECKING:
     import asyncio
 
-    from gateway.proxy.core import Core
-    from gateway.proxy.exchange import Exchange
+    from gateway.proxy.links import Clocked, TunnelOwner
 
 #: Seconds without progress after which what a closed tunnel has not delivered is given up.
 FLUSH_SECONDS = 5.0
@@ -32,8 +31,8 @@ class Tunnel:
     up: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     down: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
-    _core: Core
-    _exchange: Exchange | None
+    _core: Clocked
+    _exchange: TunnelOwner | None
     _client: asyncio.Transport
     _backend: asyncio.Transport
     _client_done: cython.bint
@@ -45,8 +44,8 @@ class Tunnel:
 
     def __init__(
         self,
-        core: Core,
-        exchange: Exchange,
+        core: Clocked,
+        exchange: TunnelOwner,
         client: asyncio.Transport,
         backend: asyncio.Transport,
         idle: cython.double,

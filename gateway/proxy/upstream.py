@@ -22,9 +22,8 @@ from gateway.wire.head import BODY_CHUNKED, BODY_LENGTH, BODY_NONE, Head
 if TYPE_CHECKING:
     import asyncio
 
-    from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint
-    from gateway.proxy.exchange import Attempt
+    from gateway.proxy.links import Answered, Clocked
     from gateway.proxy.tunnel import Tunnel
 
 #: An answer's head may be this large: twice what a client may send.
@@ -50,14 +49,14 @@ class UpstreamConnection:
     idle timeout.
     """
 
-    core: Core = cython.declare(object, visibility="readonly")
+    core: Clocked = cython.declare(object, visibility="readonly")
     endpoint: Endpoint = cython.declare(object, visibility="readonly")
     served: cython.int = cython.declare(cython.int, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
     received: cython.bint = cython.declare(cython.bint, visibility="readonly")
     tunnel: Tunnel | None = cython.declare(object, visibility="public")
     _transport: asyncio.Transport
-    _attempt: Attempt | None
+    _attempt: Answered | None
     _partial: bytes
     _body: cython.int
     _in_body: cython.bint
@@ -73,7 +72,7 @@ class UpstreamConnection:
     _timeout_kind: str
     _between: cython.double
 
-    def __init__(self, core: Core, endpoint: Endpoint) -> None:
+    def __init__(self, core: Clocked, endpoint: Endpoint) -> None:
         self.core = core
         self.endpoint = endpoint
         self.served = 0
@@ -103,7 +102,7 @@ class UpstreamConnection:
 
     # --- what an attempt asks -------------------------------------------------------------------
 
-    def start(self, attempt: Attempt, data: bytes, to_head: bool, deadline: float) -> None:
+    def start(self, attempt: Answered, data: bytes, to_head: bool, deadline: float) -> None:
         """Send a request's head (and what there is of its body); wait for its first byte."""
         self._attempt = attempt
         self._to_head = to_head
