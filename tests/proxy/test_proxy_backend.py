@@ -24,7 +24,7 @@ def test_a_reset_before_the_answer_is_502(rig: Rig) -> None:
     answer = rig.client.answer()
     assert (answer.status, answer.field(b"x-gateway-error")) == (502, b"reset")
     assert rig.dialling == 0
-    assert not rig.client.closed
+    assert rig.client.open
     assert rig.cell(0, layout.ENDPOINT_FAILURES) == 1
     rig.over([502])
 
@@ -241,7 +241,7 @@ def test_an_answer_that_cannot_be_understood_is_502(rig: Rig, data: bytes) -> No
     assert (answer.status, answer.field(b"x-gateway-error")) == (502, b"bad-answer")
     assert rig.client.received == b""
     assert rig.backend().cut
-    assert not rig.client.closed
+    assert rig.client.open
     rig.over([502])
 
 
@@ -272,7 +272,7 @@ def test_a_backend_that_says_close_is_not_used_again(rig: Rig) -> None:
     answer = rig.client.answer()
     assert answer.field(b"connection") is None
     assert rig.backend().closed
-    assert not rig.client.closed
+    assert rig.client.open
     rig.client.get()
     assert rig.dialling == 1
     rig.backend().ok()
@@ -286,7 +286,7 @@ def test_a_backend_of_http_1_0_is_used_again_only_where_it_says_so(rig: Rig) -> 
     assert rig.backend().closed
     rig.client.get()
     rig.backend().answers(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
-    assert not rig.backend().closed
+    assert rig.backend().open
     rig.over([200, 200])
 
 

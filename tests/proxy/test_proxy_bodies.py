@@ -78,7 +78,7 @@ def test_an_answer_goes_on_while_it_comes(rig: Rig) -> None:
         assert sum(len(part) for part in new.split(b"\r\n")[1::2]) == len(event)
     rig.backend().ends()
     assert rig.client.answer().body == b"data: 1\n\ndata: 2\n\n"
-    assert not rig.client.closed
+    assert rig.client.open
     rig.over([200])
 
 
@@ -208,7 +208,7 @@ def test_an_early_answer_reaches_a_client_that_still_sends(rig: Rig) -> None:
     assert backend.closed
     # The client goes on sending and must not be reset before it has read the answer.
     rig.client.send(b"x" * 100)
-    assert not rig.client.closed
+    assert rig.client.open
     assert rig.client.transport.eof_sent
     rig.advance(2.5)
     assert rig.client.closed
@@ -247,7 +247,7 @@ def test_a_slow_reader_gets_all_of_an_early_answer(whole: Rig) -> None:
     rig.backend().ok(b"x" * 50_000)
     for _ in range(10):
         rig.advance(1.5)
-        assert not rig.client.closed
+        assert rig.client.open
         rig.client.transport.drain(5_000)
     rig.advance(0.5)
     rig.client.transport.drain()

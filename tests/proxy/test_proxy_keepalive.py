@@ -13,7 +13,7 @@ def test_one_request_goes_there_and_back(rig: Rig) -> None:
     rig.backend().ok(b"hello", "X-A: b\r\n")
     answer = rig.client.answer()
     assert (answer.status, answer.body, answer.field(b"x-a")) == (200, b"hello", b"b")
-    assert not rig.client.closed
+    assert rig.client.open
     rig.over([200])
 
 
@@ -35,7 +35,7 @@ def test_connection_close_is_obeyed(rig: Rig) -> None:
     assert rig.client.closed
     assert not rig.client.cut
     # The backend's connection has nothing to do with it.
-    assert not rig.backend().closed
+    assert rig.backend().open
     rig.over([200])
 
 
@@ -141,7 +141,7 @@ def test_empty_lines_before_a_request_are_ignored(rig: Rig, lines: bytes) -> Non
     rig.client.send(lines + b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n" + lines)
     rig.backend().ok()
     assert [a.status for a in rig.client.answers()] == [200, 200]
-    assert not rig.client.closed
+    assert rig.client.open
     rig.over([200, 200])
 
 
@@ -159,7 +159,7 @@ def test_a_client_that_ends_after_several_requests_gets_all_answers(rig: Rig) ->
     rig.client.send(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n" * 3)
     rig.client.ends()
     for body in (b"1", b"2", b"3"):
-        assert not rig.client.closed
+        assert rig.client.open
         rig.backend().take()
         rig.backend().ok(body)
     answers = rig.client.answers()

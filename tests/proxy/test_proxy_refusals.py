@@ -193,7 +193,7 @@ def test_the_machines_bound_on_a_service(rig: Rig) -> None:
     answer = rig.client.answer()
     assert (answer.status, answer.field(b"x-gateway-error")) == (503, b"overload")
     assert answer.field(b"retry-after") == b"1"
-    assert not rig.client.closed
+    assert rig.client.open
     assert rig.dialling == 2
     first = rig.accept().ok()
     rig.client.get()
@@ -206,9 +206,9 @@ def test_the_machines_bound_on_a_service(rig: Rig) -> None:
 def test_connections_over_the_machines_bound_are_closed_at_once(rig: Rig) -> None:
     rig.serve(topology(limits=Limits(connections=2)))
     first, second, third = rig.connect(), rig.connect(), rig.connect()
-    assert not first.closed
-    assert not second.closed
+    assert first.open
+    assert second.open
     assert third.closed
     first.leaves()
-    assert not rig.connect().closed
+    assert rig.connect().open
     rig.over([])

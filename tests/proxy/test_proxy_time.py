@@ -52,7 +52,7 @@ def test_the_second_head_has_its_own_time(timed: Rig) -> None:
 def test_an_idle_connection_is_closed_without_a_word(timed: Rig) -> None:
     timed.connect()
     timed.advance(7.5)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(1.0)
     assert timed.client.closed
     assert timed.client.received == b""
@@ -65,7 +65,7 @@ def test_an_idle_connection_that_was_used_is_closed_too(timed: Rig) -> None:
     timed.backend().ok()
     timed.client.answer()
     timed.advance(7.5)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(1.0)
     assert timed.client.closed
     assert timed.client.received == b""
@@ -75,7 +75,7 @@ def test_an_idle_connection_that_was_used_is_closed_too(timed: Rig) -> None:
 def test_empty_lines_alone_are_idle_not_slow(timed: Rig) -> None:
     timed.client.send(b"\r\n")
     timed.advance(7.5)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(1.5)
     assert timed.client.closed
     assert timed.client.received == b""
@@ -105,7 +105,7 @@ def test_a_backend_that_never_answers_is_504(timed: Rig) -> None:
     answer = timed.client.answer()
     assert (answer.status, answer.field(b"x-gateway-error")) == (504, b"first-byte-timeout")
     assert backend.cut
-    assert not timed.client.closed
+    assert timed.client.open
     assert timed.log[0]["first"] == "first-byte-timeout"
     timed.over([504])
 
@@ -139,7 +139,7 @@ def test_an_answer_that_stalls_is_cut(timed: Rig) -> None:
     timed.advance(2.5)
     timed.backend().answers(b"d")
     timed.advance(2.5)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(1.0)
     assert timed.client.cut
     assert timed.log[0]["error"] == "between-bytes-timeout"
@@ -150,7 +150,7 @@ def test_the_total_is_a_bound_on_an_answer_of_known_length(timed: Rig) -> None:
     timed.client.get()
     timed.backend().answers(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
     for _ in range(10):
-        assert not timed.client.closed
+        assert timed.client.open
         timed.advance(2.0)
         timed.backend().answers(b"d")
     timed.advance(0.5)
@@ -177,7 +177,7 @@ def test_the_total_ends_at_the_head_of_an_answer_of_unknown_length(timed: Rig, f
     for _ in range(15):
         timed.advance(2.0)
         timed.backend().answers(b"1\r\nx\r\n")
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(3.5)
     assert timed.client.cut
     timed.over([200])
@@ -187,10 +187,10 @@ def test_an_event_stream_may_be_silent_for_longer(timed: Rig) -> None:
     timed.client.get()
     timed.backend().answers(b"HTTP/1.1 200 OK\r\nContent-Type: Text/Event-Stream; a=b\r\n\r\n")
     timed.advance(59.0)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.backend().answers(b"data: x\n\n")
     timed.advance(59.0)
-    assert not timed.client.closed
+    assert timed.client.open
     timed.advance(2.0)
     assert timed.client.cut
     timed.over([200])
@@ -201,7 +201,7 @@ def test_a_refused_connection_is_502(timed: Rig) -> None:
     timed.refuses()
     answer = timed.client.answer()
     assert (answer.status, answer.field(b"x-gateway-error")) == (502, b"connect")
-    assert not timed.client.closed
+    assert timed.client.open
     timed.over([502])
 
 
@@ -232,7 +232,7 @@ def test_a_connection_that_came_too_late_is_not_kept_for_ever(timed: Rig) -> Non
     timed.client.leaves()
     backend = timed.accept()
     timed.advance(50.0)
-    assert not backend.closed
+    assert backend.open
     timed.advance(6.0)
     assert backend.closed
     timed.over([499])
@@ -242,7 +242,7 @@ def test_idle_backend_connections_are_closed_in_time(timed: Rig) -> None:
     timed.client.get()
     timed.backend().ok()
     timed.advance(50.0)
-    assert not timed.backend().closed
+    assert timed.backend().open
     timed.advance(6.0)
     assert timed.backend().closed
     timed.over([200])

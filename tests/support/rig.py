@@ -237,6 +237,11 @@ class Client:
         return self.transport.lost
 
     @property
+    def open(self) -> bool:
+        """Whether it has not."""
+        return not self.transport.lost
+
+    @property
     def cut(self) -> bool:
         """Whether it was cut, not closed."""
         return self.transport.aborted
@@ -292,6 +297,10 @@ class Backend:
     @property
     def closed(self) -> bool:
         return self.transport.lost
+
+    @property
+    def open(self) -> bool:
+        return not self.transport.lost
 
     @property
     def cut(self) -> bool:
