@@ -14,7 +14,7 @@ from importlib import import_module
 
 import click
 
-from gateway.cli.exits import Exit
+from gateway.client.exits import Exit
 
 
 @dataclass(frozen=True, slots=True)

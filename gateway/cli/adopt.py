@@ -7,10 +7,10 @@ from typing import Literal
 import click
 
 from gateway.admin import models
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import talk
 from gateway.cli.show import show_moved
 from gateway.cli.values import COLOR, chosen, reason_option, services_option
+from gateway.client.link import Link, talks_to_gateway
 
 
 @click.command("adopt")

@@ -8,8 +8,8 @@ import click
 
 from gateway.admin import models
 from gateway.cli.difference import difference
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import console, say, table, talk
+from gateway.client.link import Link, talks_to_gateway
 
 MAX_ROWS = 500
 #: Characters of a change that a table shows; --json has all of them.

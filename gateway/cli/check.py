@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.exits import Exit
+from gateway.client.exits import Exit
 
 
 @click.command("check")

@@ -14,8 +14,8 @@ from typing import Literal
 
 import click
 
-from gateway.cli.link import LinkOptions, link_options
 from gateway.cli.values import duration, in_seconds
+from gateway.client.link import LinkOptions, link_options
 
 MAX_TTL = 7 * 86_400
 
@@ -124,8 +124,8 @@ def _release_in_force(options: LinkOptions) -> str:
     """Ask the gateway for the id of the split in force."""
     import asyncio
 
-    from gateway.cli.client import AdminClient, AdminError
     from gateway.cli.output import fail
+    from gateway.client.api import AdminClient, AdminError
 
     async def ask() -> str:
         async with AdminClient(options.link()) as client:

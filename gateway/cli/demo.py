@@ -10,10 +10,10 @@ from typing import Literal
 import click
 import msgspec
 
-from gateway.cli.exits import Exit
 from gateway.cli.values import duration, in_seconds
-from gateway.demo import client_file
-from gateway.demo.client_file import ClientFile, Instance
+from gateway.client import running_demo
+from gateway.client.exits import Exit
+from gateway.client.running_demo import ClientFile, Instance
 from gateway.demo.knob import Change, Setting
 
 _SERVICE = click.Choice(["website", "ivor", "events", "newsroom"])
@@ -29,7 +29,7 @@ _COLOR = click.Choice(["blue", "green"])
     "--dir",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
-    default=client_file.FOLDER_FILE.parent,
+    default=running_demo.FOLDER_FILE.parent,
     show_default=True,
     metavar="FOLDER",
     help="Where its configuration, token, state and logs go.",
@@ -106,7 +106,7 @@ def heal(service: str | None, color: Literal["blue", "green"] | None) -> None:
 
 def _running() -> ClientFile:
     """Return the running demo's file. Raises click.UsageError where none runs."""
-    found = client_file.find(Path.cwd(), os.environ)
+    found = running_demo.find(Path.cwd(), os.environ)
     if found is None:
         raise click.UsageError("no demo of yours is running: start one with `gateway demo`")
     return found

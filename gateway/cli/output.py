@@ -19,9 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.admin import models
-from gateway.cli.client import AdminClient, AdminError, Reply
-from gateway.cli.exits import Exit
-from gateway.cli.link import Link
+from gateway.client.api import AdminClient, AdminError, Reply
+from gateway.client.exits import Exit
+from gateway.client.link import Link
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -8,11 +8,11 @@ import click
 from pydantic import ValidationError
 
 from gateway.admin import models
-from gateway.cli.client import Slot
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import console, say, table, talk
 from gateway.cli.show import show_moved
 from gateway.cli.values import SLOT, duration, force_option, reason_option
+from gateway.client.api import Slot
+from gateway.client.link import Link, talks_to_gateway
 
 
 @click.group("pool")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from gateway.admin import models
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import say, talk
 from gateway.cli.values import reason_option
+from gateway.client.link import Link, talks_to_gateway
 
 
 @click.command("reload")

@@ -9,11 +9,11 @@ from typing import Literal
 import click
 
 from gateway.admin import models
-from gateway.cli.exits import Exit
-from gateway.cli.link import LinkOptions, link_options
 from gateway.cli.output import say, talk, warn
 from gateway.cli.show import show_moved
 from gateway.cli.values import chosen, force_option, reason_option, services_option
+from gateway.client.exits import Exit
+from gateway.client.link import LinkOptions, link_options
 
 
 @click.command("rollback")

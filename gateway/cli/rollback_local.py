@@ -15,8 +15,8 @@ from typing import Final
 import click
 
 from gateway.channel.handover import HandoverError, NobodyThereError, State, ask_state
-from gateway.cli.exits import Exit
 from gateway.cli.run import run_dir_of
+from gateway.client.exits import Exit
 
 FLAG: Final = "force-stable"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from gateway.cli.exits import Exit
+from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
     from gateway.config.schema import Config

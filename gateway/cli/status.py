@@ -6,8 +6,8 @@ import click
 from rich.text import Text
 
 from gateway.admin import models
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import colored, console, duration, percent, say, table, talk, warn
+from gateway.client.link import Link, talks_to_gateway
 
 
 @click.command("status")

@@ -7,7 +7,6 @@ from typing import Literal
 import click
 
 from gateway.admin import models
-from gateway.cli.link import Link, talks_to_gateway
 from gateway.cli.output import talk
 from gateway.cli.show import show_moved, show_traffic
 from gateway.cli.values import (
@@ -19,6 +18,7 @@ from gateway.cli.values import (
     revision_option,
     services_option,
 )
+from gateway.client.link import Link, talks_to_gateway
 
 
 @click.group("traffic")

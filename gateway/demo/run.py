@@ -17,12 +17,12 @@ from types import FrameType
 
 import yaml
 
-from gateway.cli.client import AdminClient, AdminError
-from gateway.cli.exits import Exit
-from gateway.cli.link import Link, parse_admin
-from gateway.demo import client_file
+from gateway.client import running_demo
+from gateway.client.api import AdminClient, AdminError
+from gateway.client.exits import Exit
+from gateway.client.link import Link, parse_admin
+from gateway.client.running_demo import ClientFile, Instance
 from gateway.demo.children import GATEWAY, Child, Children, DemoError, await_ready, start_service
-from gateway.demo.client_file import ClientFile, Instance
 from gateway.demo.layout import HOST, Layout, configuration, free_layout, taken_ports, usual_layout
 from gateway.demo.selftest import SelfTestError, self_test
 from gateway.supervisor.plan import python
@@ -95,7 +95,7 @@ def run_demo(options: Options, say: Say) -> Exit:
         raise DemoError(f"{error.filename or folder}: {error.strerror}") from error
     mark = secrets.token_hex(8)
     children = Children(folder / "log", mark)
-    elsewhere = client_file.user_file(os.environ)
+    elsewhere = running_demo.user_file(os.environ)
     written = [folder / "client.json", *([elsewhere] if elsewhere else [])]
     with signals_caught() as signals:
         try:
@@ -109,7 +109,7 @@ def run_demo(options: Options, say: Say) -> Exit:
             say("Stopping.")
         finally:
             for path in written:
-                client_file.remove(path, os.getpid())
+                running_demo.remove(path, os.getpid())
             for name in children.stop():
                 say(f"had to be ended by force: {name}")
     return Exit.DONE
@@ -119,14 +119,14 @@ def _publish(paths: list[Path], content: ClientFile, say: Say) -> None:
     """Write the files that other verbs find the demo by. A home may be read-only: no harm."""
     for path in paths:
         try:
-            client_file.write(path, content)
+            running_demo.write(path, content)
         except OSError as error:
             say(f"{path}: {error.strerror}; the demo is found from its own folder alone")
 
 
 def _layout(options: Options, folder: Path) -> Layout:
     """Choose the ports. Raises DemoError where a demo runs here already or a port is taken."""
-    running = client_file.read(folder / "client.json")
+    running = running_demo.read(folder / "client.json")
     if running is not None:
         raise DemoError(f"a demo runs here already (process {running.pid}): {running.public}")
     if options.free_ports:

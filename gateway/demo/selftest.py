@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from gateway.admin import models
-from gateway.cli.client import AdminClient
-from gateway.cli.link import Link
+from gateway.client.api import AdminClient
+from gateway.client.link import Link
 
 TIMEOUT = 20.0
 

@@ -22,10 +22,10 @@ from cryptography.x509.oid import NameOID
 
 from gateway.admin import models
 from gateway.admin.calls import CALLS
-from gateway.cli.client import PAUSES, AdminClient, AdminError
-from gateway.cli.link import Address, Link, parse_admin, resolve
-from gateway.demo import client_file
-from gateway.demo.client_file import ClientFile
+from gateway.client import running_demo
+from gateway.client.api import PAUSES, AdminClient, AdminError
+from gateway.client.link import Address, Link, parse_admin, resolve
+from gateway.client.running_demo import ClientFile
 from tests.cli.fake_admin import TOKEN, FakeAdmin, Run
 from tests.cli.test_cli_verbs import TRAFFIC
 
@@ -315,12 +315,12 @@ def found(folder: Path, admin: str | None = None, **environment: str) -> tuple[s
 
 
 def test_a_demo_is_found_in_its_folder_and_from_elsewhere(tmp_path: Path) -> None:
-    client_file.write(tmp_path / client_file.FOLDER_FILE, DEMO)
+    running_demo.write(tmp_path / running_demo.FOLDER_FILE, DEMO)
     assert found(tmp_path) == (DEMO.admin, DEMO.token)
-    (tmp_path / client_file.FOLDER_FILE).unlink()
-    elsewhere = client_file.user_file({"XDG_RUNTIME_DIR": str(tmp_path / "runtime")})
+    (tmp_path / running_demo.FOLDER_FILE).unlink()
+    elsewhere = running_demo.user_file({"XDG_RUNTIME_DIR": str(tmp_path / "runtime")})
     assert elsewhere is not None
-    client_file.write(elsewhere, DEMO)
+    running_demo.write(elsewhere, DEMO)
     assert found(tmp_path) == (DEMO.admin, DEMO.token)
 
 
@@ -334,11 +334,11 @@ def test_a_demo_is_found_in_its_folder_and_from_elsewhere(tmp_path: Path) -> Non
     ],
 )
 def test_where_a_demo_of_this_user_is_told(environment: dict[str, str], path: str | None) -> None:
-    assert client_file.user_file(environment) == (Path(path) if path else None)
+    assert running_demo.user_file(environment) == (Path(path) if path else None)
 
 
 def test_what_is_said_wins_over_a_demo(tmp_path: Path) -> None:
-    client_file.write(tmp_path / client_file.FOLDER_FILE, DEMO)
+    running_demo.write(tmp_path / running_demo.FOLDER_FILE, DEMO)
     assert found(tmp_path, GATEWAY_TOKEN="mine") == ("http://127.0.0.1:9090", "mine")
     assert found(tmp_path, "127.0.0.1:9191") == (DEMO.admin, DEMO.token)
     with pytest.raises(click.UsageError):
@@ -348,8 +348,8 @@ def test_what_is_said_wins_over_a_demo(tmp_path: Path) -> None:
 def test_a_dead_demos_file_is_ignored(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    path = tmp_path / client_file.FOLDER_FILE
-    client_file.write(path, ClientFile(**{**_fields(DEMO), "pid": child.pid}))  # type: ignore[arg-type]  # the fields as they were
+    path = tmp_path / running_demo.FOLDER_FILE
+    running_demo.write(path, ClientFile(**{**_fields(DEMO), "pid": child.pid}))  # type: ignore[arg-type]  # the fields as they were
     with pytest.raises(click.UsageError):
         found(tmp_path)
 
@@ -360,8 +360,8 @@ def _fields(content: ClientFile) -> dict[str, object]:
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_that_others_may_read_is_not_trusted(tmp_path: Path, mode: int) -> None:
-    path = tmp_path / client_file.FOLDER_FILE
-    client_file.write(path, DEMO)
+    path = tmp_path / running_demo.FOLDER_FILE
+    running_demo.write(path, DEMO)
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(mode)
     with pytest.raises(click.UsageError):
@@ -370,9 +370,9 @@ def test_a_file_that_others_may_read_is_not_trusted(tmp_path: Path, mode: int) -
 
 def test_only_its_own_file_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "client.json"
-    client_file.write(path, DEMO)
-    client_file.remove(path, DEMO.pid + 1)
+    running_demo.write(path, DEMO)
+    running_demo.remove(path, DEMO.pid + 1)
     assert path.exists()
-    client_file.remove(path, DEMO.pid)
+    running_demo.remove(path, DEMO.pid)
     assert not path.exists()
-    client_file.remove(path, DEMO.pid)
+    running_demo.remove(path, DEMO.pid)

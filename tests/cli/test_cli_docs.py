@@ -11,7 +11,7 @@ import click
 import pytest
 
 from gateway.cli import VERBS, cli
-from gateway.cli.exits import MEANING
+from gateway.client.exits import MEANING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 DEMO_PAGE = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()

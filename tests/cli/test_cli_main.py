@@ -9,7 +9,7 @@ import click
 import pytest
 
 from gateway import cli
-from gateway.cli.exits import MEANING, Exit
+from gateway.client.exits import MEANING, Exit
 from gateway.hot import compiled_state
 from gateway.version import VERSION
 

@@ -18,10 +18,10 @@ import msgspec
 import pytest
 
 from gateway.cli import invoke
-from gateway.demo import client_file
+from gateway.client import running_demo
+from gateway.client.running_demo import ClientFile
 from gateway.demo import run as demo_run
 from gateway.demo.children import DemoError, marked
-from gateway.demo.client_file import ClientFile
 from gateway.demo.layout import HOST, free_layout
 
 pytestmark = [
@@ -75,7 +75,7 @@ class Demo:
             "the demo is up",
         )
         assert self.process.poll() is None, self.said()
-        content = client_file.read(self.folder / client_file.FOLDER_FILE)
+        content = running_demo.read(self.folder / running_demo.FOLDER_FILE)
         assert content is not None
         return content
 
@@ -128,8 +128,8 @@ def test_the_check_visits_everything_and_leaves_nothing(start_demo: Callable[...
     assert demo.process.returncode == 0, demo.said()
     assert "green: website, events, newsroom, ivor, live answer" in demo.said()
     assert demo.processes() == []
-    assert not (demo.folder / client_file.FOLDER_FILE).exists()
-    elsewhere = client_file.user_file(demo.environment)
+    assert not (demo.folder / running_demo.FOLDER_FILE).exists()
+    elsewhere = running_demo.user_file(demo.environment)
     assert elsewhere is not None
     assert not elsewhere.exists()
 
@@ -161,7 +161,7 @@ def test_verbs_find_the_demo_and_ctrl_c_ends_it_though_a_child_has_died(
     assert demo.process.returncode == 0, demo.said()
     assert "by force" not in demo.said()
     assert demo.processes() == []
-    assert not (demo.folder / client_file.FOLDER_FILE).exists()
+    assert not (demo.folder / running_demo.FOLDER_FILE).exists()
 
 
 def test_the_verbs_do_what_they_say_to_a_real_gateway(
@@ -239,7 +239,7 @@ def test_a_demo_that_is_killed_outright_leaves_nothing_for_long(
     demo.process.kill()
     demo.process.wait()
     until(lambda: demo.processes() == [], 30, "services and gateway have ended by themselves")
-    assert client_file.read(demo.folder / client_file.FOLDER_FILE) is None
+    assert running_demo.read(demo.folder / running_demo.FOLDER_FILE) is None
 
 
 def test_a_gateway_that_is_killed_ends_the_demo_with_its_workers(

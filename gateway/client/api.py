@@ -21,7 +21,7 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from gateway.admin import models
-from gateway.cli.link import Link
+from gateway.client.link import Link
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from gateway.demo import client_file
+from gateway.client import running_demo
 
 #: RFC 6750 section 2.1: what a bearer token is made of.
 _BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*", re.ASCII)
@@ -102,7 +102,7 @@ def resolve(
     """
     token = _token(token_file, environment)
     if token is None:
-        demo = client_file.find(folder, environment)
+        demo = running_demo.find(folder, environment)
         if demo is not None and (admin is None or parse_admin(admin) == parse_admin(demo.admin)):
             return parse_admin(demo.admin), demo.token
         raise click.UsageError(
