@@ -33,6 +33,8 @@ class Soon:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()
+        #: Writes so far, over all transports.
+        self.writes = 0
 
     def call(self, work: Callable[[], None]) -> None:
         """Have ``work`` done later."""
@@ -67,8 +69,10 @@ class FakeTransport(asyncio.Transport):
         self.lost = False
         self.eof_sent = False
         self.eof_read = False
-        #: (writes, largest buffer) seen: what bounds are asserted on.
+        #: The largest buffer seen: what bounds are asserted on.
         self.most_buffered = 0
+        #: The number of its last write among all.
+        self.written_at = 0
 
     def attach(self, protocol: Proto) -> None:
         """Join it to its protocol."""
@@ -83,6 +87,8 @@ class FakeTransport(asyncio.Transport):
         assert data, "an empty write"
         if self.closing:
             return
+        self._soon.writes += 1
+        self.written_at = self._soon.writes
         if self.stuck or self.buffered:
             self.buffered += data
             self.most_buffered = max(self.most_buffered, len(self.buffered))

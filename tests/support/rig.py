@@ -447,11 +447,11 @@ class Rig:
         self.soon.run()
 
     def backend(self) -> Backend:
-        """Return the connection last made; one that is being dialled is made now."""
+        """Return the connection last written to; one that is being dialled is made now."""
         if self.core.dials:
             return self.accept()
         assert self.backends, "the gateway dials nobody"
-        return self.backends[-1]
+        return max(self.backends, key=lambda backend: backend.transport.written_at)
 
     def refuses(self, failure: Failure | None = None) -> None:
         """Have the oldest dial fail."""

@@ -1,0 +1,126 @@
+"""Assets of a version that is gone: copies made of stable's, given where neither color has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.config.snapshot import ServiceTraffic
+from gateway.proxy.kept import KeptAssets
+from tests.support.rig import Rig, pool, topology, traffic
+
+NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"
+SCRIPT = "Content-Type: text/javascript\r\n"
+
+
+class Thread:
+    """The copies' thread as the test sees it: what it calls back waits for ``turn``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.calls: list[Callable[[], None]] = []
+        self.kept = KeptAssets(folder, 3600.0, lambda: 0.0, self.calls.append)
+
+    def turn(self) -> None:
+        self.kept.close()
+        for call in self.calls:
+            call()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rig: Rig) -> Iterator[Path]:
+    rig.serve(topology(number=2, assets=("/assets/*",)))
+    yield tmp_path
+
+
+def make_copy(rig: Rig, folder: Path) -> None:
+    """Have stable serve an asset once, in two pieces."""
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    backend = rig.backend()
+    backend.answers(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/javascript\r\nContent-Length: 4\r\n\r\nol"
+    )
+    backend.answers(b"d!")
+    assert rig.client.answer().body == b"old!"
+    thread.turn()
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_a_copy_is_given_where_neither_color_has_the_asset(rig: Rig, folder: Path) -> None:
+    make_copy(rig, folder)
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    rig.backend().answers(NOT_FOUND)
+    rig.backend().answers(NOT_FOUND)
+    assert rig.client.received == b""
+    thread.turn()
+    answer = rig.client.answer()
+    assert (answer.status, answer.body) == (200, b"old!")
+    assert answer.field(b"x-gateway-served-by") == b"stale"
+    assert answer.field(b"content-type") == b"text/javascript"
+    assert rig.log[-1]["served_by"] == "stale"
+    assert rig.client.open
+    rig.over([200, 200])
+
+
+def test_a_copy_for_head_has_no_body(rig: Rig, folder: Path) -> None:
+    make_copy(rig, folder)
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.send(b"HEAD /assets/a.js HTTP/1.1\r\nHost: x\r\n\r\n")
+    rig.backend().answers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\n")
+    rig.backend().answers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\n")
+    thread.turn()
+    assert rig.client.received.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 4\r\n" in rig.client.received
+
+
+def test_without_a_copy_the_first_answer_stands(rig: Rig, folder: Path) -> None:
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    rig.backend().answers(NOT_FOUND)
+    rig.refuses()
+    thread.turn()
+    answer = rig.client.answer()
+    assert (answer.status, answer.body) == (404, b"none")
+    rig.over([404])
+
+
+def test_one_color_alone_falls_back_on_copies_too(rig: Rig, folder: Path) -> None:
+    make_copy(rig, folder)
+    rig.serve(topology(number=3, assets=("/assets/*",), pools=(pool("blue"),)))
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    rig.backend().answers(NOT_FOUND)
+    thread.turn()
+    assert rig.client.answer().body == b"old!"
+
+
+def test_a_candidates_assets_are_not_kept(rig: Rig, folder: Path) -> None:
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="blue", weight=10_000)))
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    rig.backend().ok(b"new", SCRIPT)
+    assert rig.client.answer().body == b"new"
+    thread.turn()
+    assert list(folder.iterdir()) == []
+    rig.over([200])
+
+
+def test_a_client_that_left_meanwhile_gets_nothing(rig: Rig, folder: Path) -> None:
+    make_copy(rig, folder)
+    thread = Thread(folder)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js")
+    rig.backend().answers(NOT_FOUND)
+    rig.backend().answers(NOT_FOUND)
+    rig.client.leaves()
+    thread.turn()
+    rig.over([200, 499])
