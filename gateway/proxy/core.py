@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.errors import Failure
+    from gateway.proxy.kept import KeptAssets
     from gateway.proxy.links import Answered, Client
     from gateway.proxy.record import Recorder
     from gateway.proxy.serving import Serving
@@ -48,6 +49,7 @@ class Core:
         "draw",
         "forced_stable",
         "hexes",
+        "kept",
         "loop",
         "recorder",
         "serving",
@@ -78,6 +80,7 @@ class Core:
         self.recorder = recorder
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
+        self.kept: KeptAssets | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from gateway.policy.forwarded import ProxyTrust
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
+    from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
     from gateway.proxy.serving import RouteRun, ServiceRun, Serving
     from gateway.proxy.upstream import UpstreamConnection
@@ -274,6 +275,39 @@ class Attempt:
 
 @cython.final
 @cython.cclass
+class HeldAnswer:
+    """An answer that waits while a better one is looked for; it stands where there is none."""
+
+    attempt: Attempt
+    head: Head
+    body: bytes
+    ended: cython.bint
+    failure: Failure | None
+    green: cython.bint
+    candidate: cython.bint
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        head: Head,
+        body: bytes,
+        ended: cython.bint,
+        green: cython.bint,
+        candidate: cython.bint,
+    ) -> None:
+        self.attempt = attempt
+        self.head = head
+        self.body = body
+        self.ended = ended
+        self.failure = None
+        self.green = green
+        self.candidate = candidate
+        if not ended and attempt.connection is not None:
+            attempt.connection.pause()
+
+
+@cython.final
+@cython.cclass
 class Exchange:
     """One request and its answer. The snapshot it began with is pinned in ``serving``."""
 
@@ -301,11 +335,8 @@ class Exchange:
     _green: cython.bint
     _candidate: cython.bint
     _attempt: Attempt | None
-    _held: Attempt | None
-    _held_head: Head | None
-    _held_body: bytes
-    _held_ended: cython.bint
-    _held_failure: object
+    _held: HeldAnswer | None
+    _keeper: Keeper | None
     _endpoint: str
     _request: bytes
     _pending: list[bytes]
@@ -315,6 +346,7 @@ class Exchange:
     _recorded: cython.bint
     _status: cython.int
     _error: str
+    _served_by: str
     _first: object
     _started: cython.double
     _forwarded_at: cython.double
@@ -345,10 +377,7 @@ class Exchange:
         self._candidate = False
         self._attempt = None
         self._held = None
-        self._held_head = None
-        self._held_body = b""
-        self._held_ended = False
-        self._held_failure = None
+        self._keeper = None
         self._endpoint = ""
         self._request = b""
         self._pending = []
@@ -358,6 +387,7 @@ class Exchange:
         self._recorded = False
         self._status = 0
         self._error = ""
+        self._served_by = ""
         self._first = None
         self._started = started
         self._forwarded_at = 0.0
@@ -730,18 +760,26 @@ class Exchange:
             attempt.abandon()
             return
         self._answered_at = self.core.clock()
-        if self._held is not None:
-            if head.status >= 400 or self._missing_asset(head):
-                self._restore_held(attempt)
+        if self.serving.assets is not None and self._is_asset():
+            if self._held is not None and head.status >= 400:
+                attempt.abandon()
+                self._ask_kept()
                 return
-            self._held.abandon()
-            self._held = None
-        elif (
-            self.serving.assets is not None
-            and self._missing_asset(head)
-            and self._ask_other_color(attempt, head, body, ended)
-        ):
-            return
+            if self._is_missing(head):
+                if self._held is None:
+                    self._held = HeldAnswer(
+                        attempt, head, body, ended, self._green, self._candidate
+                    )
+                    self._ask_other_color()
+                else:
+                    attempt.abandon()
+                    self._ask_kept()
+                return
+            self._drop_held()
+            if self.core.kept is not None and not self._candidate and not self.to_head:
+                self._keeper = self.core.kept.keeper(self._host, self._target, self.head, head)
+                if self._keeper is not None and not self._keeper.take(body, ended):
+                    self._keeper = None
         self._respond(head, body, ended)
 
     @cython.cfunc
@@ -755,6 +793,8 @@ class Exchange:
         self._status = head.status
         if security is not None:
             extra += security[1 if self.downstream.tls else 0].block(head.seen)
+        if self._served_by:
+            extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
         if assignment is not None and (assignment.set_cookie or self.serving.behind_cdn):
             drop, lines = cookie_lines(head, assignment.set_cookie, self.serving)
             extra += lines
@@ -780,12 +820,14 @@ class Exchange:
 
     def on_data(self, attempt: Attempt, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass on more of the answer's body."""
-        if attempt is self._held:
-            self._held_body += payload
-            self._held_ended = ended
-            return
         if attempt is not self._attempt:
+            held = self._held
+            if held is not None and attempt is held.attempt:
+                held.body += payload
+                held.ended = ended
             return
+        if self._keeper is not None and not self._keeper.take(payload, ended):
+            self._keeper = None
         if ended:
             self.downstream.end(payload, trailers)
         else:
@@ -807,35 +849,31 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _missing_asset(self, head: Head) -> cython.bint:
-        """Tell whether this is an asset that the assigned color does not have."""
+    def _is_asset(self) -> cython.bint:
+        """Tell whether a page's asset is asked for."""
         assets = self.serving.assets
         assert assets is not None
         if (self._method != b"GET" and not self.to_head) or self.head.body != _BODY_NONE:
             return False
-        if head.status not in (404, 200):
-            return False
-        if not assets.matches(self._path):
-            return False
-        return head.status == 404 or bool(wrong_type(self._path, head.get(CONTENT_TYPE) or b""))
+        return bool(assets.matches(self._path))
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _ask_other_color(
-        self, attempt: Attempt, head: Head, body: bytes, ended: cython.bint
-    ) -> cython.bint:
-        """Hold the answer and ask the other color; False where there is nobody to ask."""
+    def _is_missing(self, head: Head) -> cython.bint:
+        """Tell whether an answer says that the color does not have the asset."""
+        if head.status == 404:
+            return True
+        return head.status == 200 and wrong_type(self._path, head.get(CONTENT_TYPE) or b"")
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _ask_other_color(self) -> cython.bint:
+        """Ask the other color for an asset; where there is none, look for a kept copy."""
         service = self._service
         assert service is not None
         pool: Pool = service.pools[0 if self._green else 1]
         if pool.closed or not pool.members:
-            return False
-        self._held = attempt
-        self._held_head = head
-        self._held_body = body
-        self._held_ended = ended
-        if not ended and attempt.connection is not None:
-            attempt.connection.pause()
+            return self._ask_kept()
         self.core.recorder.count(service.row, layout.ROW_ASSET_SECOND_TRIES)
         self._green = not self._green
         self._candidate = not self._candidate
@@ -848,26 +886,55 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _restore_held(self, second: Attempt | None) -> cython.bint:
-        """The other color has it neither: the first answer stands."""
+    def _ask_kept(self) -> cython.bint:
+        """Neither color has it: look for a copy of an earlier version's."""
+        self._attempt = None
+        if self.core.kept is None:
+            return self._restore_held()
+        accepted = self.head.find(b"accept-encoding") or b""
+        self.core.kept.read(self._host, self._target, accepted, self.on_kept)
+        return True
+
+    def on_kept(self, copy: bytes | None) -> None:
+        """Answer with the copy that was looked for, or with the answer that is held."""
+        if self._recorded or self._held is None:
+            return
+        if copy is None:
+            self._restore_held()
+            return
+        head = Head(copy, 0)
+        head.read_response(self.to_head)
+        self._drop_held()
+        self._served_by = "stale"
+        self._respond(head, b"" if self.to_head else copy[head.end :], True)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _restore_held(self) -> cython.bint:
+        """Nobody has it: the first answer stands."""
         held = self._held
-        head = self._held_head
-        if second is not None:
-            second.abandon()
         assert held is not None
-        assert head is not None
         self._held = None
-        self._held_head = None
-        self._attempt = held
-        self._endpoint = held.endpoint.id
-        self._green = not self._green
-        self._candidate = not self._candidate
-        if self._held_failure is not None:
-            self.fail(self._held_failure)  # type: ignore[arg-type]  # a C attribute is an object
+        self._attempt = held.attempt
+        self._endpoint = held.attempt.endpoint.id
+        self._green = held.green
+        self._candidate = held.candidate
+        if held.failure is not None:
+            self.fail(held.failure)
             return True
-        self._respond(head, self._held_body, self._held_ended)
-        if not self._held_ended and held.connection is not None and not self.downstream.full:
-            held.connection.resume()
+        self._respond(held.head, held.body, held.ended)
+        if not held.ended and held.attempt.connection is not None and not self.downstream.full:
+            held.attempt.connection.resume()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _drop_held(self) -> cython.bint:
+        """Let go of the answer that is held: another one is taken."""
+        held = self._held
+        self._held = None
+        if held is not None:
+            held.attempt.abandon()
         return True
 
     # --- tunnels --------------------------------------------------------------------------------
@@ -913,14 +980,15 @@ class Exchange:
 
     def on_attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
         """An attempt failed: here retries, rescue and fallbacks come in."""
-        if attempt is self._held:
-            # Should the other color fail too, half an answer must not pass for a whole one.
-            self._held_failure = failure
+        held = self._held
+        if held is not None and attempt is held.attempt:
+            # Should nobody else have it either, half an answer must not pass for a whole one.
+            held.failure = failure
             return
         if attempt is not self._attempt:
             return
-        if self._held is not None:
-            self._restore_held(None)
+        if held is not None:
+            self._ask_kept()
             return
         if self._first is None:
             self._first = failure.name
@@ -931,9 +999,7 @@ class Exchange:
         attempt = self._attempt
         if attempt is not None:
             attempt.abandon()
-        if self._held is not None:
-            self._held.abandon()
-            self._held = None
+        self._drop_held()
         self._error = failure.name
         if self._status == 0:
             self._status = status_of(failure)
@@ -950,9 +1016,7 @@ class Exchange:
         attempt = self._attempt
         if attempt is not None:
             attempt.abandon()
-        if self._held is not None:
-            self._held.abandon()
-            self._held = None
+        self._drop_held()
         if not self._error:
             self._error = failure.name
         if self._status == 0:
@@ -1011,13 +1075,14 @@ class Exchange:
                 assignment is not None and assignment.override,
                 self._first,
                 self._error,
-                "",
+                self._served_by,
                 tunnel,
             )
         )
         # No cycle is left behind: what is over is freed at once, without the collector.
         self._attempt = None
-        self._held = None
+        self._drop_held()
+        self._keeper = None
         return True
 
 

@@ -24,6 +24,7 @@ from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import Topology, Traffic
 from gateway.proxy.core import Core
 from gateway.proxy.downstream import DownstreamConnection
+from gateway.proxy.kept import KeptAssets
 from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
@@ -118,6 +119,7 @@ class Worker:
         self._words[layout.S_TRAFFIC] = traffic.revision
         self._words[layout.S_NUMBER] = message.number
         self._open_log(topology.access_log)
+        self._keep_assets(topology)
         if not self._servers and not self._stopping.is_set():
             await self._listen()
             self._words[layout.S_STATE] = layout.STATE_READY
@@ -176,6 +178,16 @@ class Worker:
         if old is not None:
             old.close()
 
+    def _keep_assets(self, topology: Topology) -> None:
+        """Keep copies of assets for as long as the configuration says; 0 keeps none."""
+        kept = self._core.kept
+        if kept is None and topology.assets and topology.assets_keep > 0:
+            folder = Path(self._spec.run_dir).parent / "assets"
+            call_soon = asyncio.get_running_loop().call_soon_threadsafe
+            self._core.kept = KeptAssets(folder, topology.assets_keep, time.time, call_soon)
+        elif kept is not None:
+            kept.keep = topology.assets_keep
+
     def _lost(self, lines: int) -> None:
         self._words[layout.S_LOG_LOST] += lines
 
@@ -224,6 +236,8 @@ class Worker:
         self._core.stop()
         if self._handover is not None:
             self._handover.close()
+        if self._core.kept is not None:
+            self._core.kept.close()
         if self._log is not None:
             self._recorder.log_to(None)
             self._log.close()

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.config.snapshot import ServiceTraffic
 from gateway.proxy.kept import KeptAssets
-from tests.support.rig import Rig, pool, topology, traffic
+from tests.support.rig import Rig, endpoint, pool, topology, traffic
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"
 SCRIPT = "Content-Type: text/javascript\r\n"
@@ -18,7 +18,8 @@ SCRIPT = "Content-Type: text/javascript\r\n"
 class Thread:
     """The copies' thread as the test sees it: what it calls back waits for ``turn``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, rig: Rig, folder: Path) -> None:
+        self.rig = rig
         self.calls: list[Callable[[], None]] = []
         self.kept = KeptAssets(folder, 3600.0, lambda: 0.0, self.calls.append)
 
@@ -26,6 +27,7 @@ class Thread:
         self.kept.close()
         for call in self.calls:
             call()
+        self.rig.soon.run()
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def folder(tmp_path: Path, rig: Rig) -> Iterator[Path]:
 
 def make_copy(rig: Rig, folder: Path) -> None:
     """Have stable serve an asset once, in two pieces."""
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     backend = rig.backend()
@@ -51,7 +53,7 @@ def make_copy(rig: Rig, folder: Path) -> None:
 
 def test_a_copy_is_given_where_neither_color_has_the_asset(rig: Rig, folder: Path) -> None:
     make_copy(rig, folder)
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     rig.backend().answers(NOT_FOUND)
@@ -69,7 +71,7 @@ def test_a_copy_is_given_where_neither_color_has_the_asset(rig: Rig, folder: Pat
 
 def test_a_copy_for_head_has_no_body(rig: Rig, folder: Path) -> None:
     make_copy(rig, folder)
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.send(b"HEAD /assets/a.js HTTP/1.1\r\nHost: x\r\n\r\n")
     rig.backend().answers(b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\n")
@@ -80,7 +82,7 @@ def test_a_copy_for_head_has_no_body(rig: Rig, folder: Path) -> None:
 
 
 def test_without_a_copy_the_first_answer_stands(rig: Rig, folder: Path) -> None:
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     rig.backend().answers(NOT_FOUND)
@@ -93,8 +95,8 @@ def test_without_a_copy_the_first_answer_stands(rig: Rig, folder: Path) -> None:
 
 def test_one_color_alone_falls_back_on_copies_too(rig: Rig, folder: Path) -> None:
     make_copy(rig, folder)
-    rig.serve(topology(number=3, assets=("/assets/*",), pools=(pool("blue"),)))
-    thread = Thread(folder)
+    rig.serve(topology(number=3, assets=("/assets/*",), pools=(pool("web", "blue", endpoint(0)),)))
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     rig.backend().answers(NOT_FOUND)
@@ -104,7 +106,7 @@ def test_one_color_alone_falls_back_on_copies_too(rig: Rig, folder: Path) -> Non
 
 def test_a_candidates_assets_are_not_kept(rig: Rig, folder: Path) -> None:
     rig.serve(moved=traffic(ServiceTraffic(service="web", stable="blue", weight=10_000)))
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     rig.backend().ok(b"new", SCRIPT)
@@ -116,7 +118,7 @@ def test_a_candidates_assets_are_not_kept(rig: Rig, folder: Path) -> None:
 
 def test_a_client_that_left_meanwhile_gets_nothing(rig: Rig, folder: Path) -> None:
     make_copy(rig, folder)
-    thread = Thread(folder)
+    thread = Thread(rig, folder)
     rig.core.kept = thread.kept
     rig.client.get("/assets/a.js")
     rig.backend().answers(NOT_FOUND)
