@@ -188,6 +188,8 @@ class DownstreamConnection:
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = peer[0]
+            if self.peer.startswith("::ffff:") and "." in self.peer:
+                self.peer = self.peer[7:]  # IPv4 on a dual-stack socket is one address, not two
         if not self.core.admit(self):
             self.closed = True
             transport.abort()

@@ -17,7 +17,7 @@ from gateway.policy.assets import wrong_type
 from gateway.policy.cohort import strip_cookies
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
-from gateway.policy.trace import continue_or_begin, valid_request_id
+from gateway.policy.trace import continue_or_begin, continues, valid_request_id
 from gateway.proxy.answer import cookie_lines
 from gateway.proxy.assign import Assignment, assign_cohort, assign_internal, assign_override
 from gateway.proxy.errors import Failure, status_of
@@ -36,6 +36,7 @@ from gateway.wire.fields import (
     HOST,
     TE,
     TRACEPARENT,
+    TRACESTATE,
     UPGRADE,
     X_FORWARDED_FOR,
     X_FORWARDED_HOST,
@@ -71,6 +72,7 @@ _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
+_TRACESTATE_BIT = cython.declare(cython.ulonglong, mask(TRACESTATE))
 _TE_BIT = cython.declare(cython.ulonglong, mask(TE))
 _CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
 _TRACE_ROOM = 48
@@ -638,6 +640,8 @@ class Exchange:
                     parts.append(b"Cookie: ")
                     parts.append(left)
                     parts.append(b"\r\n")
+        if head.seen & _TRACESTATE_BIT and not continues(head.get(TRACEPARENT) or b""):
+            drop |= _TRACESTATE_BIT  # it belongs to a trace that is not continued
         if service.rewrite_host or head.get(HOST) is None or not head.get(HOST):
             drop |= _HOST_BIT
             if self._authority and not service.rewrite_host:

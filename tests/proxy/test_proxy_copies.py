@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,9 +31,9 @@ class Thread:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, rig: Rig) -> Iterator[Path]:
+def folder(tmp_path: Path, rig: Rig) -> Path:
     rig.serve(topology(number=2, assets=("/assets/*",)))
-    yield tmp_path
+    return tmp_path
 
 
 def make_copy(rig: Rig, folder: Path) -> None:

@@ -312,3 +312,22 @@ def test_the_endpoints_authority_leaves_the_default_port_out(rig: Rig) -> None:
     assert rig.backend().fields[b"host"] == b"[2001:db8::5]"
     rig.backend().ok()
     rig.over([200])
+
+
+def test_the_state_of_a_trace_goes_on_with_its_trace_alone(rig: Rig) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    rig.client.get(fields=f"traceparent: {parent}\r\ntracestate: a=1\r\n")
+    assert rig.backend().fields[b"tracestate"] == b"a=1"
+    rig.backend().ok()
+    rig.client.answer()
+    rig.client.get(fields="traceparent: nonsense\r\ntracestate: a=1\r\n")
+    assert b"tracestate" not in rig.backend().fields
+    rig.backend().ok()
+    rig.over([200, 200])
+
+
+def test_ipv4_on_a_dual_stack_socket_is_told_as_ipv4(rig: Rig) -> None:
+    rig.connect("::ffff:192.0.2.7").get()
+    assert rig.backend().fields[b"x-forwarded-for"] == b"192.0.2.7"
+    rig.backend().ok()
+    rig.over([200])
