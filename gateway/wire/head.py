@@ -302,6 +302,9 @@ class Head:
         last: cython.Py_ssize_t
         n: cython.int = 0
         c: cython.uchar = 0
+        c1: cython.uchar
+        c2: cython.uchar
+        c3: cython.uchar
         known: cython.int
         seen: cython.ulonglong = 0
         repeated: cython.ulonglong = 0
@@ -342,6 +345,15 @@ class Head:
                     break
                 i += 1
             begin = i
+            # Four at a time, where a head's octets are: a fifth of the whole parse.
+            while i + 4 <= size:
+                c = data[i]
+                c1 = data[i + 1]
+                c2 = data[i + 2]
+                c3 = data[i + 3]
+                if not _CLASS[c] & _CLASS[c1] & _CLASS[c2] & _CLASS[c3] & 4:
+                    break
+                i += 4
             while i < size:
                 c = data[i]
                 if not _CLASS[c] & 4:
@@ -557,7 +569,7 @@ class Head:
         if not self._value_is(_TRANSFER_ENCODING, b"chunked"):
             before: list[bytes] = _members(self.get_all(_TRANSFER_ENCODING))
             last: bytes = before.pop()
-            unknown = last == b"chunked" and before and not {b"chunked", b""}.intersection(before)
+            unknown = last == b"chunked" and not {b"chunked", b""}.intersection(before)
             raise WireError(
                 "bad-transfer-encoding", "only one 'chunked' is understood", 501 if unknown else 400
             )

@@ -255,9 +255,19 @@ def test_llhttp_reads_no_body_of_a_request_that_upgrades() -> None:
     assert (ours.payload, ours.ends) == (b"ab", True)
 
 
+def test_llhttp_does_not_look_for_close_in_1_0() -> None:
+    """RFC 9112 section 9.3: `close` comes first."""
+    data = b"GET / HTTP/1.0\r\nConnection: close, keep-alive\r\n\r\n"
+    read = read_whole("request", data)
+    theirs = _llhttp_reads(False, data, False)
+    assert isinstance(read, Read)
+    assert not isinstance(theirs, str)
+    assert (read.persistent, theirs.persistent) == (False, True)
+
+
 #: What both oracles, or one of them, accept and we refuse: it is the point of this parser.
 STRICTER: list[tuple[str, bytes]] = [
-    ("a blank before the method's line end", b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n"),
+    ("a folded line", b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\n c\r\n\r\n"),
     ("a line feed alone", b"GET / HTTP/1.1\nHost: a\n\n"),
     (
         "the same length twice",
