@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import select
 import stat
 import threading
 from pathlib import Path
@@ -26,15 +27,23 @@ BATCH = 512
 QUEUE = 256
 #: Octets of one write to a pipe that is never torn (PIPE_BUF on Linux).
 PIPE_WRITE = 4096
+NEWLINE = 0x0A
 
 
 class LogWriter:
-    """Writes lines to ``fd``; ``lost`` is told how many lines could not be written."""
+    """Writes lines to ``fd``, which it owns; ``lost`` is told how many could not be written.
+
+    ``lost`` is called where ``flush`` and ``close`` are, never from the thread.
+    """
 
     def __init__(self, fd: int, lost: Callable[[int], None]) -> None:
         self._fd = fd
         self._lost = lost
         self._lines: list[bytes] = []
+        # Written by the thread alone, and only growing: nothing is lost between it and the loop.
+        self._failed = 0
+        self._told = 0
+        self._torn = False
         self._queue: queue.SimpleQueue[list[bytes] | None] = queue.SimpleQueue()
         mode = os.fstat(fd).st_mode
         self._limit = PIPE_WRITE if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else 0
@@ -49,6 +58,7 @@ class LogWriter:
 
     def flush(self) -> None:
         """Hand over what has come so far: called every turn of the timer wheel."""
+        self._tell()
         if not self._lines:
             return
         batch, self._lines = self._lines, []
@@ -57,22 +67,49 @@ class LogWriter:
         else:
             self._lost(len(batch))
 
-    def close(self) -> None:
-        """Write what is left and end the thread."""
+    def close(self, within: float = 5.0) -> None:
+        """Have what is left written, wait for it ``within`` seconds, and close the file then."""
         self.flush()
         self._queue.put(None)
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=within)
+        self._tell()
+
+    def _tell(self) -> None:
+        failed = self._failed
+        if failed != self._told:
+            self._lost(failed - self._told)
+            self._told = failed
 
     def _run(self) -> None:
         while True:
             batch = self._queue.get()
             if batch is None:
+                os.close(self._fd)
                 return
             for data, lines in self._pieces(batch):
                 try:
-                    _write_all(self._fd, data)
+                    self._put(data)
                 except OSError:
-                    self._lost(lines)
+                    self._failed += lines
+
+    def _put(self, data: bytes) -> None:
+        """Write whole lines. Behind one that could not be finished a new line is begun."""
+        if self._torn:
+            data = b"\n" + data
+        written = 0
+        view = memoryview(data)
+        try:
+            while written < len(data):
+                try:
+                    written += os.write(self._fd, view[written:])
+                except BlockingIOError:
+                    # Somebody else has made it so: it is a pipe shared with its other writers.
+                    poll = select.poll()
+                    poll.register(self._fd, select.POLLOUT)
+                    poll.poll()
+        finally:
+            if written:
+                self._torn = data[written - 1] != NEWLINE
 
     def _pieces(self, batch: list[bytes]) -> Iterator[tuple[bytes, int]]:
         """Yield what goes out in one write each, with its number of lines."""
@@ -88,12 +125,6 @@ class LogWriter:
             piece.append(line)
             size += len(line)
         yield b"".join(piece), len(piece)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def open_log(where: str) -> int | None:

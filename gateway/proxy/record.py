@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from gateway.wire.head import Head
 
-#: Octets of a target and of other values that a line holds at most: a line must fit one write to
-#: a pipe.
-MAX_TARGET = 1024
+#: Octets of a value that a line holds at most, and twice as many of a target: a line must fit one
+#: write to a pipe.
 MAX_VALUE = 512
+MAX_LINE = 4096
 
 _HEX = "0123456789abcdef"
 
@@ -263,7 +263,11 @@ class Recorder:
             upstream = _micros(outcome.answered_at - outcome.forwarded_at)
             self._observe(side + _UPSTREAM_SECONDS, upstream)
         if self._log is not None:
-            self._log(self._line(outcome, duration, upstream).encode())
+            line = self._line(outcome, duration, upstream, MAX_VALUE).encode()
+            if len(line) > MAX_LINE:
+                # Escapes may treble a value.
+                line = self._line(outcome, duration, upstream, MAX_VALUE // 4).encode()
+            self._log(line)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -283,7 +287,13 @@ class Recorder:
         return True
 
     @cython.cfunc
-    def _line(self, outcome: Outcome, duration: cython.longlong, upstream: cython.longlong) -> str:
+    def _line(
+        self,
+        outcome: Outcome,
+        duration: cython.longlong,
+        upstream: cython.longlong,
+        room: cython.Py_ssize_t,
+    ) -> str:
         wall: cython.double = self._wall()
         second: cython.longlong = cython.cast(cython.longlong, wall)
         millis: cython.int = cython.cast(cython.int, (wall - second) * 1000)
@@ -311,13 +321,13 @@ class Recorder:
         if outcome.served_by:
             tail += f',"served_by":"{outcome.served_by}"'
         if referer is not None:
-            tail += f',"referer":"{escaped(referer[:MAX_VALUE])}"'
+            tail += f',"referer":"{escaped(referer[:room])}"'
         if agent is not None:
-            tail += f',"user_agent":"{escaped(agent[:MAX_VALUE])}"'
+            tail += f',"user_agent":"{escaped(agent[:room])}"'
         return (
             f'{{"time":"{self._stamp}.{millis:03d}Z","client":"{outcome.client}",'
             f'"method":"{escaped(outcome.method)}","host":"{escaped(outcome.host)}",'
-            f'"target":"{escaped(outcome.target[:MAX_TARGET])}","status":{outcome.status},'
+            f'"target":"{escaped(outcome.target[: 2 * room])}","status":{outcome.status},'
             f'"received":{outcome.received},"sent":{outcome.sent},'
             f'"duration_ms":{duration // 1000}.{duration % 1000:03d},'
             f'"service":"{outcome.service}","color":"{_COLORS[outcome.side + 1]}",'

@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.config.snapshot import (
+    COLORS,
     Cohort,
+    Color,
     Limits,
     Route,
     Service,
+    ServiceTraffic,
     Timeouts,
     Topology,
     Traffic,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.config.snapshot import Endpoint as EndpointConfig
+    from gateway.config.snapshot import Pool as PoolConfig
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
 
@@ -161,12 +165,15 @@ class Builder:
         if traffic.salt != self._splitter.salt:
             self._splitter = Splitter(traffic.salt)
         cohort = _cohort(topology.cohort)
+        pools = {(pool.service, pool.color): pool for pool in topology.pools}
+        moved = {each.service: each for each in traffic.services}
         serving = Serving(
             topology=topology.number,
             traffic=traffic.revision,
             router=router,
             services=tuple(
-                _service(service, topology, traffic, endpoints) for service in topology.services
+                _service(service, pools, moved.get(service.name), traffic.release, endpoints)
+                for service in topology.services
             ),
             limits=topology.limits,
             trust=self._trust,
@@ -182,7 +189,6 @@ class Builder:
             behind_cdn=topology.behind_cdn,
         )
         self._topology = topology
-        self._router = router
         for name, endpoint in self._endpoints.items():
             if endpoints.get(name) is not endpoint:
                 endpoint.retire()
@@ -213,7 +219,9 @@ class Builder:
                     route.path.encode("ascii"),
                     _route(route, topology, index, profiles, timeouts),
                 )
+        # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
+        self._router = router
         return router
 
     def _build_endpoints(self, topology: Topology) -> dict[str, Endpoint]:
@@ -267,24 +275,31 @@ def _route(
     profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
     timeouts: Mapping[str, Timeouts],
 ) -> RouteRun:
+    if route.service not in index:
+        raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
+    if route.security and route.security not in profiles:
+        raise ValueError(f"route {route.host}{route.path}: no profile is called {route.security}")
     return RouteRun(
         service=index[route.service],
         service_name=route.service,
         strip=len([part for part in route.path.split("/") if part]) if route.strip else 0,
         body_limit=topology.limits.body if route.body_limit is None else route.body_limit,
         timeouts=route.timeouts or timeouts[route.service],
-        security=profiles.get(route.security) if route.security else None,
+        security=profiles[route.security] if route.security else None,
     )
 
 
 def _service(
-    service: Service, topology: Topology, traffic: Traffic, endpoints: Mapping[str, Endpoint]
+    service: Service,
+    configs: Mapping[tuple[str, Color], PoolConfig],
+    moved: ServiceTraffic | None,
+    release: str,
+    endpoints: Mapping[str, Endpoint],
 ) -> ServiceRun:
-    moved = traffic.of(service.name)
     closed = moved.closed if moved is not None else ()
     pools = []
-    for color in ("blue", "green"):
-        config = topology.pool(service.name, "blue" if color == "blue" else "green")
+    for color in COLORS:
+        config = configs.get((service.name, color))
         members = [] if config is None else [endpoints[e.id] for e in config.endpoints]
         pools.append(
             Pool(
@@ -302,7 +317,7 @@ def _service(
         weight=0 if moved is None else moved.weight,
         max_in_flight=service.max_in_flight,
         rewrite_host=service.host == "rewrite",
-        release_lines=_release_lines(traffic.release),
+        release_lines=_release_lines(release),
     )
 
 
