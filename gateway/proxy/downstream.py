@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
     from gateway.proxy.core import Core
     from gateway.proxy.links import Passage
+    from gateway.proxy.wheel import Wheel
 
 #: Octets of pipelined requests that are held while an answer is under way.
 MAX_AHEAD = 64 * 1024
@@ -112,6 +113,7 @@ class DownstreamConnection:
     taken: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     memo: PeerMemo | None = cython.declare(object, visibility="public")
     tunnel: Passage | None = cython.declare(object, visibility="readonly")
+    _wheel: Wheel
     _transport: asyncio.Transport
     _exchange: Exchange | None
     _ahead: bytes
@@ -138,9 +140,11 @@ class DownstreamConnection:
     _deadline: cython.double
     _place: cython.longlong
     _between: cython.double
+    _idle_timeout: cython.double
 
     def __init__(self, core: Core, listener: int, tls: bool) -> None:
         self.core = core
+        self._wheel = core.wheel
         self.listener = listener
         self.peer = ""
         self.tls = tls
@@ -175,6 +179,7 @@ class DownstreamConnection:
         self._deadline = _NEVER
         self._place = _NOWHERE
         self._between = 30.0
+        self._idle_timeout = 75.0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"request={self._request} answer={self._answer}"
@@ -195,7 +200,7 @@ class DownstreamConnection:
             transport.abort()
             return
         # As long as the first head may take: a connection that says nothing is idle, not slow.
-        self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
+        self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
@@ -263,7 +268,7 @@ class DownstreamConnection:
         exchange = self._exchange
         # A client that reads nothing holds resources for as long as a silent backend may.
         if exchange is None:
-            self._arm(self.core.wheel.now + self._between)
+            self._arm(self._wheel.now + self._between)
         else:
             self._arm_body(exchange.deadline)
             exchange.on_client_full()
@@ -292,7 +297,7 @@ class DownstreamConnection:
         if self._deadline == _NEVER:
             return
         if now < self._deadline:
-            self._place = self.core.wheel.put(self, self._deadline)
+            self._place = self._wheel.put(self, self._deadline)
             return
         self._deadline = _NEVER
         self._timed_out()
@@ -303,7 +308,7 @@ class DownstreamConnection:
         """Bound the exchange: ``deadline`` for the whole, ``between`` for each silence."""
         self._between = between
         if self._request == _R_BODY:
-            body_deadline: cython.double = self.core.wheel.now + between
+            body_deadline: cython.double = self._wheel.now + between
             deadline = min(deadline, body_deadline)
         self._arm(deadline)
 
@@ -463,7 +468,7 @@ class DownstreamConnection:
             if not data:
                 if self._head_begun:
                     self._head_begun = False
-                    self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
+                    self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)
                 return True
         try:
             head = Head(data, 0)
@@ -473,9 +478,11 @@ class DownstreamConnection:
         except WireError as error:
             self._stop(_bad_request(error))
             return True
-        if head.end > self.core.serving.limits.head:
+        limits = self.core.serving.limits
+        if head.end > limits.head:
             self._too_large(data)
             return True
+        self._idle_timeout = limits.idle_timeout
         started = self.core.clock()
         self._minor = head.minor
         self._keep = head.persistent
@@ -511,7 +518,7 @@ class DownstreamConnection:
             return True
         if not self._head_begun:
             self._head_begun = True
-            self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
+            self._arm(self._wheel.now + self.core.serving.limits.header_timeout)
         self._ahead = data
         return True
 
@@ -607,7 +614,7 @@ class DownstreamConnection:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _arm_body(self, total: cython.double) -> cython.bint:
-        deadline: cython.double = self.core.wheel.now + self._between
+        deadline: cython.double = self._wheel.now + self._between
         self._arm(deadline if deadline < total else total)
         return True
 
@@ -671,7 +678,7 @@ class DownstreamConnection:
     def _next(self) -> cython.bint:
         """Between two requests: begin the one that is here already, or wait for it."""
         if self._ahead and not self._full:
-            self._arm(self.core.wheel.now + self.core.serving.limits.header_timeout)
+            self._arm(self._wheel.now + self.core.serving.limits.header_timeout)
             if not self._taking:
                 self._taking = True
                 try:
@@ -681,9 +688,9 @@ class DownstreamConnection:
         elif self._ended and not self._ahead:
             self._linger()
         elif self._full:
-            self._arm(self.core.wheel.now + self._between)
+            self._arm(self._wheel.now + self._between)
         else:
-            self._arm(self.core.wheel.now + self.core.serving.limits.idle_timeout)
+            self._arm(self._wheel.now + self._idle_timeout)
         return True
 
     @cython.cfunc
@@ -711,7 +718,7 @@ class DownstreamConnection:
         self._held = False
         self._apply_pause()
         self._unread = self._transport.get_write_buffer_size()
-        self._arm(self.core.wheel.now + LINGER_SECONDS)
+        self._arm(self._wheel.now + LINGER_SECONDS)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         return True
@@ -724,7 +731,7 @@ class DownstreamConnection:
         self._ahead = b""
         self._unread = self._transport.get_write_buffer_size()
         if self._unread:
-            self._arm(self.core.wheel.now + self._between)
+            self._arm(self._wheel.now + self._between)
         else:
             self._deadline = _NEVER
             self._place = _NOWHERE
@@ -765,8 +772,7 @@ class DownstreamConnection:
             # What is left of the answer goes out for as long as the client reads it.
             if self._reads_on():
                 self._arm(
-                    self.core.wheel.now
-                    + (LINGER_SECONDS if self._lingering >= 0 else self._between)
+                    self._wheel.now + (LINGER_SECONDS if self._lingering >= 0 else self._between)
                 )
             else:
                 self._abort()
@@ -781,7 +787,7 @@ class DownstreamConnection:
     def _exchange_timed_out(self) -> cython.bint:
         exchange = self._exchange
         assert exchange is not None
-        if self.core.wheel.now >= exchange.deadline:
+        if self._wheel.now >= exchange.deadline:
             exchange.on_total_timeout()
         elif self._full:
             if self._reads_on():
@@ -812,7 +818,7 @@ class DownstreamConnection:
     def _arm(self, deadline: cython.double) -> cython.bint:
         self._deadline = deadline
         if deadline < (self._place - 1) * _TICK:
-            self._place = self.core.wheel.put(self, deadline)
+            self._place = self._wheel.put(self, deadline)
         return True
 
     @cython.cfunc
@@ -852,6 +858,7 @@ class DownstreamConnection:
         return True
 
 
+@cython.cfunc
 def _status_line(head: Head) -> bytes:
     if head.minor == 1 and head.reason:
         return head.line

@@ -75,7 +75,9 @@ _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _TRACESTATE_BIT = cython.declare(cython.ulonglong, mask(TRACESTATE))
 _TE_BIT = cython.declare(cython.ulonglong, mask(TE))
 _CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
-_TRACE_ROOM = 48
+#: Random hex digits for a request's id, and for a trace that begins here (trace id, parent id).
+_ID_DIGITS = cython.declare(cython.Py_ssize_t, 32)
+_TRACE_DIGITS = cython.declare(cython.Py_ssize_t, 48)
 _ALLOW = b"Allow: GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS\r\nX-Request-Id: "
 
 #: Never passed on from a client: hop-by-hop, and what the gateway says itself.
@@ -114,6 +116,9 @@ class PeerMemo:
     host_field: bytes
     host: bytes
     block: bytes
+    own_cookies: tuple[bytes, ...]
+    cookie: bytes
+    stripped: bytes
 
     def __init__(self, serving: Serving, peer: str) -> None:
         self.trust = serving.trust
@@ -123,6 +128,18 @@ class PeerMemo:
         self.host_field = b""
         self.host = b""
         self.block = b""
+        self.own_cookies = ()
+        self.cookie = b""
+        self.stripped = b""
+
+    @cython.cfunc
+    def without_own(self, cookie: bytes, own_cookies: tuple[bytes, ...]) -> bytes:
+        """Return a Cookie field without the gateway's; a browser sends the same one each time."""
+        if cookie != self.cookie or own_cookies is not self.own_cookies:
+            self.stripped = strip_cookies(cookie, own_cookies)
+            self.cookie = cookie
+            self.own_cookies = own_cookies
+        return self.stripped
 
 
 @cython.final
@@ -346,6 +363,7 @@ class Exchange:
     _body_ended: cython.bint
     _entered: cython.bint
     _recorded: cython.bint
+    _at_once: cython.bint
     _status: cython.int
     _error: str
     _served_by: str
@@ -387,6 +405,7 @@ class Exchange:
         self._body_ended = head.body == _BODY_NONE
         self._entered = False
         self._recorded = False
+        self._at_once = False
         self._status = 0
         self._error = ""
         self._served_by = ""
@@ -436,9 +455,10 @@ class Exchange:
             given = head.get(X_REQUEST_ID)
             if given is not None and valid_request_id(given):
                 self._request_id = given
+        digits: bytes = self.core.hexes.take(_ID_DIGITS + _TRACE_DIGITS)
         if not self._request_id:
-            self._request_id = self.core.hexes.take(32)
-        self._trace = continue_or_begin(head.get(TRACEPARENT), self.core.hexes.take(_TRACE_ROOM))
+            self._request_id = digits[:_ID_DIGITS]
+        self._trace = continue_or_begin(head.get(TRACEPARENT), digits[_ID_DIGITS:])
         return True
 
     @cython.cfunc
@@ -606,7 +626,7 @@ class Exchange:
         assert attempt is not None
         self._request = self._render(attempt)
         self.repeatable = self.head.body == _BODY_NONE and self._method in _IDEMPOTENT
-        self._forwarded_at = self.core.clock()
+        self._forwarded_at = self._started  # the same turn of the loop
         attempt.begin()
         return True
 
@@ -633,8 +653,8 @@ class Exchange:
             parts.append(b"\r\n")
         cookie = self._cookie
         if cookie is not None:
-            left = strip_cookies(cookie, self.serving.own_cookies)
-            if left is not cookie or (head.repeated >> _COOKIE) & 1:
+            left = self._memo.without_own(cookie, self.serving.own_cookies)
+            if len(left) != len(cookie) or (head.repeated >> _COOKIE) & 1:
                 drop |= _COOKIE_BIT
                 if left:
                     parts.append(b"Cookie: ")
@@ -795,6 +815,7 @@ class Exchange:
         security = self.route.security
         timeouts = self.route.timeouts
         self._status = head.status
+        self._at_once = ended
         if security is not None:
             extra += security[1 if self.downstream.tls else 0].block(head.seen)
         if self._served_by:
@@ -910,6 +931,7 @@ class Exchange:
         head.read_response(self.to_head)
         self._drop_held()
         self._served_by = "stale"
+        self._answered_at = self.core.clock()
         self._respond(head, b"" if self.to_head else copy[head.end :], True)
 
     @cython.cfunc
@@ -1065,7 +1087,8 @@ class Exchange:
                 self._started,
                 self._forwarded_at,
                 self._answered_at,
-                self.core.clock(),
+                # An answer that came whole ends in the turn that it came in.
+                self._answered_at if self._at_once else self.core.clock(),
                 "" if service is None else service.name,
                 row,
                 -1

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from gateway.proxy.links import Clocked, TunnelOwner
+    from gateway.proxy.wheel import Wheel
 
 #: Seconds without progress after which what a closed tunnel has not delivered is given up.
 FLUSH_SECONDS = 5.0
@@ -31,7 +32,7 @@ class Tunnel:
     up: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     down: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
-    _core: Clocked
+    _wheel: Wheel
     _exchange: TunnelOwner | None
     _client: asyncio.Transport
     _backend: asyncio.Transport
@@ -53,7 +54,7 @@ class Tunnel:
         self.up = 0
         self.down = 0
         self.closed = False
-        self._core = core
+        self._wheel = core.wheel
         self._exchange = exchange
         self._client = client
         self._backend = backend
@@ -67,14 +68,14 @@ class Tunnel:
     def from_client(self, data: bytes) -> None:
         """Carry octets to the backend."""
         self.up += len(data)
-        self._deadline = self._core.wheel.now + self._idle
+        self._deadline = self._wheel.now + self._idle
         if not self.closed and not self._backend.is_closing():
             self._backend.write(data)
 
     def from_backend(self, data: bytes) -> None:
         """Carry octets to the client."""
         self.down += len(data)
-        self._deadline = self._core.wheel.now + self._idle
+        self._deadline = self._wheel.now + self._idle
         if not self.closed and not self._client.is_closing():
             self._client.write(data)
 
@@ -137,7 +138,7 @@ class Tunnel:
             return
         self._place = _NOWHERE
         if now < self._deadline:
-            self._place = self._core.wheel.put(self, self._deadline)
+            self._place = self._wheel.put(self, self._deadline)
         elif not self.closed:
             self.close()
         else:
@@ -152,8 +153,8 @@ class Tunnel:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _flush_within(self) -> cython.bint:
-        self._deadline = self._core.wheel.now + _FLUSH_SECONDS
-        self._place = self._core.wheel.put(self, self._deadline)
+        self._deadline = self._wheel.now + _FLUSH_SECONDS
+        self._place = self._wheel.put(self, self._deadline)
         return True
 
     @cython.cfunc

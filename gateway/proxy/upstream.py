@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.links import Answered, Clocked
     from gateway.proxy.tunnel import Tunnel
+    from gateway.proxy.wheel import Wheel
 
 #: An answer's head may be this large: twice what a client may send.
 MAX_HEAD = 64 * 1024
@@ -49,12 +50,12 @@ class UpstreamConnection:
     idle timeout.
     """
 
-    core: Clocked = cython.declare(object, visibility="readonly")
     endpoint: Endpoint = cython.declare(object, visibility="readonly")
     served: cython.int = cython.declare(cython.int, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
     received: cython.bint = cython.declare(cython.bint, visibility="readonly")
     tunnel: Tunnel | None = cython.declare(object, visibility="public")
+    _wheel: Wheel
     _transport: asyncio.Transport
     _attempt: Answered | None
     _partial: bytes
@@ -73,7 +74,7 @@ class UpstreamConnection:
     _between: cython.double
 
     def __init__(self, core: Clocked, endpoint: Endpoint) -> None:
-        self.core = core
+        self._wheel = core.wheel
         self.endpoint = endpoint
         self.served = 0
         self.closed = False
@@ -139,7 +140,7 @@ class UpstreamConnection:
         if self._paused and not self.closed:
             self._paused = False
             if self._between > 0.0:
-                self._arm(self.core.wheel.now + self._between)
+                self._arm(self._wheel.now + self._between)
             self._transport.resume_reading()
 
     def rest(self) -> None:
@@ -147,7 +148,7 @@ class UpstreamConnection:
         if self.closed:
             self.endpoint.forget(self)
             return
-        self._arm(self.core.wheel.now + self.endpoint.idle_timeout)
+        self._arm(self._wheel.now + self.endpoint.idle_timeout)
         self.endpoint.give_back(self)
 
     def abort(self) -> None:
@@ -234,7 +235,7 @@ class UpstreamConnection:
         if self.closed or self._deadline == _NEVER:
             return
         if now < self._deadline:
-            self._place = self.core.wheel.put(self, self._deadline)
+            self._place = self._wheel.put(self, self._deadline)
         elif self._paused and self._attempt is not None:
             # It is the client who is slow here; its own side has a bound for that.
             self._arm(now + 1.0)
@@ -251,7 +252,7 @@ class UpstreamConnection:
     def _arm(self, deadline: cython.double) -> cython.bint:
         self._deadline = deadline
         if deadline < (self._place - 1) * _TICK:
-            self._place = self.core.wheel.put(self, deadline)
+            self._place = self._wheel.put(self, deadline)
         return True
 
     @cython.cfunc
@@ -338,7 +339,7 @@ class UpstreamConnection:
     def _take_body(self, data: bytes, at: cython.Py_ssize_t, attempt: object) -> cython.bint:
         here: cython.Py_ssize_t = len(data) - at
         if self._between > 0.0:
-            self._deadline = self.core.wheel.now + self._between
+            self._deadline = self._wheel.now + self._between
         if self._body == _BODY_LENGTH:
             if here > self._left:
                 raise WireError("bad-answer", "more octets than Content-Length says")
