@@ -68,7 +68,7 @@ class FakeTransport(asyncio.Transport):
         self.aborted = False
         self.lost = False
         self.eof_sent = False
-        self.eof_read = False
+        self.eof_fed = False
         #: The largest buffer seen: what bounds are asserted on.
         self.most_buffered = 0
         #: The number of its last write among all.
@@ -149,6 +149,7 @@ class FakeTransport(asyncio.Transport):
 
     def feed(self, data: bytes) -> None:
         """The peer sends octets."""
+        assert not self.eof_fed, "octets behind the end of sending"
         if self._octets:
             self._waiting.extend(data[i : i + 1] for i in range(len(data)))
         elif data:
@@ -157,6 +158,8 @@ class FakeTransport(asyncio.Transport):
 
     def feed_eof(self) -> None:
         """The peer ends its sending."""
+        assert not self.eof_fed
+        self.eof_fed = True
         self._waiting.append(None)
         self._deliver()
 
@@ -194,7 +197,6 @@ class FakeTransport(asyncio.Transport):
                 data = self._waiting.popleft()
                 assert self._protocol is not None
                 if data is None:
-                    self.eof_read = True
                     if not self._protocol.eof_received():
                         self.close()
                 else:
