@@ -69,6 +69,21 @@ _EXPECT = cython.declare(cython.int, 5)
 _UPGRADE = cython.declare(cython.int, 6)
 
 
+@cython.cfunc
+def _cut(data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> bytes:
+    """Return ``data[start:end]``; compiled without the slice object that this would make first.
+
+    The check keeps what the pointer does not: places are non-negative and in order here.
+    """
+    if cython.compiled:
+        octets: cython.p_char = data
+        if start < 0 or end < start or end > len(data):
+            raise IndexError(f"{start} to {end} of {len(data)} octets")
+        return octets[start:end]
+    else:  # noqa: RET505 - the compiler leaves one of the two out
+        return data[start:end]
+
+
 @cython.freelist(16)  # 2 KiB each: cheaper kept than asked for again
 @cython.final
 @cython.cclass
@@ -141,22 +156,22 @@ class Head:
     @property
     def method(self) -> bytes:
         """The request's method, as sent (methods are case-sensitive)."""
-        return self.data[self.start : self._method_end]
+        return _cut(self.data, self.start, self._method_end)
 
     @property
     def target(self) -> bytes:
         """The request-target, byte for byte."""
-        return self.data[self._target_at : self._target_end]
+        return _cut(self.data, self._target_at, self._target_end)
 
     @property
     def reason(self) -> bytes:
         """The answer's reason phrase, possibly empty."""
-        return self.data[self._target_at : self._target_end]
+        return _cut(self.data, self._target_at, self._target_end)
 
     @property
     def line(self) -> bytes:
         """The request line or status line, byte for byte, its CRLF included."""
-        return self.data[self.start : self._line_end]
+        return _cut(self.data, self.start, self._line_end)
 
     def get(self, field: cython.int) -> bytes | None:
         """Return the first value of a known field, trimmed; None where it is absent.
@@ -169,7 +184,7 @@ class Head:
         if not (self.seen >> field) & 1:
             return None
         i = self._first[field]
-        return self.data[self._value_at[i] : self._value_end[i]]
+        return _cut(self.data, self._value_at[i], self._value_end[i])
 
     def get_all(self, field: cython.int) -> list[bytes]:
         """Return every value of a known field, in order."""
@@ -185,7 +200,7 @@ class Head:
         i: cython.int
         for i in range(self.count):
             if self._name_end[i] - self._name_at[i] == len(name) and self._same(i, name):
-                return self.data[self._value_at[i] : self._value_end[i]]
+                return _cut(self.data, self._value_at[i], self._value_end[i])
         return None
 
     def items(self) -> list[tuple[bytes, bytes]]:
@@ -214,12 +229,12 @@ class Head:
         for i in range(self.count):
             if self._named[i] or (drop >> self._id[i]) & 1:
                 if run >= 0:
-                    parts.append(data[run : self._name_at[i]])
+                    parts.append(_cut(data, run, self._name_at[i]))
                     run = -1
             elif run < 0:
                 run = self._name_at[i]
         if run >= 0:
-            parts.append(data[run : self.end - 2])
+            parts.append(_cut(data, run, self.end - 2))
         parts.append(extra)
         parts.append(b"\r\n")
         return b"".join(parts)
