@@ -928,7 +928,9 @@ class Exchange:
             self._restore_held()
             return
         head = Head(copy, 0)
-        head.read_response(self.to_head)
+        if not _is_whole(head, self.to_head):
+            self._restore_held()
+            return
         self._drop_held()
         self._served_by = "stale"
         self._answered_at = self.core.clock()
@@ -1111,6 +1113,15 @@ class Exchange:
         self._drop_held()
         self._keeper = None
         return True
+
+
+def _is_whole(head: Head, to_head: cython.bint) -> bool:
+    """Read a copy's head; tell whether all of its body is behind it. A power cut may leave less."""
+    try:
+        found = head.read_response(to_head)
+    except WireError:
+        return False
+    return bool(found and head.length == len(head.data) - head.end)
 
 
 def _stripped(target: bytes, segments: cython.int) -> bytes:

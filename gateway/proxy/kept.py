@@ -104,7 +104,7 @@ class KeptAssets:
         """Return what collects this answer, None where it is not to be kept (or was lately)."""
         if answer.status != 200 or request.seen & _UNKEPT_REQUEST or answer.seen & _UNKEPT_ANSWER:
             return None
-        control = (answer.get(CACHE_CONTROL) or b"").lower()
+        control = b",".join(answer.get_all(CACHE_CONTROL)).lower()
         if b"no-store" in control or b"private" in control or answer.length > MAX_COPY:
             return None
         coding = (answer.find(b"content-encoding") or b"identity").lower().decode("latin-1")
@@ -113,6 +113,8 @@ class KeptAssets:
         name = f"{_digest(host, target)}.{coding}"
         now = self._wall()
         if now - self._written.get(name, -REFRESH) < REFRESH or self._jobs.qsize() >= MAX_WAITING:
+            return None
+        if _varies(answer):
             return None
         if len(self._written) >= MAX_REMEMBERED:
             self._written.clear()
@@ -199,6 +201,13 @@ class KeptAssets:
                 break
             path.unlink(missing_ok=True)
             total -= size
+
+
+def _varies(answer: Head) -> bool:
+    """Tell whether an answer depends on more of its request than the names of copies tell apart."""
+    fields = [value for name, value in answer.items() if name == b"vary"]
+    named = {part.strip().lower() for value in fields for part in value.split(b",")}
+    return not named <= {b"", b"accept-encoding"}
 
 
 def _digest(host: bytes, target: bytes) -> str:
