@@ -88,7 +88,7 @@ def test_pieces_for_a_pipe_end_at_lines_and_stay_within_a_page() -> None:
     read, write = os.pipe()
     writer = LogWriter(write, Lost())
     batch = [_line(i, 1000) for i in range(20)] + [_line(99, 4096)] + [_line(1, 10)]
-    pieces = list(writer._pieces(batch))
+    pieces = list(writer._writes(b"".join(batch), len(batch)))
     writer.close()
     os.close(read)
     assert b"".join(data for data, _ in pieces) == b"".join(batch)
