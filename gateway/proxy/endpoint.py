@@ -227,7 +227,8 @@ class Pool:
         ] or list(range(len(self.members)))
 
     def claim(self, draw: int, key: str, tried: object) -> Endpoint | None:
-        """Choose an endpoint and count the request against it; None for an empty pool.
+        """Choose an endpoint and count the request against it; None for a pool that is
+        empty or closed.
 
         ``draw`` is 32 random bits, ``key`` (the client's address) what ``hash`` balances by,
         ``tried`` the endpoints that have failed this request already (None for none).
@@ -236,7 +237,7 @@ class Pool:
         other: Endpoint
         places: list[int]
         n: cython.Py_ssize_t = len(self.members)
-        if n == 0:
+        if n == 0 or self.closed:
             return None
         if n == 1:
             chosen = self.members[0]

@@ -53,7 +53,9 @@ from gateway.wire.head import BODY_CHUNKED, BODY_NONE, Head
 from gateway.wire.target import match_path, split_absolute, valid_host
 
 if TYPE_CHECKING:
+    from gateway.policy.assets import AssetPaths
     from gateway.policy.forwarded import ProxyTrust
+    from gateway.policy.security import SecurityFields
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
     from gateway.proxy.kept import Keeper
@@ -106,13 +108,72 @@ _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
 
 @cython.final
 @cython.cclass
+class RouteView:
+    """A route of one snapshot, unpacked: what the phases read of it costs them nothing.
+
+    A connection's requests mostly go to the same route, so its memo keeps the last one's view.
+    """
+
+    serving: Serving
+    route: RouteRun
+    service: ServiceRun
+    row: cython.Py_ssize_t
+    blue: Pool
+    green: Pool
+    stable_green: cython.bint
+    weight: cython.int
+    max_in_flight: cython.int
+    rewrite_host: cython.bint
+    release_lines: tuple[bytes, ...]
+    strip: cython.int
+    body_limit: cython.longlong
+    first_byte: cython.double
+    between: cython.double
+    total: cython.double
+    security: SecurityFields | None
+    overridable: cython.bint
+    split: cython.bint
+    behind_cdn: cython.bint
+    own_cookies: tuple[bytes, ...]
+    assets: AssetPaths | None
+
+    def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
+        service = serving.services[route.service]
+        self.serving = serving
+        self.route = route
+        self.service = service
+        self.row = service.row
+        self.blue, self.green = service.pools
+        self.stable_green = service.stable_green
+        self.weight = service.weight
+        self.max_in_flight = service.max_in_flight
+        self.rewrite_host = service.rewrite_host
+        self.release_lines = service.release_lines
+        self.strip = route.strip
+        self.body_limit = route.body_limit
+        self.first_byte = route.timeouts.first_byte
+        self.between = route.timeouts.between_bytes
+        self.total = route.timeouts.total
+        self.security = None if route.security is None else route.security[1 if tls else 0]
+        self.overridable = serving.overridable
+        self.split = serving.split
+        self.behind_cdn = serving.behind_cdn
+        self.own_cookies = serving.own_cookies
+        self.assets = serving.assets
+
+
+@cython.final
+@cython.cclass
 class PeerMemo:
     """What one connection's requests share: who the peer is, and the fields that say so."""
 
     trust: ProxyTrust = cython.declare(object, visibility="readonly")
     callers: ProxyTrust = cython.declare(object, visibility="readonly")
+    peer: str
+    tls: cython.bint
     trusted: cython.bint
     internal: cython.bint
+    view: RouteView | None
     host_field: bytes
     host: bytes
     block: bytes
@@ -120,9 +181,12 @@ class PeerMemo:
     cookie: bytes
     stripped: bytes
 
-    def __init__(self, serving: Serving, peer: str) -> None:
+    def __init__(self, serving: Serving, peer: str, tls: cython.bint) -> None:
         self.trust = serving.trust
         self.callers = serving.internal
+        self.peer = peer
+        self.tls = tls
+        self.view = None
         self.trusted = serving.trust.trusts(peer)
         self.internal = serving.internal.trusts(peer)
         self.host_field = b""
@@ -338,7 +402,12 @@ class Exchange:
     deadline: cython.double = cython.declare(cython.double, visibility="readonly")
     to_head: cython.bint = cython.declare(cython.bint, visibility="readonly")
     repeatable: cython.bint = cython.declare(cython.bint, visibility="readonly")
-    _service: ServiceRun | None
+    _view: RouteView
+    _seen: cython.ulonglong
+    _repeated: cython.ulonglong
+    _minor: cython.int
+    _framing: cython.int
+    _absolute: cython.bint
     _method: bytes
     _target: bytes
     _path: bytes
@@ -382,7 +451,12 @@ class Exchange:
         self._method = head.method
         self.to_head = self._method == b"HEAD"
         self.repeatable = False
-        self._service = None
+        self._view = None  # type: ignore[assignment]  # set by the route phase
+        self._seen = head.seen
+        self._repeated = head.repeated
+        self._minor = head.minor
+        self._framing = head.body
+        self._absolute = False
         self._target = head.target
         self._path = b""
         self._host = b""
@@ -402,7 +476,7 @@ class Exchange:
         self._request = b""
         self._pending = []
         self._pending_size = 0
-        self._body_ended = head.body == _BODY_NONE
+        self._body_ended = self._framing == _BODY_NONE
         self._entered = False
         self._recorded = False
         self._at_once = False
@@ -442,7 +516,7 @@ class Exchange:
         serving = self.serving
         memo: PeerMemo | None = self.downstream.memo
         if memo is None or memo.trust is not serving.trust or memo.callers is not serving.internal:
-            memo = PeerMemo(serving, self.downstream.peer)
+            memo = PeerMemo(serving, self.downstream.peer, self.downstream.tls)
             self.downstream.memo = memo
         self._memo = memo
         if self._memo.trusted:
@@ -485,8 +559,13 @@ class Exchange:
         route = self.serving.router.lookup(self._host, self._path)
         if route is None:
             raise Failure("no-route")
-        self.route = route  # type: ignore[assignment]  # the router holds what it was given
-        self._service = self.serving.services[self.route.service]
+        view = memo.view
+        if view is None or view.route is not route or view.serving is not self.serving:
+            # The router holds what it was given.
+            view = RouteView(self.serving, route, memo.tls)  # type: ignore[arg-type]
+            memo.view = view
+        self._view = view
+        self.route = view.route
         return True
 
     @cython.cfunc
@@ -501,6 +580,7 @@ class Exchange:
         elif valid_host(authority) != valid_host(field):
             raise WireError("bad-host", "the target names another host than the Host field")
         self._target = origin
+        self._absolute = True
         return origin
 
     @cython.cfunc
@@ -518,10 +598,11 @@ class Exchange:
     @cython.exceptval(check=True)
     def _guard(self) -> cython.bint:
         """Phase 4: bounds in size and time; limits and authentication come with their issue."""
-        route = self.route
-        self.downstream.limit_body(route.body_limit)
-        self.deadline = self._started + route.timeouts.total
-        self.downstream.expect(self.deadline, route.timeouts.between_bytes)
+        view = self._view
+        if self._framing != _BODY_NONE:
+            self.downstream.limit_body(view.body_limit)
+        self.deadline = self._started + view.total
+        self.downstream.expect(self.deadline, view.between)
         return True
 
     @cython.cfunc
@@ -529,76 +610,71 @@ class Exchange:
     def _assign(self) -> cython.bint:
         """Phase 5: the side."""
         head: Head = self.head
-        service = self._service
-        serving = self.serving
-        weight: cython.int
-        assert service is not None
-        if (head.seen >> _COOKIE) & 1:
-            if (head.repeated >> _COOKIE) & 1:
+        view = self._view
+        memo = self._memo
+        forced: cython.bint = self.core.forced_stable
+        weight: cython.int = 0 if forced else view.weight
+        assignment: Assignment | None = None
+        if (self._seen >> _COOKIE) & 1:
+            if (self._repeated >> _COOKIE) & 1:
                 self._cookie = b"; ".join(head.get_all(COOKIE))
             else:
                 self._cookie = head.get(COOKIE)
-        weight = 0 if self.core.forced_stable else service.weight
-        assignment: Assignment | None = None
-        if serving.overridable:
+        if view.overridable:
             assignment = assign_override(
-                serving, self.core, head, self._cookie, self._host, self.downstream.tls
+                self.serving, self.core, head, self._cookie, self._host, memo.tls
             )
-        if assignment is None and self._memo.internal:
-            assignment = assign_internal(serving, head, weight)
-        if assignment is None and (weight > 0 or serving.split):
+        if assignment is None and memo.internal:
+            assignment = assign_internal(self.serving, head, weight)
+        if assignment is None and (weight > 0 or view.split):
+            identity: bytes | None = None
+            if memo.trusted or memo.internal:
+                identity = self._identity()
             assignment = assign_cohort(
-                serving,
+                self.serving,
                 self.core,
                 head,
                 self._cookie,
-                self._identity(),
+                identity,
                 self._client,
                 weight,
-                self.downstream.tls,
+                memo.tls,
             )
         self._assignment = assignment
-        self._candidate = assignment is not None and assignment.candidate
-        if self._candidate and self.core.forced_stable:
-            self._candidate = False
-        self._green = service.stable_green != self._candidate
+        self._candidate = not forced and assignment is not None and assignment.candidate
+        self._green = view.stable_green != self._candidate
         return True
 
     @cython.cfunc
     def _identity(self) -> bytes | None:
         """Return the identity that a trusted proxy or internal caller vouches for."""
         name = self.serving.cohort.header
-        if name is None or not (self._memo.trusted or self._memo.internal):
-            return None
-        return self.head.find(name)
+        return None if name is None else self.head.find(name)
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _select(self) -> cython.bint:
         """Phase 7: an endpoint of the side, counted against in the same step."""
-        service = self._service
-        assert service is not None
-        pool: Pool = service.pools[1 if self._green else 0]
-        if pool.closed or not pool.members:
+        view = self._view
+        if not self.core.recorder.enter(view.row, view.max_in_flight):
+            name = self.route.service_name
+            raise Failure("overload", f"{view.max_in_flight} requests of {name}")
+        self._entered = True
+        if not self._attempt_at(view.green if self._green else view.blue):
             # Taken out by hand, or not deployed: the other side serves.
-            other: Pool = service.pools[0 if self._green else 1]
-            if other.closed or not other.members:
-                raise Failure("no-endpoint", service.name)
             self._green = not self._green
             self._candidate = not self._candidate
-            pool = other
-        if not self.core.recorder.enter(service.row, service.max_in_flight):
-            raise Failure("overload", f"{service.max_in_flight} requests of {service.name}")
-        self._entered = True
-        self._attempt_at(pool)
+            if not self._attempt_at(view.green if self._green else view.blue):
+                raise Failure("no-endpoint", self.route.service_name)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _attempt_at(self, pool: Pool) -> cython.bint:
+        """Make an attempt at one of a pool's endpoints; False where it has none to give."""
         endpoint = pool.claim(self.core.draw(32), self._client, None)
         if endpoint is None:
-            raise Failure("no-endpoint", self.route.service_name)
+            return False
         self._endpoint = endpoint.id
         self._attempt = Attempt(self, endpoint, self._upgrades())
         return True
@@ -607,11 +683,11 @@ class Exchange:
     @cython.exceptval(check=True)
     def _upgrades(self) -> cython.bint:
         """Tell whether the client asks for a protocol that it may switch to."""
-        head: Head = self.head
-        if not head.upgrade or head.minor == 0 or head.body != _BODY_NONE:
+        if not (self._seen >> _UPGRADE) & 1 or self._framing != _BODY_NONE:
             return False
+        head: Head = self.head
         wanted = head.get(UPGRADE)
-        if wanted is None or (head.repeated >> _UPGRADE) & 1:
+        if not head.upgrade or wanted is None or (self._repeated >> _UPGRADE) & 1:
             return False
         for protocol in wanted.lower().split(b","):
             if protocol.strip(b" \t").startswith(_FORBIDDEN_UPGRADES):
@@ -625,7 +701,7 @@ class Exchange:
         attempt = self._attempt
         assert attempt is not None
         self._request = self._render(attempt)
-        self.repeatable = self.head.body == _BODY_NONE and self._method in _IDEMPOTENT
+        self.repeatable = self._framing == _BODY_NONE and self._method in _IDEMPOTENT
         self._forwarded_at = self._started  # the same turn of the loop
         attempt.begin()
         return True
@@ -634,8 +710,7 @@ class Exchange:
     def _render(self, attempt: Attempt) -> bytes:
         """Build the upstream head: the client's lines, less what is the gateway's to say."""
         head: Head = self.head
-        service = self._service
-        assert service is not None
+        view = self._view
         drop: cython.ulonglong = _DROP_MASK
         parts: list[bytes] = [
             self._forwarded(),
@@ -644,7 +719,7 @@ class Exchange:
             b"\r\nTraceparent: ",
             self._trace,
             b"\r\n",
-            service.release_lines[(2 if self._candidate else 0) + (1 if self._green else 0)],
+            view.release_lines[(2 if self._candidate else 0) + (1 if self._green else 0)],
         ]
         assignment = self._assignment
         if assignment is not None and assignment.key:
@@ -653,18 +728,18 @@ class Exchange:
             parts.append(b"\r\n")
         cookie = self._cookie
         if cookie is not None:
-            left = self._memo.without_own(cookie, self.serving.own_cookies)
-            if len(left) != len(cookie) or (head.repeated >> _COOKIE) & 1:
+            left = self._memo.without_own(cookie, view.own_cookies)
+            if len(left) != len(cookie) or (self._repeated >> _COOKIE) & 1:
                 drop |= _COOKIE_BIT
                 if left:
                     parts.append(b"Cookie: ")
                     parts.append(left)
                     parts.append(b"\r\n")
-        if head.seen & _TRACESTATE_BIT and not continues(head.get(TRACEPARENT) or b""):
+        if self._seen & _TRACESTATE_BIT and not continues(head.get(TRACEPARENT) or b""):
             drop |= _TRACESTATE_BIT  # it belongs to a trace that is not continued
-        if service.rewrite_host or head.get(HOST) is None or not head.get(HOST):
+        if view.rewrite_host or not self._seen & _HOST_BIT or not self._memo.host_field:
             drop |= _HOST_BIT
-            if self._authority and not service.rewrite_host:
+            if self._authority and not view.rewrite_host:
                 parts.append(b"Host: " + self._authority + b"\r\n")
             else:
                 parts.append(attempt.endpoint.host_line)
@@ -672,25 +747,27 @@ class Exchange:
             parts.append(b"Connection: Upgrade\r\nUpgrade: ")
             parts.append(head.get(UPGRADE) or b"")
             parts.append(b"\r\n")
-        elif head.seen & _TE_BIT and b"trailers" in (head.get(TE) or b"").lower():
+        elif self._seen & _TE_BIT and b"trailers" in (head.get(TE) or b"").lower():
             parts.append(b"Connection: TE\r\nTE: trailers\r\n")
-        if head.body == _BODY_CHUNKED:
+        if self._framing == _BODY_CHUNKED:
             parts.append(b"Transfer-Encoding: chunked\r\n")
         return head.render(self._first_line(), drop, b"".join(parts))
 
     @cython.cfunc
     def _first_line(self) -> bytes:
         """Build the request line: the client's own wherever nothing about it changes."""
-        head: Head = self.head
+        view = self._view
         target: bytes = self._target
-        if self.serving.overridable:
+        sent: cython.Py_ssize_t = len(target)
+        if view.overridable:
             # The log must not hold the token either.
             target = strip_target(target)
             self._target = target
-        if self.route.strip:
-            target = _stripped(target, self.route.strip)
-        if head.minor == 1 and target == head.target:
-            return head.line
+        if view.strip:
+            target = _stripped(target, view.strip)
+        # Nothing makes a target other than by taking something off it.
+        if self._minor == 1 and not self._absolute and len(target) == sent:
+            return self.head.line
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
     @cython.cfunc
@@ -698,11 +775,10 @@ class Exchange:
         """Return the X-Forwarded-* and Forwarded lines; the same for all of a direct client's."""
         memo: PeerMemo = self._memo
         head: Head = self.head
-        proto: bytes = b"https" if self.downstream.tls else b"http"
+        proto: bytes = b"https" if memo.tls else b"http"
         if not memo.trusted:
             if not memo.block:
-                peer = self.downstream.peer
-                memo.block = forwarded_block(peer, peer, proto, memo.host_field)
+                memo.block = forwarded_block(memo.peer, memo.peer, proto, memo.host_field)
             return memo.block
         chain = self._chain
         return forwarded_block(
@@ -722,7 +798,7 @@ class Exchange:
         framed: bytes = payload
         if attempt is None:
             return
-        if self.head.body == _BODY_CHUNKED:
+        if self._framing == _BODY_CHUNKED:
             framed = encode_chunk(payload) if payload else b""
             if ended:
                 framed += encode_last_chunk(trailers)
@@ -752,7 +828,7 @@ class Exchange:
         connection = attempt.connection
         if connection is not None:
             connection.expect_within(
-                "first-byte-timeout", self.core.wheel.now + self.route.timeouts.first_byte, 0.0
+                "first-byte-timeout", self.core.wheel.now + self._view.first_byte, 0.0
             )
         return True
 
@@ -772,7 +848,7 @@ class Exchange:
             self._pending_size = 0
         if self._body_ended:
             attempt.request_sent = True
-            deadline = self.core.wheel.now + self.route.timeouts.first_byte
+            deadline = self.core.wheel.now + self._view.first_byte
         connection.start(attempt, data, self.to_head, deadline)
         return True
 
@@ -784,7 +860,7 @@ class Exchange:
             attempt.abandon()
             return
         self._answered_at = self.core.clock()
-        if self.serving.assets is not None and self._is_asset():
+        if self._view.assets is not None and self._is_asset():
             if self._held is not None and head.status >= 400:
                 attempt.abandon()
                 self._ask_kept()
@@ -812,24 +888,23 @@ class Exchange:
         extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
         drop: cython.ulonglong = 0
         assignment = self._assignment
-        security = self.route.security
-        timeouts = self.route.timeouts
+        view = self._view
         self._status = head.status
         self._at_once = ended
-        if security is not None:
-            extra += security[1 if self.downstream.tls else 0].block(head.seen)
+        if view.security is not None:
+            extra += view.security.block(head.seen)
         if self._served_by:
             extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
-        if assignment is not None and (assignment.set_cookie or self.serving.behind_cdn):
+        if assignment is not None and (view.behind_cdn or assignment.set_cookie):
             drop, lines = cookie_lines(head, assignment.set_cookie, self.serving)
             extra += lines
         if not ended:
             streams: cython.bint = False
-            between: cython.double = timeouts.between_bytes
+            between: cython.double = view.between
             if head.length < 0:
                 streams = True
                 if (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream"):
-                    between = timeouts.stream_idle
+                    between = self.route.timeouts.stream_idle
             if streams:
                 self.deadline = _NEVER
                 self.downstream.expect(_NEVER, between)
@@ -876,9 +951,9 @@ class Exchange:
     @cython.exceptval(check=True)
     def _is_asset(self) -> cython.bint:
         """Tell whether a page's asset is asked for."""
-        assets = self.serving.assets
+        assets = self._view.assets
         assert assets is not None
-        if (self._method != b"GET" and not self.to_head) or self.head.body != _BODY_NONE:
+        if (self._method != b"GET" and not self.to_head) or self._framing != _BODY_NONE:
             return False
         return bool(assets.matches(self._path))
 
@@ -894,15 +969,12 @@ class Exchange:
     @cython.exceptval(check=True)
     def _ask_other_color(self) -> cython.bint:
         """Ask the other color for an asset; where there is none, look for a kept copy."""
-        service = self._service
-        assert service is not None
-        pool: Pool = service.pools[0 if self._green else 1]
-        if pool.closed or not pool.members:
+        view = self._view
+        if not self._attempt_at(view.blue if self._green else view.green):
             return self._ask_kept()
-        self.core.recorder.count(service.row, layout.ROW_ASSET_SECOND_TRIES)
+        self.core.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
         self._green = not self._green
         self._candidate = not self._candidate
-        self._attempt_at(pool)
         second = self._attempt
         assert second is not None
         self._request = self._render(second)
@@ -1066,17 +1138,18 @@ class Exchange:
     def _record(
         self, received: cython.longlong, sent: cython.longlong, tunnel: cython.bint
     ) -> cython.bint:
-        service = self._service
+        view = self._view
         assignment = self._assignment
+        recorder = self.core.recorder
         row: cython.Py_ssize_t = 0
         if self._recorded:
             return True
         self._recorded = True
-        if service is not None:
-            row = service.row
+        if view is not None:
+            row = view.row
             if self._entered:
-                self.core.recorder.leave(row)
-        self.core.recorder.record(
+                recorder.leave(row)
+        recorder.record(
             Outcome(
                 self.head,
                 self._method,
@@ -1091,11 +1164,9 @@ class Exchange:
                 self._answered_at,
                 # An answer that came whole ends in the turn that it came in.
                 self._answered_at if self._at_once else self.core.clock(),
-                "" if service is None else service.name,
+                "" if view is None else view.service.name,
                 row,
-                -1
-                if service is None
-                else (2 if self._candidate else 0) + (1 if self._green else 0),
+                -1 if view is None else (2 if self._candidate else 0) + (1 if self._green else 0),
                 self._endpoint,
                 self._request_id,
                 self._trace,
