@@ -78,6 +78,16 @@ _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _ILLEGAL = cython.declare(cython.int, ILLEGAL)
 _REQUEST_TABLE = cython.declare(bytes, REQUEST_TABLE)
 _ANSWER_TABLE = cython.declare(bytes, ANSWER_TABLE)
+_EXCHANGE_BEGINS = cython.declare(cython.int, EXCHANGE_BEGINS)
+_ANSWER_INFORMS = cython.declare(cython.int, ANSWER_INFORMS)
+_ANSWER_HEAD = cython.declare(cython.int, ANSWER_HEAD)
+_ANSWER_END = cython.declare(cython.int, ANSWER_END)
+_ANSWER_RESET = cython.declare(cython.int, ANSWER_RESET)
+_HEAD_ALONE = cython.declare(cython.int, HEAD_ALONE)
+_HEAD_WITH_BODY = cython.declare(cython.int, HEAD_WITH_BODY)
+_BODY_END = cython.declare(cython.int, BODY_END)
+_REQUEST_RESET = cython.declare(cython.int, REQUEST_RESET)
+_REQUEST_STOP = cython.declare(cython.int, REQUEST_STOP)
 _R_IDLE = cython.declare(cython.int, REQUEST_IDLE)
 _R_BODY = cython.declare(cython.int, REQUEST_BODY)
 _R_DONE = cython.declare(cython.int, REQUEST_DONE)
@@ -336,7 +346,7 @@ class DownstreamConnection:
     def inform(self, head: Head) -> None:
         """Pass a 1xx answer on; HTTP/1.0 knows none."""
         if self._minor == 1 and not self.closed:
-            self._answer_to(ANSWER_INFORMS)
+            self._answer_to(_ANSWER_INFORMS)
             self._transport.write(
                 head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, b"")
             )
@@ -349,19 +359,20 @@ class DownstreamConnection:
         ``drop`` are fields left out beside the hop-by-hop ones, ``extra`` complete lines added.
         """
         lines: bytes = extra
+        framing: cython.int = head.body
         drop |= _DROP_MASK
-        self._answer_to(ANSWER_HEAD)
+        self._answer_to(_ANSWER_HEAD)
         if head.status == 204:
             drop |= _CONTENT_LENGTH_BIT
-        self._answer_body = head.body
-        if head.body not in (_BODY_NONE, _BODY_LENGTH):
+        self._answer_body = framing
+        if framing not in (_BODY_NONE, _BODY_LENGTH):
             if self._minor == 1:
                 self._answer_body = _BODY_CHUNKED
                 lines += _CHUNKED_LINE
             else:
                 self._answer_body = 3
                 self._keep = False
-        self._answer_left = head.length if head.body == _BODY_LENGTH else 0
+        self._answer_left = head.length if framing == _BODY_LENGTH else 0
         if not self._goes_on():
             self._keep = False
             lines += _CLOSE_LINE
@@ -393,14 +404,14 @@ class DownstreamConnection:
         if failure.kind.closes or not self._goes_on():
             self._keep = False
         head, body = problem(failure, status, keep=self._keep, minor=self._minor, extra=extra)
-        self._answer_to(ANSWER_HEAD)
+        self._answer_to(_ANSWER_HEAD)
         self._answer_body = _BODY_LENGTH
         self._answer_left = 0 if self._to_head else len(body)
         self._send(head, b"" if self._to_head else body, True, None)
 
     def reply(self, status: int, lines: bytes) -> None:
         """Answer with a head of the gateway's own and no content."""
-        self._answer_to(ANSWER_HEAD)
+        self._answer_to(_ANSWER_HEAD)
         self._answer_body = _BODY_NONE
         if not self._goes_on():
             self._keep = False
@@ -416,7 +427,7 @@ class DownstreamConnection:
         """Send 101 and become one end of a tunnel."""
         upgrade = head.find(b"upgrade") or b""
         lines = extra + b"Connection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
-        self._answer_to(ANSWER_HEAD)
+        self._answer_to(_ANSWER_HEAD)
         self._transport.write(
             head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, lines)
         )
@@ -479,7 +490,8 @@ class DownstreamConnection:
             self._stop(_bad_request(error))
             return True
         limits = self.core.serving.limits
-        if head.end > limits.head:
+        end: cython.Py_ssize_t = head.end
+        if end > limits.head:
             self._too_large(data)
             return True
         self._idle_timeout = limits.idle_timeout
@@ -487,27 +499,27 @@ class DownstreamConnection:
         self._minor = head.minor
         self._keep = head.persistent
         self._body = head.body
-        self._left = head.length
+        self._left = head.length if self._body == _BODY_LENGTH else 0
         self._limit = 0
         self.sent = 0
         self.taken = 0
         self._to_head = False
-        self._request_to(HEAD_ALONE if head.body == _BODY_NONE else HEAD_WITH_BODY)
-        self._answer_to(EXCHANGE_BEGINS)
+        self._request_to(_HEAD_ALONE if self._body == _BODY_NONE else _HEAD_WITH_BODY)
+        self._answer_to(_EXCHANGE_BEGINS)
         self._head_begun = False
         exchange = Exchange(self, self.core, head, started)
         self._exchange = exchange
         self._to_head = exchange.to_head
         if self._body == _BODY_CHUNKED:
             self._decoder = ChunkedDecoder()
-        elif self._body == _BODY_NONE and head.end < len(data):
+        elif self._body == _BODY_NONE and end < len(data):
             # Before the exchange begins: it may be refused at once, and what is left decides
             # whether the connection goes on.
             self._fresh = True
-            self._ahead = data[head.end :]
+            self._ahead = data[end:]
         exchange.begin()
-        if self._request == _R_BODY and self._exchange is exchange and head.end < len(data):
-            self._take_body(data, head.end)
+        if self._request == _R_BODY and self._exchange is exchange and end < len(data):
+            self._take_body(data, end)
         return True
 
     @cython.cfunc
@@ -598,7 +610,7 @@ class DownstreamConnection:
             exchange.fail(Failure("body-too-large", f"more than {self._limit} octets"))
             return True
         if done:
-            self._request_to(BODY_END)
+            self._request_to(_BODY_END)
             self._decoder = None
             self._arm(exchange.deadline)
             if used < len(data):
@@ -656,7 +668,7 @@ class DownstreamConnection:
         """The answer is complete: next request, or the connection's end."""
         exchange = self._exchange
         self._exchange = None
-        self._answer_to(ANSWER_END)
+        self._answer_to(_ANSWER_END)
         if exchange is not None:
             exchange.on_answered()
         if self.closed:
@@ -664,8 +676,8 @@ class DownstreamConnection:
         if not self._keep or self._request != _R_DONE or self.core.draining:
             self._linger()
             return True
-        self._answer_to(ANSWER_RESET)
-        self._request_to(REQUEST_RESET)
+        self._answer_to(_ANSWER_RESET)
+        self._request_to(_REQUEST_RESET)
         self._held = False
         self._to_head = False
         if self._paused:
@@ -709,7 +721,7 @@ class DownstreamConnection:
     def _linger(self) -> cython.bint:
         """Close: at once where the client sends nothing more, else after reading it away."""
         silent: cython.bint = self._ended or (self._request == _R_DONE and not self._ahead)
-        self._request_to(REQUEST_STOP)
+        self._request_to(_REQUEST_STOP)
         if silent or self.tls:
             self._close()
             return True
@@ -860,8 +872,10 @@ class DownstreamConnection:
 
 @cython.cfunc
 def _status_line(head: Head) -> bytes:
-    if head.minor == 1 and head.reason:
-        return head.line
+    line: bytes = head.line
+    # "HTTP/1.1 200 O" and CRLF is the shortest with a reason.
+    if len(line) >= 16 and line[7] == 49:
+        return line
     # The blank before an empty reason must not be missing (RFC 9112 section 4).
     return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
 

@@ -70,6 +70,8 @@ _MAX_PENDING = cython.declare(cython.Py_ssize_t, MAX_PENDING)
 _NEVER = cython.declare(cython.double, NEVER)
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
+_TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
+_HOST = cython.declare(cython.int, HOST)
 _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
@@ -244,7 +246,7 @@ class Attempt:
 
     def asked_for(self, protocol: bytes | None) -> bool:
         """Tell whether the client asked to switch to this protocol (RFC 9110 section 7.8)."""
-        asked = self._exchange.head.get(UPGRADE)
+        asked = self._exchange.head.get(_UPGRADE)
         if not self.wants_upgrade or protocol is None or asked is None:
             return False
         return protocol.lower() in [each.strip(b" \t") for each in asked.lower().split(b",")]
@@ -529,10 +531,10 @@ class Exchange:
             given = head.get(X_REQUEST_ID)
             if given is not None and valid_request_id(given):
                 self._request_id = given
-        digits: bytes = self.core.hexes.take(_ID_DIGITS + _TRACE_DIGITS)
+        take = self.core.hexes.take
         if not self._request_id:
-            self._request_id = digits[:_ID_DIGITS]
-        self._trace = continue_or_begin(head.get(TRACEPARENT), digits[_ID_DIGITS:])
+            self._request_id = take(_ID_DIGITS)
+        self._trace = continue_or_begin(head.get(_TRACEPARENT), take(_TRACE_DIGITS))
         return True
 
     @cython.cfunc
@@ -542,7 +544,7 @@ class Exchange:
         head: Head = self.head
         memo: PeerMemo = self._memo
         target: bytes = self._target
-        field = head.get(HOST)
+        field = head.get(_HOST)
         if field is None:
             self._remember_host(b"", b"")
         elif field != memo.host_field or not field:
@@ -572,7 +574,7 @@ class Exchange:
     def _origin_form(self, target: bytes) -> bytes:
         """Take an absolute-form target (RFC 9112 section 3.2.2) that names the Host it came to."""
         _, authority, origin = split_absolute(target)
-        field = self.head.get(HOST)
+        field = self.head.get(_HOST)
         if field is None:
             self._authority = authority
             self._remember_host(authority, valid_host(authority)[0])
@@ -619,7 +621,7 @@ class Exchange:
             if (self._repeated >> _COOKIE) & 1:
                 self._cookie = b"; ".join(head.get_all(COOKIE))
             else:
-                self._cookie = head.get(COOKIE)
+                self._cookie = head.get(_COOKIE)
         if view.overridable:
             assignment = assign_override(
                 self.serving, self.core, head, self._cookie, self._host, memo.tls
@@ -686,7 +688,7 @@ class Exchange:
         if not (self._seen >> _UPGRADE) & 1 or self._framing != _BODY_NONE:
             return False
         head: Head = self.head
-        wanted = head.get(UPGRADE)
+        wanted = head.get(_UPGRADE)
         if not head.upgrade or wanted is None or (self._repeated >> _UPGRADE) & 1:
             return False
         for protocol in wanted.lower().split(b","):
@@ -745,7 +747,7 @@ class Exchange:
                 parts.append(attempt.endpoint.host_line)
         if attempt.wants_upgrade:
             parts.append(b"Connection: Upgrade\r\nUpgrade: ")
-            parts.append(head.get(UPGRADE) or b"")
+            parts.append(head.get(_UPGRADE) or b"")
             parts.append(b"\r\n")
         elif self._seen & _TE_BIT and b"trailers" in (head.get(TE) or b"").lower():
             parts.append(b"Connection: TE\r\nTE: trailers\r\n")

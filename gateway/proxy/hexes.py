@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 #: Random octets drawn at a time.
 BLOCK = 4096
+_BLOCK = cython.declare(cython.Py_ssize_t, BLOCK)
 
 
 @cython.final
@@ -28,7 +29,9 @@ class RandomHex:
         self._at = 0
 
     def take(self, count: cython.Py_ssize_t) -> bytes:
-        """Return ``count`` fresh hex digits, at most twice BLOCK."""
+        """Return ``count`` fresh hex digits, 1 to twice BLOCK. Raises ValueError for others."""
+        if not 0 < count <= 2 * _BLOCK:
+            raise ValueError(f"{count} digits; 1 to {2 * BLOCK} can be taken at a time")
         at: cython.Py_ssize_t = self._at
         end: cython.Py_ssize_t = at + count
         if end > len(self._digits):
@@ -36,4 +39,9 @@ class RandomHex:
             at = 0
             end = count
         self._at = end
-        return self._digits[at:end]
+        if cython.compiled:
+            # Without the slice object that this would make first; both ends are checked above.
+            octets: cython.p_char = self._digits
+            return octets[at:end]
+        else:  # noqa: RET505 - the compiler leaves one of the two out
+            return self._digits[at:end]

@@ -75,6 +75,12 @@ def escaped(value: bytes) -> str:
     return value.decode("ascii")
 
 
+@cython.cfunc
+def _shown(value: bytes, room: cython.Py_ssize_t) -> str:
+    """Return the inside of a JSON string for the first ``room`` octets."""
+    return escaped(value if len(value) <= room else value[:room])
+
+
 def _escape(value: bytes) -> str:
     pieces: list[str] = []
     for letter in value.decode("utf-8", "replace"):
@@ -321,13 +327,13 @@ class Recorder:
         if outcome.served_by:
             tail += f',"served_by":"{outcome.served_by}"'
         if referer is not None:
-            tail += f',"referer":"{escaped(referer[:room])}"'
+            tail += f',"referer":"{_shown(referer, room)}"'
         if agent is not None:
-            tail += f',"user_agent":"{escaped(agent[:room])}"'
+            tail += f',"user_agent":"{_shown(agent, room)}"'
         return (
             f'{{"time":"{self._stamp}.{millis:03d}Z","client":"{outcome.client}",'
             f'"method":"{escaped(outcome.method)}","host":"{escaped(outcome.host)}",'
-            f'"target":"{escaped(outcome.target[: 2 * room])}","status":{outcome.status},'
+            f'"target":"{_shown(outcome.target, 2 * room)}","status":{outcome.status},'
             f'"received":{outcome.received},"sent":{outcome.sent},'
             f'"duration_ms":{duration // 1000}.{duration % 1000:03d},'
             f'"service":"{outcome.service}","color":"{_COLORS[outcome.side + 1]}",'
