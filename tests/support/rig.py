@@ -21,6 +21,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
+import h11
 import orjson
 
 from gateway.board import layout
@@ -214,6 +215,28 @@ def _read_chunks(data: bytes) -> tuple[bytes, tuple[tuple[bytes, bytes], ...], b
         if not line:
             return body, _fields(block), data
         block += line + b"\r\n"
+
+
+def h11_reads(data: bytes) -> None:
+    """Have another parser read what a backend was sent; it raises where it does not agree.
+
+    The last request may be a part; octets behind an upgrade are nobody's.
+    """
+    server = h11.Connection(h11.SERVER, max_incomplete_event_size=10**6)
+    if data:  # to h11 no octets are the end of them
+        server.receive_data(data[:100_000])
+    while True:
+        event = server.next_event()
+        if event is h11.NEED_DATA:
+            return
+        if event is h11.PAUSED:
+            if server.their_state not in {h11.DONE, h11.MUST_CLOSE}:
+                return
+            server.send(h11.Response(status_code=200, headers=[("Content-Length", "0")]))
+            server.send(h11.EndOfMessage())
+            if server.our_state is h11.MUST_CLOSE:
+                return
+            server.start_next_cycle()
 
 
 class Client:
@@ -525,6 +548,7 @@ class Rig:
             assert client.closed, f"never closed: {client.connection!r}"
         for backend in self.backends:
             assert backend.closed, f"never closed: {backend.connection!r}"
+            h11_reads(bytes(backend.transport.sent))
         assert len(self.core.wheel) == 0, "something is left in the wheel"
         for known in self.builder.endpoints.values():
             assert not known.connections, f"{known!r} remembers a closed connection"
