@@ -171,7 +171,16 @@ def test_a_closed_tunnel_that_nobody_reads_is_cut(whole: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "protocol", ["h2c", "H2C", "HTTP/2.0", "TLS/1.0", "websocket, h2c", "h2c,websocket"]
+    "protocol",
+    [
+        "h2c",
+        "H2C",
+        "HTTP/2.0",
+        "TLS/1.0",
+        "websocket, h2c",
+        "h2c,websocket",
+        "websocket\r\nUpgrade: h2c",
+    ],
 )
 def test_protocols_that_walk_past_the_gateway_are_not_asked_for(rig: Rig, protocol: str) -> None:
     rig.client.get(
