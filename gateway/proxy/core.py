@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from gateway.board import layout
@@ -37,7 +38,9 @@ class Core:
 
     __slots__ = (
         "_beat",
+        "_date",
         "_on_turn",
+        "_second",
         "_slab",
         "_slabs",
         "_tasks",
@@ -90,6 +93,8 @@ class Core:
         self._slab = layout.slab_at(slab)
         self._slabs = slabs
         self._tasks: set[asyncio.Task[None]] = set()
+        self._second = -1
+        self._date = b""
         self._beat: asyncio.TimerHandle | None = None
         self._on_turn = on_turn
 
@@ -111,6 +116,14 @@ class Core:
         self.wheel.advance(now)
         if self._on_turn is not None:
             self._on_turn(now)
+
+    def date_line(self) -> bytes:
+        """Return the ``Date`` line of now (RFC 9110 section 6.6.1), made once a second."""
+        second = int(self.wall())
+        if second != self._second:
+            self._second = second
+            self._date = b"Date: " + formatdate(second, usegmt=True).encode("ascii") + b"\r\n"
+        return self._date
 
     # --- connections ----------------------------------------------------------------------------
 

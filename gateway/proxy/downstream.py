@@ -403,6 +403,7 @@ class DownstreamConnection:
             return
         if failure.kind.closes or not self._goes_on():
             self._keep = False
+        extra += self.core.date_line()
         head, body = problem(failure, status, keep=self._keep, minor=self._minor, extra=extra)
         self._answer_to(_ANSWER_HEAD)
         self._answer_body = _BODY_LENGTH
@@ -411,6 +412,7 @@ class DownstreamConnection:
 
     def reply(self, status: int, lines: bytes) -> None:
         """Answer with a head of the gateway's own and no content."""
+        lines += self.core.date_line()
         self._answer_to(_ANSWER_HEAD)
         self._answer_body = _BODY_NONE
         if not self._goes_on():

@@ -27,9 +27,11 @@ from gateway.proxy.wheel import NEVER
 from gateway.wire.body import encode_chunk, encode_last_chunk
 from gateway.wire.errors import WireError
 from gateway.wire.fields import (
+    CACHE_CONTROL,
     CONTENT_LENGTH,
     CONTENT_TYPE,
     COOKIE,
+    DATE,
     FORWARDED,
     GW_OVERRIDE,
     HOP_BY_HOP,
@@ -76,6 +78,8 @@ _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
+_DATE_BIT = cython.declare(cython.ulonglong, mask(DATE))
+_CACHE_CONTROL_BIT = cython.declare(cython.ulonglong, mask(CACHE_CONTROL))
 _TRACESTATE_BIT = cython.declare(cython.ulonglong, mask(TRACESTATE))
 _TE_BIT = cython.declare(cython.ulonglong, mask(TE))
 _CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
@@ -891,14 +895,20 @@ class Exchange:
         drop: cython.ulonglong = 0
         assignment = self._assignment
         view = self._view
+        seen: cython.ulonglong = head.seen
         self._status = head.status
         self._at_once = ended
         if view.security is not None:
-            extra += view.security.block(head.seen)
+            extra += view.security.block(seen)
+        if not seen & _DATE_BIT:
+            extra += self.core.date_line()
         if self._served_by:
             extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
+            extra += b"Cache-Control: no-store\r\n"
+            drop |= _CACHE_CONTROL_BIT
         if assignment is not None and (view.behind_cdn or assignment.set_cookie):
-            drop, lines = cookie_lines(head, assignment.set_cookie, self.serving)
+            unwanted, lines = cookie_lines(head, assignment.set_cookie, self.serving)
+            drop |= unwanted
             extra += lines
         if not ended:
             streams: cython.bint = False

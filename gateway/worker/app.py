@@ -176,7 +176,7 @@ class Worker:
         self._log_where = where
         self._recorder.log_to(None if self._log is None else self._log.write)
         if old is not None:
-            old.close()
+            old.close(within=0.0)  # its thread goes on; a stuck pipe must not hold the loop
 
     def _keep_assets(self, topology: Topology) -> None:
         """Keep copies of assets for as long as the configuration says; 0 keeps none."""

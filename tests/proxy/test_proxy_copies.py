@@ -64,6 +64,7 @@ def test_a_copy_is_given_where_neither_color_has_the_asset(rig: Rig, folder: Pat
     answer = rig.client.answer()
     assert (answer.status, answer.body) == (200, b"old!")
     assert answer.field(b"x-gateway-served-by") == b"stale"
+    assert answer.all(b"cache-control") == [b"no-store"]
     assert answer.field(b"content-type") == b"text/javascript"
     assert rig.log[-1]["served_by"] == "stale"
     assert rig.client.open

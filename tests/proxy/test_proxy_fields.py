@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from email.utils import parsedate_to_datetime
 
 import pytest
 
 from gateway.config.snapshot import Cohort, Route, SecurityProfile
-from tests.support.rig import Rig, endpoint, pool, service, topology, traffic
+from tests.support.rig import EPOCH, Rig, endpoint, pool, service, topology, traffic
 
 HOP_BY_HOP = (
     "Connection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nProxy-Connection: keep-alive\r\n"
@@ -331,3 +332,22 @@ def test_ipv4_on_a_dual_stack_socket_is_told_as_ipv4(rig: Rig) -> None:
     assert rig.backend().fields[b"x-forwarded-for"] == b"192.0.2.7"
     rig.backend().ok()
     rig.over([200])
+
+
+def test_an_answer_without_a_date_is_given_one(rig: Rig) -> None:
+    rig.client.get()
+    rig.backend().ok()
+    date = rig.client.answer().field(b"date")
+    assert date is not None
+    assert parsedate_to_datetime(date.decode()).timestamp() == int(EPOCH)
+    rig.client.get()
+    rig.backend().ok(fields="Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n")
+    assert rig.client.answers()[-1].all(b"date") == [b"Thu, 01 Jan 1970 00:00:00 GMT"]
+    rig.over([200, 200])
+
+
+def test_an_answer_of_ours_has_a_date(rig: Rig) -> None:
+    rig.client.send(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert len(rig.client.answer().all(b"date")) == 1
+    rig.connect().send(b"GET /../x HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert len(rig.client.answer().all(b"date")) == 1
