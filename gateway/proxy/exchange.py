@@ -753,7 +753,7 @@ class Exchange:
             parts.append(b"Connection: Upgrade\r\nUpgrade: ")
             parts.append(head.get(_UPGRADE) or b"")
             parts.append(b"\r\n")
-        elif self._seen & _TE_BIT and b"trailers" in (head.get(TE) or b"").lower():
+        elif self._seen & _TE_BIT and _wants_trailers(head):
             parts.append(b"Connection: TE\r\nTE: trailers\r\n")
         if self._framing == _BODY_CHUNKED:
             parts.append(b"Transfer-Encoding: chunked\r\n")
@@ -1205,6 +1205,15 @@ def _is_whole(head: Head, to_head: cython.bint) -> bool:
     except WireError:
         return False
     return bool(found and head.length == len(head.data) - head.end)
+
+
+def _wants_trailers(head: Head) -> bool:
+    """Tell whether a TE field lists ``trailers`` (RFC 9110 section 10.1.4)."""
+    return any(
+        member.strip(b" \t").lower() == b"trailers"
+        for value in head.get_all(TE)
+        for member in value.split(b",")
+    )
 
 
 def _stripped(target: bytes, segments: cython.int) -> bytes:

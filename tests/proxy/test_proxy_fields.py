@@ -351,3 +351,21 @@ def test_an_answer_of_ours_has_a_date(rig: Rig) -> None:
     assert len(rig.client.answer().all(b"date")) == 1
     rig.connect().send(b"GET /../x HTTP/1.1\r\nHost: x\r\n\r\n")
     assert len(rig.client.answer().all(b"date")) == 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ("TE: trailers", True),
+        ("TE: gzip;q=0.5, Trailers", True),
+        ("TE: gzip\r\nTE: trailers", True),
+        ("TE: xtrailers", False),
+        ("TE: gzip", False),
+    ],
+)
+def test_of_te_only_trailers_is_passed_on(rig: Rig, sent: str, told: bool) -> None:
+    rig.client.get(fields=f"{sent}\r\n")
+    fields = rig.backend().fields
+    assert fields.get(b"te") == (b"trailers" if told else None)
+    rig.backend().ok()
+    rig.over([200])
