@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from gateway.demo.ports import free_ports
 from loadtests import measure, targets
 from loadtests.measure import Idle, Round
-from loadtests.processes import Child, ToolError, free_ports
+from loadtests.processes import Child, ToolError
 from loadtests.report import render
 from loadtests.steady import Steady
 from loadtests.targets import Place, Target, gateway_workers, program, whole_family

@@ -81,15 +81,6 @@ def start(
     return Child(name, process, output)
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now; all are held until all are chosen."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
 def wait_listening(child: Child, port: int, timeout: float = 15.0) -> None:
     """Wait until something accepts on ``port``. Raises ToolError with the child's output."""
     deadline = time.monotonic() + timeout

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import socket
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gateway.config.snapshot import COLORS
 from gateway.demo.identity import Identity
-
-HOST = "127.0.0.1"
+from gateway.demo.ports import HOST, free_ports
 
 #: Processes per service and color, and the last digit of their ports.
 REPLICAS: dict[str, int] = {"website": 1, "ivor": 2, "events": 1, "newsroom": 1}
@@ -74,15 +72,9 @@ def usual_layout() -> Layout:
 
 
 def free_layout() -> Layout:
-    """Return the usual layout on ports that are free now, as the operating system gives them."""
+    """Return the usual layout on ports that are free now."""
     usual = usual_layout()
-    with ExitStack() as stack:
-        ports = []
-        for _ in usual.ports():
-            # Held until all are known: the same one is not given twice.
-            held = stack.enter_context(socket.socket())
-            held.bind((HOST, 0))
-            ports.append(int(held.getsockname()[1]))
+    ports = free_ports(len(list(usual.ports())))
     processes = [
         replace(placed, port=port) for placed, port in zip(usual.processes, ports[2:], strict=True)
     ]

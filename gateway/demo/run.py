@@ -23,7 +23,8 @@ from gateway.client.exits import Exit
 from gateway.client.link import Link, parse_admin
 from gateway.client.running_demo import ClientFile, Instance
 from gateway.demo.children import GATEWAY, Child, Children, DemoError, await_ready, start_service
-from gateway.demo.layout import HOST, Layout, configuration, free_layout, taken_ports, usual_layout
+from gateway.demo.layout import Layout, configuration, free_layout, taken_ports, usual_layout
+from gateway.demo.ports import HOST
 from gateway.demo.selftest import SelfTestError, self_test
 from gateway.supervisor.plan import python
 

@@ -10,13 +10,13 @@ import yaml
 
 from gateway.config.load import read_file
 from gateway.demo.layout import (
-    HOST,
     REPLICAS,
     configuration,
     free_layout,
     taken_ports,
     usual_layout,
 )
+from gateway.demo.ports import HOST
 
 DEMO_FILE = Path(__file__).parents[2] / "config" / "demo.yaml"
 

@@ -22,7 +22,8 @@ from gateway.client import running_demo
 from gateway.client.running_demo import ClientFile
 from gateway.demo import run as demo_run
 from gateway.demo.children import DemoError, marked
-from gateway.demo.layout import HOST, free_layout
+from gateway.demo.layout import free_layout
+from gateway.demo.ports import HOST
 
 pytestmark = [
     pytest.mark.slow,

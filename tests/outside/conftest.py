@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.demo.ports import free_ports
 from tests.support.gateway import GatewayProcess
-from tests.support.processes import free_ports, start_listening
+from tests.support.processes import start_listening
 
 HERE = Path(__file__).parent
 

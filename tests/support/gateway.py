@@ -17,12 +17,12 @@ from typing import Any, Self
 
 import pytest
 
+from gateway.demo.ports import free_ports
 from tests.support.processes import (
     ROOT,
     Process,
     alive,
     children_of,
-    free_ports,
     start,
     wait_until,
 )

@@ -24,15 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 30.0
 
 
-def free_ports(count: int) -> list[int]:
-    """Return ports of 127.0.0.1 that nobody listens on now, all different."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-
-
 def wait_until(
     look: Callable[[], T | None], what: str | Callable[[], str], timeout: float = PATIENCE
 ) -> T:
