@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.processes import free_ports, listens
+from gateway.demo.ports import free_ports
+from tests.support.processes import listens
 from tests.support.rawclient import RawClient
 from tests.support.upstream import Conversation, Upstream, always
 
