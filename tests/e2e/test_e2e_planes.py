@@ -50,6 +50,8 @@ class Visitor:
                         answer = client.get()
                         assert answer.status == 200, answer
                         self.good += 1
+                        if answer.field("connection") == "close":
+                            break  # as every client does: a draining worker says so
             except (OSError, AssertionError) as error:
                 self.bad.append(repr(error))
 
