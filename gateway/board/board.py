@@ -1,7 +1,8 @@
 """The views on the board's shared memory: who maps it, who may write which word, what sums mean.
 
 One writer a word: the supervisor writes the header (control its own heartbeat and state there),
-control the endpoint cells, a worker its slab. The supervisor also writes a slab that no process
+control the endpoint cells' health, a worker its slab. A cell's breaker is written by whoever holds
+the cell's lock (``board.locks``). The supervisor also writes a slab that no process
 holds, before a worker takes it and after one has gone. A read of one aligned 64-bit word is whole,
 so nothing here takes a lock; sums over slabs are of words read one after the other and may be off
 by what happened in between.
@@ -281,6 +282,71 @@ class Board:
         self.words[at + layout.CELL_CHANGED] = now
         self.words[at + layout.CELL_HEALTH] = health
         return True
+
+    def breaker(self, cell: int) -> int:
+        """Return an endpoint's breaker's state: a ``BREAKER_*``."""
+        _check_cell(cell)
+        return self.words[layout.cell_at(cell) + layout.CELL_BREAKER]
+
+    def breaker_opened(self, cell: int) -> int:
+        """Return how often an endpoint's breaker has opened."""
+        _check_cell(cell)
+        return self.words[layout.cell_at(cell) + layout.CELL_OPENED]
+
+    def ejected(self, cell: int, now: int) -> bool:
+        """Tell whether an endpoint is left out as an outlier at ``now`` (CLOCK_MONOTONIC, ns)."""
+        _check_cell(cell)
+        return self.words[layout.cell_at(cell) + layout.CELL_EJECTED_UNTIL] > now
+
+    def serves(self, cell: int) -> bool:
+        """Tell whether an endpoint can be sent requests: not down, and its breaker not open.
+
+        One that passes its probes again is as good as back: the next request closes its breaker.
+        """
+        at = layout.cell_at(cell)
+        if self.health(cell) == layout.DOWN:
+            return False
+        state = self.words[at + layout.CELL_BREAKER]
+        if state == layout.BREAKER_OPEN:
+            passes, before = (
+                self.words[at + layout.CELL_PASSES],
+                self.words[at + layout.CELL_PASSES_BEFORE],
+            )
+            return (passes - before if passes >= before else passes) >= 2
+        return state in {layout.BREAKER_CLOSED, layout.BREAKER_HALF_OPEN}
+
+    def force_breaker(self, cell: int, now: int) -> bool:
+        """Open an endpoint's breaker until it is reset; returns whether it was not yet."""
+        at = layout.cell_at(cell)
+        if self.breaker(cell) == layout.BREAKER_FORCED:
+            return False
+        self.words[at + layout.CELL_BREAKER_CHANGED] = now
+        self.words[at + layout.CELL_BREAKER] = layout.BREAKER_FORCED
+        return True
+
+    def reset_breaker(self, cell: int, now: int) -> bool:
+        """Close an endpoint's breaker and forget its failures; returns whether it was not closed.
+
+        An outlier is back in service with it.
+        """
+        at = layout.cell_at(cell)
+        changed = self.breaker(cell) != layout.BREAKER_CLOSED or self.ejected(cell, now)
+        for word in (
+            layout.CELL_RUN,
+            layout.CELL_OPENINGS,
+            layout.CELL_EJECTED_UNTIL,
+            layout.CELL_EJECTIONS,
+            layout.CELL_WINDOW,
+        ):
+            self.words[at + word] = 0
+        self.words[at + layout.CELL_BREAKER_CHANGED] = now
+        self.words[at + layout.CELL_BREAKER] = layout.BREAKER_CLOSED
+        return changed
+
+    def warm(self, cell: int, now: int) -> None:
+        """Begin an endpoint's slow start."""
+        _check_cell(cell)
+        self.words[layout.cell_at(cell) + layout.CELL_WARM_FROM] = now
 
     def clear_cell(self, cell: int) -> None:
         """Make a cell ready for another endpoint: health unknown, never changed."""

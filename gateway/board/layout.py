@@ -1,8 +1,9 @@
 """Where everything stands in the board's shared memory.
 
-The board is an array of 64-bit words: a header, endpoint cells (written by control; breakers come
-later), then one slab per worker process (written by that worker alone, so that no update needs a
-lock, counts outlive a killed worker, and sums need no messages).
+The board is an array of 64-bit words: a header, endpoint cells (health is written by control, the
+breaker and what is counted for it by whoever holds the cell's lock), then one slab per worker
+process (written by that worker alone, so that no update needs a lock, counts outlive a killed
+worker, and sums need no messages).
 
 Standard library only: the supervisor maps it too. All offsets are in words.
 """
@@ -10,7 +11,7 @@ Standard library only: the supervisor maps it too. All offsets are in words.
 from __future__ import annotations
 
 MAGIC = 0x6777_626F_6172_6431  # "gwboard1"
-LAYOUT = 1
+LAYOUT = 2
 
 WORD = 8
 
@@ -33,7 +34,26 @@ HEADER_WORDS = 64
 MAX_ENDPOINTS = 2048
 CELL_HEALTH = 0
 CELL_CHANGED = 1  # CLOCK_MONOTONIC, nanoseconds
-CELL_WORDS = 16
+CELL_PASSES = 2  # L2 passes in a row (control writes)
+CELL_BREAKER = 3  # a BREAKER_* of below
+CELL_BREAKER_CHANGED = 4  # CLOCK_MONOTONIC, nanoseconds
+CELL_RUN = 5  # failures in a row
+CELL_OPENINGS = 6  # openings in a row, by which the time until the next probe grows
+CELL_OPENED = 7  # openings (counter)
+CELL_PASSES_BEFORE = 8  # CELL_PASSES when it opened
+CELL_UNREACHED = 9  # 1 where the last failure was to connect at all
+CELL_EJECTED_UNTIL = 10  # CLOCK_MONOTONIC, nanoseconds; 0: not ejected
+CELL_EJECTIONS = 11  # ejections that the next one's length grows by
+CELL_WARM_FROM = 12  # CLOCK_MONOTONIC, nanoseconds: slow start began; 0: none
+#: The window that shares of failures are counted over: when its current half began, and the
+#: endpoint's requests and failures at the begin of the half before and of this one.
+CELL_WINDOW = 13
+CELL_BEFORE = 14
+CELL_HALF = 16
+CELL_WORDS = 32
+
+BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN, BREAKER_FORCED = 0, 1, 2, 3
+BREAKER_NAMES = ("closed", "open", "half_open", "forced_open")
 
 UNKNOWN, UP, DOWN = 0, 1, 2
 HEALTH_NAMES = ("unknown", "up", "down")
@@ -95,10 +115,15 @@ ROWS_AT = SLAB_HEADER_WORDS  # within a slab
 ENDPOINT_IN_FLIGHT = 0  # requests and tunnels (gauge)
 ENDPOINT_TUNNELS = 1  # of these, tunnels (gauge)
 ENDPOINT_REQUESTS = 2  # attempts begun (counter)
-ENDPOINT_FAILURES = 3  # attempts failed (counter)
+ENDPOINT_FAILURES = 3  # attempts failed, as the breaker counts (counter)
 ENDPOINT_WORDS = 4
 ENDPOINTS_AT = ROWS_AT + MAX_SERVICES * ROW_WORDS
 SLAB_WORDS = ENDPOINTS_AT + MAX_ENDPOINTS * ENDPOINT_WORDS
+
+
+def cell_at(cell: int) -> int:
+    """Return where an endpoint's cell begins."""
+    return CELLS_AT + cell * CELL_WORDS
 
 
 def slab_at(slab: int) -> int:

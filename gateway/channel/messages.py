@@ -79,5 +79,17 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True, tag="failures"):
     dropped: int = 0
 
 
-FromWorker = Hello | Ack | Failures
+class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
+    """An endpoint's breaker went from one state to another, by this worker's doing.
+
+    States are ``closed``, ``open``, ``half_open``; ``ejected`` from ``in_service`` for an outlier.
+    The state itself stands on the board: this is told for the events only.
+    """
+
+    endpoint: str
+    was: str
+    now: str
+
+
+FromWorker = Hello | Ack | Failures | BreakerMoved
 FromControl = Apply | Addresses | Drain

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.config.addresses import EndpointAddress
     from gateway.config.schema import Config, Route, SecurityProfile, Service, Timeouts
+    from gateway.config.schema.services import Outlier, Rescue, Retry
 
 __all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
 
@@ -66,7 +67,12 @@ def build_topology(
         number=number,
         services=services,
         pools=tuple(pools),
-        routes=snapshot.pack_routes([_route(route, timeouts) for route in routes_of(config)]),
+        routes=snapshot.pack_routes(
+            [
+                _route(route, timeouts, config.services[route.service].retries)
+                for route in routes_of(config)
+            ]
+        ),
         profiles=tuple(
             _profile(name, profile) for name, profile in sorted(config.security.profiles.items())
         ),
@@ -128,10 +134,62 @@ def _service(name: str, section: Service, row: int) -> snapshot.Service:
         drain_timeout=section.drain_timeout,
         host=section.host,
         tls_ca=section.tls.ca,
+        retry=_retry(section.retry, section.retries),
+        rescue=_rescue(section.rescue),
+        breaker=_breaker(section),
+        outlier=_outlier(section.outlier),
+        slow_start=section.slow_start,
     )
 
 
-def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts]) -> snapshot.Route:
+def _retry(section: Retry | str, attempts: int) -> snapshot.Retry:
+    if isinstance(section, str):
+        return snapshot.Retry()
+    return snapshot.Retry(
+        attempts=attempts,
+        on=section.on,
+        methods=section.methods,
+        budget=section.budget,
+        floor=section.floor.per_second,
+        body=section.body,
+    )
+
+
+def _rescue(section: Rescue | str) -> snapshot.Rescue:
+    if isinstance(section, str):
+        return snapshot.Rescue()
+    return snapshot.Rescue(on=section.on, methods=section.methods)
+
+
+def _breaker(section: Service) -> snapshot.Breaker:
+    breaker = section.breaker
+    if isinstance(breaker, str):
+        return snapshot.Breaker(failures=0)
+    return snapshot.Breaker(
+        failures=breaker.failures,
+        share=breaker.share,
+        window=breaker.window,
+        minimum=breaker.minimum,
+        on=breaker.on,
+        reset_after=breaker.reset_after,
+        reset_at_most=max(breaker.reset_after, breaker.reset_at_most),
+        probed=section.health.L2 is not None,
+    )
+
+
+def _outlier(section: Outlier | str) -> snapshot.Outlier | None:
+    if isinstance(section, str):
+        return None
+    return snapshot.Outlier(
+        above=section.above,
+        minimum=section.minimum,
+        eject_for=section.eject_for,
+        eject_at_most=max(section.eject_for, section.eject_at_most),
+        share=section.share,
+    )
+
+
+def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts], retries: int) -> snapshot.Route:
     own = route.timeouts
     below = timeouts[route.service]
 
@@ -153,6 +211,8 @@ def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts]) -> snapshot.
         body_limit=route.limits.body,
         timeouts=None if merged == below else merged,
         security=route.security or "",
+        retry=None if route.retry is None else _retry(route.retry, retries),
+        rescue=None if route.rescue is None else _rescue(route.rescue),
     )
 
 

@@ -162,6 +162,12 @@ def _service(name: str, service: Mapping[str, Data], names: set[str]) -> Iterato
             )
     for index, item in enumerate(items(service.get("fallback"))):
         yield from _exactly_one((*place, "fallback", index), item, "stale", "static")
+    for index, item in enumerate(items(mapping(service.get("breaker")).get("on"))):
+        if item == "4xx" or (isinstance(item, int) and 400 <= item < 500):
+            yield Fault(
+                (*place, "breaker", "on", index),
+                f"{item} is the client's mistake, expected connect, reset, timeout or a 5xx",
+            )
     health = mapping(service.get("health"))
     for upper, lower in (("L3", "L2"), ("L4", "L3")):
         if health.get(upper) is not None and health.get(lower) is None:

@@ -74,13 +74,59 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     stream_idle: float = 600.0
 
 
+#: Failures without an answer that a retry, a rescue or a breaker can name; statuses come beside.
+CONDITIONS = ("connect", "reset", "timeout")
+
+
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """What a retry or rescue is made for. Not in force before the resilience issue."""
+    """What another endpoint is tried for. ``attempts`` 0: nothing is.
+
+    ``on`` holds conditions, statuses (``503``) and classes (``5xx``). ``budget`` is a share of the
+    service's requests, ``floor`` retries a second of the whole machine that it never goes below;
+    ``body`` the octets of a request's content that are kept to be sent again.
+    """
 
     attempts: int = 0
     on: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     budget: float = 0.2
+    floor: float = 10.0
+    body: int = 64 * 1024
+
+
+class Rescue(msgspec.Struct, frozen=True, kw_only=True):
+    """What stable is asked for instead of a candidate that failed. ``methods`` empty: nothing."""
+
+    on: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
+class Breaker(msgspec.Struct, frozen=True, kw_only=True):
+    """When an endpoint is left alone. ``failures`` 0: never. Durations in seconds.
+
+    ``share`` of failures (None: not counted) over ``window`` with at least ``minimum`` requests.
+    ``probed`` tells whether a health path is asked, so that a passed probe says something about
+    more than the socket.
+    """
+
+    failures: int = 5
+    share: float | None = None
+    window: float = 10.0
+    minimum: int = 20
+    on: tuple[str, ...] = ("connect", "reset", "timeout", "502", "503", "504")
+    reset_after: float = 60.0
+    reset_at_most: float = 600.0
+    probed: bool = False
+
+
+class Outlier(msgspec.Struct, frozen=True, kw_only=True):
+    """When an endpoint is left out because it fails far more than its peers. Seconds, shares."""
+
+    above: float = 0.2
+    minimum: int = 20
+    eject_for: float = 30.0
+    eject_at_most: float = 300.0
+    share: float = 0.5
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +143,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     host: Literal["keep", "rewrite"] = "keep"
     #: A PEM file of authorities for ``https`` endpoints; None: the system's.
     tls_ca: str | None = None
+    retry: Retry = Retry()
+    rescue: Rescue = Rescue()
+    breaker: Breaker = Breaker()
+    #: None: no endpoint is ever left out.
+    outlier: Outlier | None = None
+    #: Seconds over which the share of an endpoint that comes up grows.
+    slow_start: float = 30.0
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,6 +170,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeouts: Timeouts | None = None
     #: Name of a security profile, empty for none.
     security: str = ""
+    #: None: the service's.
+    retry: Retry | None = None
+    rescue: Rescue | None = None
 
 
 class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,7 +39,7 @@ from gateway.health.prober import Prober
 if TYPE_CHECKING:
     from gateway.board.board import Board
     from gateway.channel.childspec import ChildSpec
-    from gateway.channel.messages import Hello
+    from gateway.channel.messages import BreakerMoved, Hello
     from gateway.config.snapshot import Endpoint
     from gateway.control.settings import Loader, Settings
     from gateway.control.state import State
@@ -118,6 +118,7 @@ class Control:
             slabs=BoardSlabs(board),
         )
         hub.ahead = self._ahead
+        hub.breaker_moved = self._breaker_moved
         chance = random.Random()  # noqa: S311  jitter, no secret
         parts = Parts(
             store=store,
@@ -231,6 +232,10 @@ class Control:
     def _health_changed(self, endpoint: Endpoint, health: Health) -> None:
         log.info("%s (%s) is %s", endpoint.id, endpoint.url, health.word)
         self.events.publish("health", endpoint=endpoint.id, url=endpoint.url, health=health.word)
+
+    def _breaker_moved(self, moved: BreakerMoved) -> None:
+        log.warning("the breaker of %s: %s, was %s", moved.endpoint, moved.now, moved.was)
+        self.events.publish("breaker", endpoint=moved.endpoint, state=moved.now, was=moved.was)
 
     def reload(self) -> None:
         """Read the file again, in the background (SIGHUP)."""

@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.channel import snapshotfile
 from gateway.channel.framing import ChannelError, Decoder, encode
-from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, Failures, Hello
+from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, BreakerMoved, Failures, Hello
 
 if TYPE_CHECKING:
     import socket
@@ -131,6 +131,7 @@ class Hub:
         self.traffic = traffic
         self.number = number
         self.ahead: Callable[[Hello], None] = lambda hello: None
+        self.breaker_moved: Callable[[BreakerMoved], None] = lambda moved: None
         self._file = snapshot_file
         self._clock = clock
         self._slabs = slabs
@@ -278,6 +279,8 @@ class Hub:
             if message.error:
                 log.error("%s cannot serve %d: %s", link.name, message.number, message.error)
             self._settle()
+        elif isinstance(message, BreakerMoved):
+            self.breaker_moved(message)
         else:
             # Failures are the release analysis' food; nobody else eats them.
             assert isinstance(message, Failures)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.board import layout
 from gateway.policy.balance import by_hash, pick_two, seed
+from gateway.policy.breaker import warmth
 
 if TYPE_CHECKING:
     import ssl
 
+    from gateway.proxy.breaker import Guard
     from gateway.proxy.links import Closable
 
 #: Idle connections kept to one endpoint, by one worker.
@@ -33,10 +35,24 @@ _SLABS_AT = cython.declare(cython.Py_ssize_t, layout.SLABS_AT)
 _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 _DOWN = cython.declare(cython.int, layout.DOWN)
 _UP = cython.declare(cython.int, layout.UP)
+_BREAKER = cython.declare(cython.Py_ssize_t, layout.CELL_BREAKER)
+_RUN = cython.declare(cython.Py_ssize_t, layout.CELL_RUN)
+_EJECTED_UNTIL = cython.declare(cython.Py_ssize_t, layout.CELL_EJECTED_UNTIL)
+_WARM_FROM = cython.declare(cython.Py_ssize_t, layout.CELL_WARM_FROM)
 
 LEAST_REQUEST, ROUND_ROBIN, HASH = 0, 1, 2
 _LEAST_REQUEST = cython.declare(cython.int, LEAST_REQUEST)
 _ROUND_ROBIN = cython.declare(cython.int, ROUND_ROBIN)
+
+#: Requests in flight that an endpoint may always have, however cold it is.
+FEW = 4
+_FEW = cython.declare(cython.double, float(FEW))
+
+#: What an endpoint can do for a request now, the best first: it is up; not seen yet; ejected; down;
+#: its breaker is open.
+READY, UNSEEN, OUT, IS_DOWN, LEFT_ALONE = 0, 1, 2, 3, 4
+_LEFT_ALONE = cython.declare(cython.int, LEFT_ALONE)
+_HASH = cython.declare(cython.int, HASH)
 
 
 @cython.final
@@ -44,7 +60,8 @@ _ROUND_ROBIN = cython.declare(cython.int, ROUND_ROBIN)
 class Endpoint:
     """One endpoint: where it is, its idle connections, its words on the board.
 
-    ``words`` is the whole board; ``slab`` this worker's. ``tls`` is None for ``http``.
+    ``words`` is the whole board; ``slab`` this worker's. ``tls`` is None for ``http``. ``guard`` is
+    its breaker, None for an endpoint that has none.
     """
 
     id: str = cython.declare(str, visibility="readonly")
@@ -57,10 +74,13 @@ class Endpoint:
     idle_timeout: cython.double = cython.declare(cython.double, visibility="readonly")
     retired: cython.bint = cython.declare(cython.bint, visibility="readonly")
     connections: set[Closable] = cython.declare(set, visibility="readonly")
+    guard: Guard | None = cython.declare(object, visibility="public")
+    _probed: cython.bint
     _idle: list[Closable]
     # mypy has no typed memoryviews.
     _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
     _own: cython.Py_ssize_t
+    _at: cython.Py_ssize_t
     _slabs: cython.Py_ssize_t
 
     def __init__(  # noqa: PLR0913 - an endpoint is what it is made of
@@ -86,9 +106,12 @@ class Endpoint:
         self.idle_timeout = IDLE_TIMEOUT
         self.retired = False
         self.connections = set()
+        self.guard = None
+        self._probed = False
         self._idle = []
         self._words = words
         self._own = layout.slab_at(slab) + layout.ENDPOINTS_AT + cell * layout.ENDPOINT_WORDS
+        self._at = layout.cell_at(cell)
         self._slabs = slabs
 
     def __repr__(self) -> str:
@@ -96,7 +119,38 @@ class Endpoint:
 
     def health(self) -> int:
         """Return what control knows of it: UNKNOWN, UP or DOWN."""
-        return self._words[_CELLS_AT + self.cell * _CELL_WORDS]
+        return self._words[self._at]
+
+    def breaker(self) -> int:
+        """Return its breaker's state: a ``BREAKER_*`` of the layout."""
+        return self._words[self._at + _BREAKER]
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def standing(self, now: cython.ulonglong) -> cython.int:
+        """Return what it can do for a request now, 0 for the best (see ``READY``).
+
+        ``now`` is CLOCK_MONOTONIC in nanoseconds.
+        """
+        at: cython.Py_ssize_t = self._at
+        health: cython.ulonglong
+        if self._words[at + _BREAKER] != 0:
+            return 4
+        if self._words[at + _EJECTED_UNTIL] > now:
+            return 2
+        health = self._words[at]
+        if health == _UP:
+            return 0
+        return 3 if health == _DOWN else 1
+
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def warmth(self, now: cython.ulonglong, slow_start: cython.double) -> cython.double:
+        """Return the part of its share that it gets now: less than 1 while it warms up."""
+        begun: cython.ulonglong = self._words[self._at + _WARM_FROM]
+        if begun == 0 or begun > now:
+            return 1.0
+        return warmth((now - begun) / 1e9, slow_start)
 
     @cython.ccall
     def load(self) -> cython.longlong:
@@ -116,13 +170,46 @@ class Endpoint:
         self._words[self._own + 2] += 1
         return True
 
-    def release(self) -> None:
-        """Count one less in flight."""
-        self._words[self._own] -= 1
+    def take_probe(self) -> bool:
+        """Tell, once, whether the request that was just claimed is its breaker's probe."""
+        probed: cython.bint = self._probed
+        self._probed = False
+        return probed
 
-    def failed(self) -> None:
-        """Count one failed attempt."""
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def _probe(self) -> cython.bint:
+        """Take its open breaker's one probe for the request being claimed."""
+        guard = self.guard
+        if guard is None or not guard.may_probe():
+            return False
+        self._probed = True
+        return True
+
+    def release(self, good: cython.bint = False) -> None:
+        """Count one less in flight; a ``good`` one ends the row of failures."""
+        self._words[self._own] -= 1
+        if good and self._words[self._at + _RUN] != 0:
+            self._words[self._at + _RUN] = 0
+
+    def passed(self) -> None:
+        """An answer has begun well: the row of failures ends."""
+        if self._words[self._at + _RUN] != 0:
+            self._words[self._at + _RUN] = 0
+
+    def failed(self, unreached: bool, probe: bool) -> None:
+        """Count one failed attempt, that its breaker counts too.
+
+        ``unreached``: no connection could be made; ``probe``: it was the breaker's.
+        """
         self._words[self._own + 3] += 1
+        guard = self.guard
+        if guard is None:
+            return
+        if probe:
+            guard.end_probe(False)
+        else:
+            guard.failed(unreached)
 
     def tunnel(self, change: cython.int) -> None:
         """Count a tunnel opened (1) or closed (-1)."""
@@ -175,7 +262,11 @@ class Endpoint:
 @cython.final
 @cython.cclass
 class Pool:
-    """The endpoints of one color of one service, and how one of them is chosen."""
+    """The endpoints of one color of one service, and how one of them is chosen.
+
+    ``slow_start`` is in seconds; ``max_in_flight`` the service's bound, of which a pool that comes
+    back as a whole gets a part at first.
+    """
 
     members: list[Endpoint] = cython.declare(list, visibility="readonly")
     generation: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
@@ -183,9 +274,18 @@ class Pool:
     _balance: cython.int
     _turn: cython.ulonglong
     _seeds: list[int]
+    _slow_start: cython.double
+    _max_in_flight: cython.double
 
     def __init__(
-        self, members: list[Endpoint], *, generation: int, balance: int, closed: bool
+        self,
+        members: list[Endpoint],
+        *,
+        generation: int,
+        balance: int,
+        closed: bool,
+        slow_start: float = 0.0,
+        max_in_flight: int = 0,
     ) -> None:
         self.members = members
         self.generation = generation
@@ -193,58 +293,154 @@ class Pool:
         self._balance = balance
         self._turn = 0
         self._seeds = [seed(endpoint.identity) for endpoint in members]
+        self._slow_start = slow_start
+        self._max_in_flight = max_in_flight
+
+    def requests(self) -> int:
+        """Return the attempts that this worker has begun at its endpoints."""
+        member: Endpoint
+        total: cython.ulonglong = 0
+        for member in self.members:
+            total += member._words[member._own + 2]
+        return total
+
+    def left_alone(self) -> float | None:
+        """Return the seconds until a breaker lets one request try; None where not all are open."""
+        waits: list[float] = []
+        for member in self.members:
+            if member.breaker() == 0 or member.guard is None:
+                return None
+            waits.append(member.guard.wait())
+        return min(waits) if waits else None
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _eligible(self, tried: object) -> list[int]:
-        """Return the members' places to choose from: up before unknown before down.
+    def _eligible(self, tried: object, now: cython.ulonglong, probes: cython.bint) -> list[int]:
+        """Return the members' places to choose from: the best that there are.
 
         Where all are down they are all tried: a wrong probe must not take a service away, and a
-        refused connection answers as fast as we could. ``tried`` (endpoints) come last of all.
+        refused connection answers as fast as we could. One whose breaker is open is chosen for the
+        one probe that it lets through, and for nothing else. ``tried`` (endpoints) come last.
         """
         i: cython.Py_ssize_t
+        standing: cython.int
+        best: cython.int = _LEFT_ALONE
         member: Endpoint
-        health: cython.ulonglong
-        up: list[int] = []
-        unknown: list[int] = []
+        places: list[int] = []
+        alone: list[int] = []
         for i in range(len(self.members)):
             member = self.members[i]
             if tried is not None and member in tried:  # type: ignore[operator]
                 continue
-            health = member._words[_CELLS_AT + member.cell * _CELL_WORDS]
-            if health == _UP:
-                up.append(i)
-            elif health != _DOWN:
-                unknown.append(i)
-        if up:
-            return up
-        if unknown:
-            return unknown
-        return [
-            i
-            for i in range(len(self.members))
-            if tried is None or self.members[i] not in tried  # type: ignore[operator]
-        ] or list(range(len(self.members)))
+            standing = member.standing(now)
+            if standing == _LEFT_ALONE:
+                alone.append(i)
+            elif standing < best:
+                best = standing
+                places = [i]
+            elif standing == best:
+                places.append(i)
+        if alone and (probes or not places):
+            for i in alone:
+                member = self.members[i]
+                if member._probe():
+                    return [i]
+        if places or tried is None:
+            return places
+        return [i for i in range(len(self.members)) if self.members[i].standing(now) != _LEFT_ALONE]
 
-    def claim(self, draw: int, key: str, tried: object) -> Endpoint | None:
-        """Choose an endpoint and count the request against it; None for a pool that is
-        empty or closed.
+    @cython.cfunc
+    def _warmed(
+        self, places: list[int], key: str, draw: cython.ulonglong, now: cython.ulonglong
+    ) -> list[int]:
+        """Return whom the request may go to where some of these members warm up.
+
+        Each gets a request with its part of a share's chance. Where all of them are cold there is
+        nobody else to ask: then each may have a part of the service's requests in flight.
+        """
+        i: cython.Py_ssize_t
+        part: cython.double
+        total: cython.double = 0.0
+        point: cython.double
+        parts: list[float] = []
+        cold: cython.Py_ssize_t = 0
+        member: Endpoint
+        for i in places:
+            member = self.members[i]
+            part = member.warmth(now, self._slow_start)
+            if part < 1.0:
+                cold += 1
+            parts.append(part)
+            total += part
+        if cold == 0:
+            return places
+        if cold == len(places):
+            return self._room(places, parts)
+        # A client that is told apart stays where it was sent while shares move.
+        point = (seed(key.encode()) if self._balance == _HASH else draw & 0xFFFFFFFF) / 4294967296.0
+        point *= total
+        for i in range(len(places)):
+            point -= cython.cast(cython.double, parts[i])
+            if point < 0.0:
+                return [places[i]]
+        return places
+
+    @cython.cfunc
+    def _room(self, places: list[int], parts: list[float]) -> list[int]:
+        """Return the cold members that have room for one more."""
+        each: cython.double = self._max_in_flight / len(self.members)
+        left: list[int] = []
+        member: Endpoint
+        i: cython.Py_ssize_t
+        if self._max_in_flight <= 0.0:
+            return places
+        for i in range(len(places)):
+            member = self.members[places[i]]
+            if member.load() < max(_FEW, cython.cast(cython.double, parts[i]) * each):
+                left.append(places[i])
+        return left
+
+    @cython.cfunc
+    def _only(self, now: cython.ulonglong) -> Endpoint | None:
+        """Claim the only member: whatever is known of it, there is nobody else to ask."""
+        chosen: Endpoint = self.members[0]
+        part: cython.double = 1.0
+        if chosen._words[chosen._at + _BREAKER] != 0:
+            if not chosen._probe():
+                return None
+        elif self._slow_start > 0.0:
+            part = chosen.warmth(now, self._slow_start)
+            if part < 1.0 and not self._room([0], [part]):
+                return None
+        chosen.claim()
+        return chosen
+
+    def claim(
+        self, draw: int, key: str, tried: object, now: float = 0.0, probes: bool = True
+    ) -> Endpoint | None:
+        """Choose an endpoint and count the request against it; None for a pool that is empty or
+        closed, or that has none that can be asked now.
 
         ``draw`` is 32 random bits, ``key`` (the client's address) what ``hash`` balances by,
-        ``tried`` the endpoints that have failed this request already (None for none).
+        ``tried`` the endpoints that have failed this request already (None for none). ``now`` is
+        monotonic, in seconds; ``probes`` tells whether the request may be an open breaker's probe
+        although others could answer it.
         """
         chosen: Endpoint
         other: Endpoint
         places: list[int]
+        at: cython.ulonglong = cython.cast(cython.ulonglong, now * 1e9)
         n: cython.Py_ssize_t = len(self.members)
         if n == 0 or self.closed:
             return None
         if n == 1:
-            chosen = self.members[0]
-            chosen.claim()
-            return chosen
-        places = self._eligible(tried)
+            return self._only(at)
+        places = self._eligible(tried, at, probes)
+        if self._slow_start > 0.0 and len(places) > 1:
+            places = self._warmed(places, key, draw, at)
         n = len(places)
+        if n == 0:
+            return None
         if n == 1:
             chosen = self.members[places[0]]
         elif self._balance == _LEAST_REQUEST:
@@ -257,7 +453,7 @@ class Pool:
             self._turn += 1
             chosen = self.members[places[self._turn % n]]
         else:
-            seeds = [self._seeds[at] for at in places]
+            seeds = [self._seeds[place] for place in places]
             chosen = self.members[places[by_hash(seed(key.encode()), seeds)]]
         chosen.claim()
         return chosen

@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("between-bytes-timeout", _UP, 504, "The service's answer stalled", sent=True),
     Kind("total-timeout", _UP, 504, "The request took too long", sent=True),
     Kind("no-endpoint", _GATE, 503, "No endpoint of the service can take the request"),
+    Kind("breaker-open", _GATE, 503, "The service keeps failing and is left alone for a while"),
     Kind("overload", _GATE, 503, "The service has as many requests in flight as it may"),
     Kind("no-route", _GATE, 404, "Nothing is served here"),
     Kind("method", _GATE, 501, "The method is not supported"),
@@ -71,11 +72,19 @@ class Failure(Exception):  # noqa: N818 - a failure of the request, not an error
     """A request's failure, converted at the boundary where it was met."""
 
     def __init__(
-        self, name: str, detail: str = "", *, status: int = 0, cause: BaseException | None = None
+        self,
+        name: str,
+        detail: str = "",
+        *,
+        status: int = 0,
+        cause: BaseException | None = None,
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(name, detail)
         self.kind = KINDS[name]
         self.detail = detail
+        #: Seconds after which it may be better; 0: not known.
+        self.retry_after = retry_after
         self._status = status
         self.__cause__ = cause
 

@@ -17,6 +17,7 @@ from gateway.policy.assets import wrong_type
 from gateway.policy.cohort import strip_cookies
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
+from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
 from gateway.proxy.answer import cookie_lines
 from gateway.proxy.assign import Assignment, assign_cohort, assign_internal, assign_override
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from gateway.proxy.endpoint import Endpoint, Pool
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
-    from gateway.proxy.serving import RouteRun, ServiceRun, Serving
+    from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
     from gateway.proxy.upstream import UpstreamConnection
 
 #: Octets of a request's body that wait for a connection to be made.
@@ -70,6 +71,10 @@ MAX_PENDING = 64 * 1024
 
 _MAX_PENDING = cython.declare(cython.Py_ssize_t, MAX_PENDING)
 _NEVER = cython.declare(cython.double, NEVER)
+_RETRY = cython.declare(cython.int, RETRY)
+_RESCUE = cython.declare(cython.int, RESCUE)
+_MARK = cython.declare(cython.int, MARK)
+_FALLBACK = cython.declare(cython.int, FALLBACK)
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
@@ -108,6 +113,9 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 #: RFC 9110 section 9.2.2: sending them twice is sending them once.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
+#: RFC 9110 section 9.2.1: an open breaker's probe is rather one of these.
+_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+
 #: Protocols that a client may not switch to: ``h2c`` would walk past every policy in the tunnel.
 _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
 
@@ -142,6 +150,9 @@ class RouteView:
     behind_cdn: cython.bint
     own_cookies: tuple[bytes, ...]
     assets: AssetPaths | None
+    again: SecondTries
+    statuses: bytes
+    replay: cython.Py_ssize_t
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -166,6 +177,15 @@ class RouteView:
         self.behind_cdn = serving.behind_cdn
         self.own_cookies = serving.own_cookies
         self.assets = serving.assets
+        self.again = route.again
+        self.statuses = route.again.verdicts.statuses
+        self.replay = route.again.replay
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def calls_for(self, status: cython.int) -> cython.int:
+        """Return what an answer's status calls for, as bits of ``policy.retry``."""
+        return self.statuses[status] if 0 <= status < 600 else 0
 
 
 @cython.final
@@ -224,6 +244,7 @@ class Attempt:
     _exchange: Exchange
     _over: cython.bint
     _redialled: cython.bint
+    _probe: cython.bint
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint, wants_upgrade: cython.bint) -> None:
         self.endpoint = endpoint
@@ -233,6 +254,7 @@ class Attempt:
         self._exchange = exchange
         self._over = False
         self._redialled = False
+        self._probe = endpoint.take_probe()
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.endpoint.id} sent={self.request_sent} over={self._over}>"
@@ -279,11 +301,30 @@ class Attempt:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def over(self) -> cython.bint:
+    def over(self, good: cython.bint) -> cython.bint:
         """Count it out of the endpoint's in-flight, once."""
         if not self._over:
             self._over = True
-            self.endpoint.release()
+            self.endpoint.release(good)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def mark(self, unreached: cython.bint) -> cython.bint:
+        """Hold a failure against the endpoint."""
+        probe: cython.bint = self._probe
+        self._probe = False
+        self.endpoint.failed(unreached, probe)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def pass_probe(self) -> cython.bint:
+        """Where it was the breaker's probe: it has passed."""
+        guard = self.endpoint.guard
+        if self._probe and guard is not None:
+            guard.end_probe(True)
+        self._probe = False
         return True
 
     @cython.cfunc
@@ -296,7 +337,11 @@ class Attempt:
         if connection is not None:
             connection.abort()
             self.endpoint.forget(connection)
-        self.over()
+        guard = self.endpoint.guard
+        if self._probe and guard is not None:
+            guard.end_probe(None)
+        self._probe = False
+        self.over(False)
         return True
 
     # --- what the upstream connection tells -----------------------------------------------------
@@ -307,18 +352,28 @@ class Attempt:
 
     def on_head(self, head: Head, body: bytes, ended: bool) -> None:
         """The final answer's head, with what there is of its body."""
+        exchange = self._exchange
+        good: cython.bint = not exchange._view.calls_for(head.status) & _MARK
+        if not good:
+            self.mark(False)
+        elif self._probe:
+            self.pass_probe()
         if ended:
-            self.over()
-        self._exchange.on_head(self, head, body, ended)
+            self.over(good)
+        elif good:
+            self.endpoint.passed()
+        exchange.on_head(self, head, body, ended)
 
     def on_data(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """More of the answer's body."""
         if ended:
-            self.over()
+            self.over(False)
         self._exchange.on_data(self, payload, ended, trailers)
 
     def on_switch(self, head: Head, rest: bytes) -> None:
         """101: the connection is a tunnel from now on."""
+        self.pass_probe()
+        self.endpoint.passed()
         self._exchange.on_switch(self, head, rest)
 
     def on_fail(self, failure: Failure) -> None:
@@ -338,8 +393,13 @@ class Attempt:
             self.request_sent = False
             exchange.core.dial(self.endpoint, self, exchange.route.timeouts.connect)
             return
-        self.endpoint.failed()
-        self.over()
+        if exchange._view.again.verdicts.of(failure.name) & MARK:
+            self.mark(failure.retry_safe)
+        guard = self.endpoint.guard
+        if self._probe and guard is not None:
+            self._probe = False
+            guard.end_probe(None)
+        self.over(False)
         exchange.on_attempt_failed(self, failure)
 
     def on_full(self) -> None:
@@ -374,6 +434,7 @@ class HeldAnswer:
     failure: Failure | None
     green: cython.bint
     candidate: cython.bint
+    asset: cython.bint
 
     def __init__(
         self,
@@ -383,6 +444,7 @@ class HeldAnswer:
         ended: cython.bint,
         green: cython.bint,
         candidate: cython.bint,
+        asset: cython.bint,
     ) -> None:
         self.attempt = attempt
         self.head = head
@@ -391,6 +453,7 @@ class HeldAnswer:
         self.failure = None
         self.green = green
         self.candidate = candidate
+        self.asset = asset
         if not ended and attempt.connection is not None:
             attempt.connection.pause()
 
@@ -435,6 +498,13 @@ class Exchange:
     _request: bytes
     _pending: list[bytes]
     _pending_size: cython.Py_ssize_t
+    _replay: list[bytes] | None
+    _replay_size: cython.Py_ssize_t
+    _tried: list[Endpoint] | None
+    _retries: cython.int
+    _rescuing: cython.bint
+    _failure: Failure | None
+    _counted_as: cython.int
     _body_ended: cython.bint
     _entered: cython.bint
     _recorded: cython.bint
@@ -447,7 +517,9 @@ class Exchange:
     _forwarded_at: cython.double
     _answered_at: cython.double
 
-    def __init__(self, downstream: Stream, core: Core, head: Head, started: cython.double) -> None:
+    def __init__(  # noqa: PLR0915 - an exchange has that many parts
+        self, downstream: Stream, core: Core, head: Head, started: cython.double
+    ) -> None:
         self.core = core
         self.downstream = downstream
         self.serving = core.serving
@@ -482,6 +554,13 @@ class Exchange:
         self._request = b""
         self._pending = []
         self._pending_size = 0
+        self._replay = None
+        self._replay_size = 0
+        self._tried = None
+        self._retries = 0
+        self._rescuing = False
+        self._failure = None
+        self._counted_as = -1
         self._body_ended = self._framing == _BODY_NONE
         self._entered = False
         self._recorded = False
@@ -510,7 +589,7 @@ class Exchange:
             self._select()
             self._forward()
         except Failure as failure:
-            self.fail(failure)
+            self._give_up(failure)
         except WireError as error:
             self.fail(Failure("bad-request", str(error), status=error.status, cause=error))
 
@@ -666,19 +745,40 @@ class Exchange:
             name = self.route.service_name
             raise Failure("overload", f"{view.max_in_flight} requests of {name}")
         self._entered = True
-        if not self._attempt_at(view.green if self._green else view.blue):
+        pool: Pool = view.green if self._green else view.blue
+        if self._attempt_at(pool):
+            return True
+        if pool.closed or not pool.members:
             # Taken out by hand, or not deployed: the other side serves.
             self._green = not self._green
             self._candidate = not self._candidate
-            if not self._attempt_at(view.green if self._green else view.blue):
+            pool = view.green if self._green else view.blue
+            if self._attempt_at(pool):
+                return True
+            if pool.closed or not pool.members:
                 raise Failure("no-endpoint", self.route.service_name)
+        wait = pool.left_alone()
+        failure = (
+            Failure("overload", f"{self.route.service_name} is warming up")
+            if wait is None
+            else Failure("breaker-open", self.route.service_name, retry_after=wait)
+        )
+        self._first = failure.name
+        if not self._may_rescue(_RESCUE, True) or not self._rescue():
+            raise failure
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _attempt_at(self, pool: Pool) -> cython.bint:
         """Make an attempt at one of a pool's endpoints; False where it has none to give."""
-        endpoint = pool.claim(self.core.draw(32), self._client, None)
+        endpoint = pool.claim(
+            self.core.draw(32),
+            self._client,
+            self._tried,
+            self.core.wheel.now,
+            self._method in _SAFE,
+        )
         if endpoint is None:
             return False
         self._endpoint = endpoint.id
@@ -708,6 +808,8 @@ class Exchange:
         assert attempt is not None
         self._request = self._render(attempt)
         self.repeatable = self._framing == _BODY_NONE and self._method in _IDEMPOTENT
+        if self._framing != _BODY_NONE and self._view.replay > 0:
+            self._replay = []
         self._forwarded_at = self._started  # the same turn of the loop
         attempt.begin()
         return True
@@ -810,6 +912,8 @@ class Exchange:
                 framed += encode_last_chunk(trailers)
         if ended:
             self._body_ended = True
+        if self._replay is not None:
+            self._keep_for_replay(framed)
         if attempt.connection is None:
             if framed:
                 self._pending.append(framed)
@@ -823,6 +927,17 @@ class Exchange:
             attempt.request_sent = True
             if self._answered_at == 0.0:
                 self._expect_answer(attempt)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _keep_for_replay(self, framed: bytes) -> cython.bint:
+        """Keep content to send it again; what is too large is sent once."""
+        self._replay_size += len(framed)
+        if self._replay_size > self._view.replay:
+            self._replay = None
+        elif self._replay is not None:
+            self._replay.append(framed)
+        return True
 
     def waits_for(self, attempt: Attempt) -> bool:
         """Tell whether the request is still being sent and nothing has been answered."""
@@ -866,6 +981,9 @@ class Exchange:
             attempt.abandon()
             return
         self._answered_at = self.core.clock()
+        bits: cython.int = self._view.calls_for(head.status)
+        if (bits or self._rescuing) and self._is_bad(attempt, head, body, ended, bits):
+            return
         if self._view.assets is not None and self._is_asset():
             if self._held is not None and head.status >= 400:
                 attempt.abandon()
@@ -874,18 +992,19 @@ class Exchange:
             if self._is_missing(head):
                 if self._held is None:
                     self._held = HeldAnswer(
-                        attempt, head, body, ended, self._green, self._candidate
+                        attempt, head, body, ended, self._green, self._candidate, True
                     )
                     self._ask_other_color()
                 else:
                     attempt.abandon()
                     self._ask_kept()
                 return
-            self._drop_held()
             if self.core.kept is not None and not self._candidate and not self.to_head:
                 self._keeper = self.core.kept.keeper(self._host, self._target, self.head, head)
                 if self._keeper is not None and not self._keeper.take(body, ended):
                     self._keeper = None
+        if self._held is not None:
+            self._drop_held()
         self._respond(head, body, ended)
 
     @cython.cfunc
@@ -987,11 +1106,7 @@ class Exchange:
         self.core.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
         self._green = not self._green
         self._candidate = not self._candidate
-        second = self._attempt
-        assert second is not None
-        self._request = self._render(second)
-        second.begin()
-        return True
+        return self._begin_again()
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1085,13 +1200,13 @@ class Exchange:
             connection = attempt.connection
             if connection is not None:
                 attempt.endpoint.forget(connection)
-            attempt.over()
+            attempt.over(False)
         self._record(tunnel.up, tunnel.down, True)
 
     # --- ends -----------------------------------------------------------------------------------
 
     def on_attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
-        """An attempt failed: here retries, rescue and fallbacks come in."""
+        """An attempt failed: another is made, or a fallback found, as long as nothing was sent."""
         held = self._held
         if held is not None and attempt is held.attempt:
             # Should nobody else have it either, half an answer must not pass for a whole one.
@@ -1099,12 +1214,167 @@ class Exchange:
             return
         if attempt is not self._attempt:
             return
-        if held is not None:
+        if held is not None and held.asset:
             self._ask_kept()
             return
         if self._first is None:
             self._first = failure.name
+        if self._status == 0:
+            self._answered_at = 0.0
+            if self._failure is None:
+                self._failure = failure
+            bits: cython.int = self._view.again.verdicts.of(failure.name)
+            if self._again(attempt, bits, failure.retry_safe, failure.kind.status == 504):
+                return
+        self._give_up(failure)
+
+    # --- second tries ---------------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _is_bad(
+        self, attempt: Attempt, head: Head, body: bytes, ended: cython.bint, bits: cython.int
+    ) -> cython.bint:
+        """Take an answer that calls for another one; False where this one goes to the client."""
+        held = self._held
+        if held is not None and held.asset:
+            return False
+        if self._rescuing:
+            if head.status < 400 or (head.status < 500 and held is None):
+                self._served_by = "rescue"
+                self.core.recorder.count(self._view.row, layout.ROW_RESCUES)
+                return False
+            # Stable has nothing better: what the candidate said stands.
+            attempt.abandon()
+            self._give_up(self._failure or Failure("no-endpoint", self.route.service_name))
+            return True
+        if self._first is None and bits & (_MARK | _RESCUE):
+            self._first = str(head.status)
+        green: cython.bint = self._green
+        candidate: cython.bint = self._candidate
+        if self._again(attempt, bits, False, False):
+            self._drop_held()
+            self._held = HeldAnswer(attempt, head, body, ended, green, candidate, False)
+            return True
+        if bits & _FALLBACK and self._fall_back():
+            attempt.abandon()
+            self._drop_held()
+            return True
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _again(
+        self, attempt: Attempt, bits: cython.int, unsent: cython.bint, slow: cython.bint
+    ) -> cython.bint:
+        """Ask another endpoint of the color, then stable; False where neither may be asked.
+
+        ``unsent``: the request surely never reached the backend, so that any method may be tried;
+        ``slow``: it took a whole timeout, which the same endpoint is not given twice.
+        """
+        view = self._view
+        again = view.again
+        if self._framing != _BODY_NONE and self._replay is None:
+            return False
+        if self._tried is None:
+            self._tried = []
+        self._tried.append(attempt.endpoint)
+        if (
+            bits & _RETRY
+            and not self._rescuing
+            and self._retries < again.retries
+            and (unsent or self._method in again.retry_methods)
+        ):
+            pool: Pool = view.green if self._green else view.blue
+            if (
+                not (slow and len(self._tried) >= len(pool.members))
+                and self._within_budget()
+                and self._attempt_at(pool)
+            ):
+                self._retries += 1
+                self.core.recorder.count(view.row, layout.ROW_RETRIES)
+                return self._begin_again()
+        if self._may_rescue(bits, unsent) and self._rescue():
+            return self._begin_again()
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _within_budget(self) -> cython.bint:
+        """Take one from the service's budget of retries, if there is one left."""
+        view = self._view
+        requests = view.blue.requests() + view.green.requests()
+        return bool(view.service.budget.take(requests, self.core.clock()))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _may_rescue(self, bits: cython.int, unsent: cython.bint) -> cython.bint:
+        """Tell whether stable may answer for the candidate, which failed so."""
+        methods = self._view.again.rescue_methods
+        if not self._candidate or self._rescuing or not bits & _RESCUE or not methods:
+            return False
+        return unsent or self._method in methods
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _rescue(self) -> cython.bint:
+        """Make an attempt at stable. Each request of the candidate has one: that is the budget.
+
+        The request goes on counting as the candidate's.
+        """
+        view = self._view
+        tried = self._tried
+        self._tried = None
+        if not self._attempt_at(view.green if view.stable_green else view.blue):
+            self._tried = tried
+            return False
+        self._counted_as = 2 + (1 if self._green else 0)
+        self._green = view.stable_green
+        self._candidate = False
+        self._rescuing = True
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _begin_again(self) -> cython.bint:
+        """Send the request once more, over the attempt that was just made."""
+        attempt = self._attempt
+        assert attempt is not None
+        self._answered_at = 0.0
+        self._request = self._render(attempt)
+        replay = self._replay
+        if replay is not None:
+            self._pending = replay.copy()
+            self._pending_size = self._replay_size
+        self.downstream.resume()
+        attempt.begin()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _fall_back(self) -> cython.bint:
+        """Answer with a stale copy or a static file; False where there is none."""
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _give_up(self, failure: Failure) -> cython.bint:
+        """Nobody can serve: a fallback answers, else what was answered first, else the error."""
+        held = self._held
+        attempt = self._attempt
+        if self._view is not None and self._status == 0:
+            bits: cython.int = self._view.again.verdicts.of(failure.name)
+            if (bits & _FALLBACK or held is not None) and self._fall_back():
+                if attempt is not None:
+                    attempt.abandon()
+                self._drop_held()
+                return True
+            if held is not None and not held.asset:
+                if attempt is not None:
+                    attempt.abandon()
+                return self._restore_held()
         self.fail(failure)
+        return True
 
     def fail(self, failure: Failure) -> None:
         """Answer with the gateway's error, or cut the connection where an answer has begun."""
@@ -1119,9 +1389,16 @@ class Exchange:
 
     def on_total_timeout(self) -> None:
         """The whole request took too long."""
+        attempt = self._attempt
+        failure = Failure("total-timeout")
         if self._first is None:
-            self._first = "total-timeout"
-        self.fail(Failure("total-timeout"))
+            self._first = failure.name
+        if attempt is not None and self._status == 0:
+            # Silence for as long as that is the backend's.
+            if self._view.again.verdicts.of(failure.name) & MARK:
+                attempt.mark(False)
+            attempt.abandon()
+        self._give_up(failure)
 
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
@@ -1178,7 +1455,7 @@ class Exchange:
                 self._answered_at if self._at_once else self.core.clock(),
                 "" if view is None else view.service.name,
                 row,
-                -1 if view is None else (2 if self._candidate else 0) + (1 if self._green else 0),
+                -1 if view is None else self._side(),
                 self._endpoint,
                 self._request_id,
                 self._trace,
@@ -1193,9 +1470,19 @@ class Exchange:
         )
         # No cycle is left behind: what is over is freed at once, without the collector.
         self._attempt = None
+        self._failure = None
+        self._tried = None
         self._drop_held()
         self._keeper = None
         return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _side(self) -> cython.int:
+        """Return the side that the request counts for: the one that it was assigned to."""
+        if self._counted_as >= 0:
+            return self._counted_as
+        return (2 if self._candidate else 0) + (1 if self._green else 0)
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

@@ -6,6 +6,7 @@ Every one carries ``X-Gateway-Error: <kind>`` and ``Cache-Control: no-store``.
 from __future__ import annotations
 
 import http
+import math
 
 import orjson
 
@@ -14,7 +15,7 @@ from gateway.proxy.errors import Failure
 PHRASES: dict[int, bytes] = {status.value: status.phrase.encode() for status in http.HTTPStatus}
 PHRASES[499] = b"Client Closed Request"
 
-#: Seconds that a client is asked to wait after a 503.
+#: Seconds that a client is asked to wait after a 503 where nothing better is known.
 RETRY_AFTER = 1
 
 
@@ -43,7 +44,8 @@ def problem(
         connection = b"Connection: close\r\n"
     else:
         connection = b"" if minor == 1 else b"Connection: keep-alive\r\n"
-    retry = b"Retry-After: %d\r\n" % RETRY_AFTER if status == 503 else b""
+    wait = max(math.ceil(failure.retry_after), RETRY_AFTER)
+    retry = b"Retry-After: %d\r\n" % wait if status == 503 else b""
     head = (
         b"HTTP/1.1 %d %b\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
         b"Cache-Control: no-store\r\nX-Gateway-Error: %b\r\n%b%b%b\r\n"

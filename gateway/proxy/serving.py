@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from gateway.board import layout
 from gateway.config.snapshot import (
     COLORS,
+    Breaker,
     Cohort,
     Color,
     Limits,
+    Rescue,
+    Retry,
     Route,
     Service,
     ServiceTraffic,
@@ -27,8 +32,10 @@ from gateway.config.snapshot import (
 from gateway.policy.assets import AssetPaths
 from gateway.policy.cohort import OVERRIDE_COOKIE, Splitter
 from gateway.policy.forwarded import ProxyTrust
+from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
 from gateway.policy.security import SecurityFields
+from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
 
 if TYPE_CHECKING:
@@ -44,6 +51,37 @@ SLICE = 50
 
 
 @dataclass(frozen=True, slots=True)
+class SecondTries:
+    """What failures call for on a route: the attempts that may follow the first, and for what.
+
+    ``replay``: octets of a request's content that are kept to be sent again; 0: none are.
+    """
+
+    verdicts: Verdicts
+    retries: int
+    retry_methods: frozenset[bytes]
+    rescue_methods: frozenset[bytes]
+    replay: int
+
+
+@lru_cache(maxsize=1024)
+def second_tries(retry: Retry, rescue: Rescue, breaker: Breaker) -> SecondTries:
+    """Return what routes with these settings have in common: thousands share one."""
+    return SecondTries(
+        verdicts=Verdicts(
+            retry.on if retry.attempts else (),
+            rescue.on if rescue.methods else (),
+            breaker.on,
+            fallback=True,
+        ),
+        retries=retry.attempts,
+        retry_methods=frozenset(method.encode() for method in retry.methods),
+        rescue_methods=frozenset(method.encode() for method in rescue.methods),
+        replay=retry.body if retry.attempts or rescue.methods else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RouteRun:
     """A route with everything decided that can be before a request comes."""
 
@@ -54,6 +92,7 @@ class RouteRun:
     timeouts: Timeouts
     #: For plain connections and for TLS.
     security: tuple[SecurityFields, SecurityFields] | None
+    again: SecondTries
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +110,7 @@ class ServiceRun:
     max_in_flight: int
     rewrite_host: bool
     release_lines: tuple[bytes, bytes, bytes, bytes]
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +174,14 @@ def nothing() -> Serving:
 class Builder:
     """Turns snapshots into ``Serving``; keeps the endpoints by id, the router by its routes."""
 
-    def __init__(self, words: memoryview, slab: int, slabs: int) -> None:
+    def __init__(
+        self, words: memoryview, slab: int, slabs: int, breakers: Breakers | None = None
+    ) -> None:
         self._words = words
         self._slab = slab
         self._slabs = slabs
+        self._breakers = breakers
+        self._budgets: dict[str, Budget] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._topology = Topology(number=0)
         self._router = Router()
@@ -172,7 +216,7 @@ class Builder:
             traffic=traffic.revision,
             router=router,
             services=tuple(
-                _service(service, pools, moved.get(service.name), traffic.release, endpoints)
+                self._service(service, pools, moved.get(service.name), traffic.release, endpoints)
                 for service in topology.services
             ),
             limits=topology.limits,
@@ -200,7 +244,10 @@ class Builder:
             topology.routes,
             topology.profiles,
             topology.limits.body,
-            tuple((service.name, service.timeouts) for service in topology.services),
+            tuple(
+                (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
+                for each in topology.services
+            ),
         )
         if key == self._router_key:
             return self._router
@@ -208,7 +255,7 @@ class Builder:
             profile.name: (SecurityFields(profile, tls=False), SecurityFields(profile, tls=True))
             for profile in topology.profiles
         }
-        timeouts = {service.name: service.timeouts for service in topology.services}
+        services = {service.name: service for service in topology.services}
         router = Router()
         for chunk in topology.routes:
             for at, route in enumerate(unpack_routes(chunk)):
@@ -217,7 +264,7 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, profiles, timeouts),
+                    _route(route, topology, index, profiles, services),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
@@ -255,6 +302,65 @@ class Builder:
             slabs=self._slabs,
         )
 
+    def _service(
+        self,
+        service: Service,
+        configs: Mapping[tuple[str, Color], PoolConfig],
+        moved: ServiceTraffic | None,
+        release: str,
+        endpoints: Mapping[str, Endpoint],
+    ) -> ServiceRun:
+        closed = moved.closed if moved is not None else ()
+        pools = []
+        for color in COLORS:
+            config = configs.get((service.name, color))
+            members = [] if config is None else [endpoints[e.id] for e in config.endpoints]
+            self._guard(service, members)
+            pools.append(
+                Pool(
+                    members,
+                    generation=0 if config is None else config.generation,
+                    balance=_BALANCE[service.balance],
+                    closed=color in closed,
+                    slow_start=service.slow_start,
+                    max_in_flight=service.max_in_flight,
+                )
+            )
+        return ServiceRun(
+            name=service.name,
+            row=service.row,
+            pools=(pools[0], pools[1]),
+            stable_green=moved is not None and moved.stable == "green",
+            weight=0 if moved is None else moved.weight,
+            max_in_flight=service.max_in_flight,
+            rewrite_host=service.host == "rewrite",
+            release_lines=_release_lines(release),
+            budget=self._budget(service),
+        )
+
+    def _guard(self, service: Service, members: list[Endpoint]) -> None:
+        """Give a pool's endpoints their breakers, as the service has them now."""
+        if self._breakers is None:
+            return
+        peers = tuple(member.cell for member in members)
+        for member in members:
+            if member.guard is None:
+                member.guard = Guard(self._breakers, member.id, member.cell)
+            member.guard.policy = service.breaker
+            member.guard.outlier = service.outlier
+            member.guard.peers = peers
+
+    def _budget(self, service: Service) -> Budget:
+        """Return a service's budget of retries: what it has saved outlives a snapshot."""
+        share, floor = service.retry.budget, service.retry.floor / self._workers()
+        budget = self._budgets.setdefault(service.name, Budget(share, floor))
+        budget.change(share, floor)
+        return budget
+
+    def _workers(self) -> int:
+        """Return how many workers share the machine's numbers."""
+        return max(1, self._words[layout.H_SLOTS])
+
     def _context(self, authorities: str | None) -> ssl.SSLContext:
         context = self._contexts.get(authorities)
         if context is None:
@@ -273,51 +379,23 @@ def _route(
     topology: Topology,
     index: Mapping[str, int],
     profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
-    timeouts: Mapping[str, Timeouts],
+    services: Mapping[str, Service],
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
     if route.security and route.security not in profiles:
         raise ValueError(f"route {route.host}{route.path}: no profile is called {route.security}")
+    service = services[route.service]
     return RouteRun(
         service=index[route.service],
         service_name=route.service,
         strip=len([part for part in route.path.split("/") if part]) if route.strip else 0,
         body_limit=topology.limits.body if route.body_limit is None else route.body_limit,
-        timeouts=route.timeouts or timeouts[route.service],
+        timeouts=route.timeouts or service.timeouts,
         security=profiles[route.security] if route.security else None,
-    )
-
-
-def _service(
-    service: Service,
-    configs: Mapping[tuple[str, Color], PoolConfig],
-    moved: ServiceTraffic | None,
-    release: str,
-    endpoints: Mapping[str, Endpoint],
-) -> ServiceRun:
-    closed = moved.closed if moved is not None else ()
-    pools = []
-    for color in COLORS:
-        config = configs.get((service.name, color))
-        members = [] if config is None else [endpoints[e.id] for e in config.endpoints]
-        pools.append(
-            Pool(
-                members,
-                generation=0 if config is None else config.generation,
-                balance=_BALANCE[service.balance],
-                closed=color in closed,
-            )
-        )
-    return ServiceRun(
-        name=service.name,
-        row=service.row,
-        pools=(pools[0], pools[1]),
-        stable_green=moved is not None and moved.stable == "green",
-        weight=0 if moved is None else moved.weight,
-        max_in_flight=service.max_in_flight,
-        rewrite_host=service.host == "rewrite",
-        release_lines=_release_lines(release),
+        again=second_tries(
+            route.retry or service.retry, route.rescue or service.rescue, service.breaker
+        ),
     )
 
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from gateway.board import layout
 from gateway.board.board import Board
+from gateway.board.locks import FileLocks
 from gateway.channel import handover, inherited, snapshotfile
-from gateway.channel.messages import Addresses, Apply, Drain
+from gateway.channel.messages import Addresses, Apply, BreakerMoved, Drain
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import Topology, Traffic
+from gateway.proxy.breaker import Breakers
 from gateway.proxy.core import Core
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.kept import KeptAssets
@@ -53,7 +55,14 @@ class Worker:
         self._recorder = Recorder(
             self._board.words, spec.slab, spec.slabs, time.time, _date, log=None
         )
-        self._builder = Builder(self._board.words, spec.slab, spec.slabs)
+        breakers = Breakers(
+            self._board.words,
+            spec.slabs,
+            FileLocks(spec.board),
+            time.monotonic_ns,
+            self._breaker_moved,
+        )
+        self._builder = Builder(self._board.words, spec.slab, spec.slabs, breakers)
         self._topology = Topology(number=0)
         self._traffic = Traffic(revision=0)
         self._number = 0
@@ -132,6 +141,10 @@ class Worker:
         """Stop, as on SIGTERM, within the time that control gives."""
         self._drain_timeout = message.timeout
         self._stopping.set()
+
+    def _breaker_moved(self, endpoint: str, was: str, now: str) -> None:
+        logger.warning("the breaker of %s: %s, was %s", endpoint, now, was)
+        self._link.tell(BreakerMoved(endpoint=endpoint, was=was, now=now))
 
     # --- serving --------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.channel.childspec import ChildSpec
-    from gateway.channel.messages import Drain, FromControl
+    from gateway.channel.messages import Drain, FromControl, FromWorker
     from gateway.proxy.core import Core
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class ControlLink:
         self._tell = tell
         self._drain = drain
         self._task: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
 
     def start(self) -> None:
         """Begin to follow."""
@@ -55,6 +56,11 @@ class ControlLink:
         """Follow no longer."""
         if self._task is not None:
             self._task.cancel()
+
+    def tell(self, message: FromWorker) -> None:
+        """Tell control of what has happened; nobody is told while it is away."""
+        if self._writer is not None:
+            self._writer.write(encode(message))
 
     async def _run(self) -> None:
         while True:
@@ -82,11 +88,13 @@ class ControlLink:
                     )
                 )
             )
+            self._writer = writer
             decoder = Decoder.from_control()
             while data := await reader.read(_READ):
                 for message in decoder.feed(data):
                     await self._take(message, writer)
         finally:
+            self._writer = None
             writer.close()
 
     async def _take(self, message: FromControl, writer: asyncio.StreamWriter) -> None:

@@ -54,6 +54,12 @@ def config_of(text: str = TEXT) -> Config:
     return parse_text(text.encode(), "f", {}, read_secrets=False).config
 
 
+def _without_second_tries(service: snapshot.Service) -> snapshot.Service:
+    return msgspec.structs.replace(
+        service, retry=snapshot.Retry(), rescue=snapshot.Rescue(), outlier=None
+    )
+
+
 def topology_of(config: Config) -> snapshot.Topology:
     pool = snapshot.Pool(
         service="web",
@@ -77,7 +83,7 @@ def routes_of(topology: snapshot.Topology) -> list[snapshot.Route]:
 def test_services_carry_what_the_file_says() -> None:
     topology = topology_of(config_of())
     assert topology.number == 42
-    assert topology.services == (
+    assert tuple(_without_second_tries(service) for service in topology.services) == (
         snapshot.Service(
             name="ivor",
             row=1,
@@ -164,7 +170,61 @@ def test_the_defaults_of_both_planes_are_the_same() -> None:
     bare = snapshot.Topology(number=42)
     for name in ("limits", "cohort", "on_control_lost", "behind_cdn", "access_log", "assets_keep"):
         assert getattr(topology, name) == getattr(bare, name), name
-    assert topology.services == (snapshot.Service(name="web", row=1),)
+    (web,) = topology.services
+    assert _without_second_tries(web) == snapshot.Service(name="web", row=1)
+    # A service made by hand tries nothing twice; a file's does.
+    assert web.retry == snapshot.Retry(
+        attempts=1,
+        on=("connect", "reset", "timeout", "502", "503", "504"),
+        methods=("GET", "HEAD", "OPTIONS"),
+    )
+    assert web.rescue == snapshot.Rescue(
+        on=("connect", "reset", "timeout", "5xx"), methods=("GET", "HEAD")
+    )
+    assert web.outlier == snapshot.Outlier()
+
+
+def test_second_tries_are_the_files() -> None:
+    text = """\
+services:
+  web:
+    blue: {endpoints: ['http://a']}
+    retries: 4
+    retry: {on: [connect, 5xx], methods: [GET, PUT], budget: 60%, floor: 60/min, body: 1MiB}
+    rescue: off
+    breaker: {failures: 3, share: 50%, on: [500], reset_after: 2s, reset_at_most: 1s}
+    outlier: off
+    slow_start: 0s
+    health: {L2: {path: /health}}
+routes:
+  - {service: web}
+  - {service: web, path: /once/, retry: off, rescue: {methods: [GET]}}
+"""
+    topology = topology_of(config_of(text))
+    (web,) = topology.services
+    assert web.retry == snapshot.Retry(
+        attempts=4,
+        on=("connect", "5xx"),
+        methods=("GET", "PUT"),
+        budget=0.6,
+        floor=1.0,
+        body=2**20,
+    )
+    assert web.rescue == snapshot.Rescue()
+    assert web.breaker == snapshot.Breaker(
+        failures=3, share=0.5, on=("500",), reset_after=2.0, reset_at_most=2.0, probed=True
+    )
+    assert (web.outlier, web.slow_start) == (None, 0.0)
+    always, once = routes_of(topology)
+    assert (always.retry, always.rescue) == (None, None)
+    assert once.retry == snapshot.Retry()
+    assert once.rescue is not None
+    assert once.rescue.methods == ("GET",)
+
+
+def test_a_breaker_that_is_off_never_opens() -> None:
+    text = "services: {web: {blue: {endpoints: ['http://a']}, breaker: off}}\n"
+    assert topology_of(config_of(text)).services[0].breaker.failures == 0
 
 
 def test_the_files_endpoints_are_given_by_slot() -> None:

@@ -25,6 +25,7 @@ import h11
 import orjson
 
 from gateway.board import layout
+from gateway.board.locks import OwnLocks
 from gateway.config.snapshot import (
     Cohort,
     Endpoint,
@@ -39,6 +40,7 @@ from gateway.config.snapshot import (
     Traffic,
     pack_routes,
 )
+from gateway.proxy.breaker import Breakers
 from gateway.proxy.core import Core
 from gateway.proxy.dial import made
 from gateway.proxy.downstream import DownstreamConnection
@@ -422,7 +424,16 @@ class Rig:
             slab=0,
             slabs=SLABS,
         )
-        self.builder = Builder(self.words, 0, SLABS)
+        self.moves: list[tuple[str, str, str]] = []
+        self.locks = OwnLocks()
+        breakers = Breakers(
+            self.words,
+            SLABS,
+            self.locks,
+            lambda: int(self.now * 1e9),
+            lambda *move: self.moves.append(move),
+        )
+        self.builder = Builder(self.words, 0, SLABS, breakers)
         self.clients: list[Client] = []
         self.backends: list[Backend] = []
         self.topology = topology()

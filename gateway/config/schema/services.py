@@ -19,10 +19,12 @@ from gateway.config.schema.types import (
     PathPattern,
     Positive,
     ProbePath,
+    RequestRate,
     Seconds,
     Section,
     ServiceName,
     Share,
+    Size,
     Status,
     Timeout,
     key,
@@ -73,6 +75,14 @@ class Retry(Section):
         ("GET", "HEAD", "OPTIONS"), description="Methods that are safe to repeat."
     )
     budget: Share = key("20%", description="Retries as a share of requests, at most.")
+    floor: RequestRate = key(
+        "10/s", description="Retries that the budget allows however few requests there are."
+    )
+    body: Size = key(
+        "64KiB",
+        description="A request's body up to this size is kept, to be sent again; a larger one is "
+        "sent once.",
+    )
 
 
 class Rescue(Section):
@@ -92,6 +102,51 @@ OffOrRetry = Annotated[
 ]
 OffOrRescue = Annotated[
     Annotated[Literal["off"], Tag(_OFF)] | Annotated[Rescue, Tag(_KEYS)],
+    Discriminator(off_or_keys),
+]
+
+
+class Breaker(Section):
+    """When an endpoint is left alone because it fails. Counted on the whole machine."""
+
+    failures: Positive = key(
+        5,
+        description="Failures in a row that open it; more where single failures are common, so "
+        "that mere chance does not.",
+    )
+    share: Share | None = key(
+        None, description="Share of failures within the window that opens it, too; null: none."
+    )
+    window: Seconds = key("10s", description="Time over which failures are counted.")
+    minimum: Positive = key(20, description="Requests within the window before the share counts.")
+    on: tuple[Condition, ...] = key(
+        ("connect", "reset", "timeout", 502, 503, 504),
+        description="What counts as a failure. Never a 4xx.",
+    )
+    reset_after: Seconds = key("60s", description="Time until one request tries again.")
+    reset_at_most: Seconds = key(
+        "10m", description="The same after repeated openings: each doubles it up to here."
+    )
+
+
+class Outlier(Section):
+    """When an endpoint gets no requests for a while: it fails far more often than its peers."""
+
+    above: Share = key("20%", description="Share of failures that is too much.")
+    minimum: Positive = key(
+        20, description="Requests to it within the breaker's window before it is judged."
+    )
+    eject_for: Seconds = key("30s", description="Time that it is left out; grows on repeats.")
+    eject_at_most: Seconds = key("5m", description="The longest time that it is left out.")
+    share: Share = key("50%", description="Share of a pool that may be left out at a time.")
+
+
+OffOrBreaker = Annotated[
+    Annotated[Literal["off"], Tag(_OFF)] | Annotated[Breaker, Tag(_KEYS)],
+    Discriminator(off_or_keys),
+]
+OffOrOutlier = Annotated[
+    Annotated[Literal["off"], Tag(_OFF)] | Annotated[Outlier, Tag(_KEYS)],
     Discriminator(off_or_keys),
 ]
 
@@ -149,13 +204,6 @@ class Health(Section):
     L2: HttpProbe | None = key(None, description="The application answers.")
     L3: SelfTestProbe | None = key(None, description="The application's own self-test.")
     L4: IntegrationProbe | None = key(None, description="A sequence of requests through all.")
-
-
-class Breaker(Section):
-    """When an endpoint is left alone because it fails."""
-
-    failures: Positive = key(5, description="Failures in a row that open it.")
-    reset_after: Seconds = key("60s", description="Time until one request tries again.")
 
 
 class Stale(Section):
@@ -224,7 +272,10 @@ class Service(Section):
     slow_start: Duration = key("30s", description="Time over which a new endpoint warms up.")
     drain_timeout: Duration = key("30s", description="Time that requests in flight get to end.")
     health: Health = key({}, description="Probes of its endpoints.")
-    breaker: Breaker = key({}, description="When a failing endpoint is left alone.")
+    breaker: OffOrBreaker = key({}, description="When a failing endpoint is left alone, or off.")
+    outlier: OffOrOutlier = key(
+        {}, description="When an endpoint that fails more than its peers is left out, or off."
+    )
     fallback: tuple[Fallback, ...] = key(
         (), description="What to answer when nothing can serve, in order."
     )
