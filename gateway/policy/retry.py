@@ -104,9 +104,11 @@ class Budget:
         self._then = 0.0
 
     def change(self, share: float, floor: float) -> None:
-        """Take other bounds from now on."""
-        self._share = share
-        self._floor = floor
+        """Take other bounds from now on; what was saved under the old ones is given up."""
+        if (share, floor) != (self._share, self._floor):
+            self._share = share
+            self._floor = floor
+            self._saved = self._rate = floor
 
     def take(self, requests: int, now: float) -> bool:
         """Take one retry; False where none is left.

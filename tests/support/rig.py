@@ -357,9 +357,9 @@ class Backend:
         self.transport.feed(data)
         return self
 
-    def ok(self, body: bytes = b"ok", fields: str = "") -> Backend:
-        """Send a whole answer of 200."""
-        head = f"HTTP/1.1 200 OK\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
+    def ok(self, body: bytes = b"ok", fields: str = "", *, status: int = 200) -> Backend:
+        """Send a whole answer."""
+        head = f"HTTP/1.1 {status} Said\r\n{fields}Content-Length: {len(body)}\r\n\r\n"
         return self.answers(head.encode() + body)
 
     def ends(self) -> None:
