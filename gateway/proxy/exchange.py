@@ -586,8 +586,8 @@ class Exchange:
                 return
             self._guard()
             self._assign()
-            self._select()
-            self._forward()
+            if self._select():
+                self._forward()
         except Failure as failure:
             self._give_up(failure)
         except WireError as error:
@@ -739,7 +739,10 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _select(self) -> cython.bint:
-        """Phase 7: an endpoint of the side, counted against in the same step."""
+        """Phase 7: an endpoint of the side, counted against in the same step.
+
+        False where there is none to ask, which is answered then.
+        """
         view = self._view
         if not self.core.recorder.enter(view.row, view.max_in_flight):
             name = self.route.service_name
@@ -764,9 +767,12 @@ class Exchange:
             else Failure("breaker-open", self.route.service_name, retry_after=wait)
         )
         self._first = failure.name
-        if not self._may_rescue(_RESCUE, True) or not self._rescue():
-            raise failure
-        return True
+        self._failure = failure
+        if self._may_rescue(_RESCUE, True) and self._rescue():
+            return True
+        # Not raised: it would hold this frame, and this exchange it.
+        self._give_up(failure)
+        return False
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -866,7 +872,6 @@ class Exchange:
         """Build the request line: the client's own wherever nothing about it changes."""
         view = self._view
         target: bytes = self._target
-        sent: cython.Py_ssize_t = len(target)
         if view.overridable:
             # The log must not hold the token either.
             target = strip_target(target)
@@ -874,7 +879,7 @@ class Exchange:
         if view.strip:
             target = _stripped(target, view.strip)
         # Nothing makes a target other than by taking something off it.
-        if self._minor == 1 and not self._absolute and len(target) == sent:
+        if self._minor == 1 and not self._absolute and len(target) == len(self.head.target):
             return self.head.line
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
@@ -985,12 +990,14 @@ class Exchange:
         if (bits or self._rescuing) and self._is_bad(attempt, head, body, ended, bits):
             return
         if self._view.assets is not None and self._is_asset():
-            if self._held is not None and head.status >= 400:
+            second: cython.bint = self._held is not None and self._held.asset
+            if second and head.status >= 400:
                 attempt.abandon()
                 self._ask_kept()
                 return
             if self._is_missing(head):
-                if self._held is None:
+                if not second:
+                    self._drop_held()
                     self._held = HeldAnswer(
                         attempt, head, body, ended, self._green, self._candidate, True
                     )
@@ -1226,6 +1233,8 @@ class Exchange:
             bits: cython.int = self._view.again.verdicts.of(failure.name)
             if self._again(attempt, bits, failure.retry_safe, failure.kind.status == 504):
                 return
+            if self._rescuing:
+                failure = self._failure
         self._give_up(failure)
 
     # --- second tries ---------------------------------------------------------------------------
@@ -1248,7 +1257,7 @@ class Exchange:
             attempt.abandon()
             self._give_up(self._failure or Failure("no-endpoint", self.route.service_name))
             return True
-        if self._first is None and bits & (_MARK | _RESCUE):
+        if self._first is None and bits & (_MARK | _RESCUE | _RETRY):
             self._first = str(head.status)
         green: cython.bint = self._green
         candidate: cython.bint = self._candidate
@@ -1274,8 +1283,8 @@ class Exchange:
         """
         view = self._view
         again = view.again
-        if self._framing != _BODY_NONE and self._replay is None:
-            return False
+        if self._framing != _BODY_NONE and self._replay is None and attempt.connection is not None:
+            return False  # some of its content is gone
         if self._tried is None:
             self._tried = []
         self._tried.append(attempt.endpoint)
@@ -1364,7 +1373,9 @@ class Exchange:
         attempt = self._attempt
         if self._view is not None and self._status == 0:
             bits: cython.int = self._view.again.verdicts.of(failure.name)
-            if (bits & _FALLBACK or held is not None) and self._fall_back():
+            if held is not None:
+                bits = self._view.calls_for(held.head.status)
+            if bits & _FALLBACK and self._fall_back():
                 if attempt is not None:
                     attempt.abandon()
                 self._drop_held()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.board import layout
-from gateway.config.snapshot import Breaker, Rescue, Retry, Route, ServiceTraffic, Timeouts
+from gateway.config.snapshot import Breaker, Cohort, Rescue, Retry, Route, ServiceTraffic, Timeouts
 from tests.support.rig import Backend, Rig, endpoint, pool, service, topology, traffic
 
 RETRY = Retry(
@@ -326,7 +326,7 @@ def test_where_neither_can_be_reached_the_candidates_failure_is_told(rig: Rig) -
     rig.client.get()
     rig.backend().resets()
     rig.refuses()
-    assert _error(rig)[0] == 502
+    assert _error(rig) == (502, b"reset")
     rig.over([502])
 
 
@@ -378,3 +378,48 @@ def test_what_stable_fails_is_nobodys_to_rescue(rig: Rig) -> None:
     assert rig.client.answer().status == 500
     assert rig.dialling == 0
     rig.over([500])
+
+
+def test_a_large_body_that_nothing_of_was_sent_is_not_lost(whole: Rig) -> None:
+    rig = whole
+    _serve(rig, retry=Retry(attempts=1, on=("connect",), methods=("GET",), body=8))
+    _post(rig, b"x" * 40_000, length=90_000)
+    rig.refuses()
+    rig.client.send(b"x" * 50_000)
+    second = rig.accept()
+    assert len(second.sent.partition(b"\r\n\r\n")[2]) == 90_000
+    second.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
+def test_a_testers_token_is_in_no_attempts_target(rig: Rig) -> None:
+    secret = b"0123456789abcdef0123456789abcdef"
+    rig.serve(
+        topology(
+            number=2,
+            services=[service(retry=RETRY)],
+            pools=_pools(2),
+            cohort=Cohort(secret=secret),
+        )
+    )
+    rig.client.get("/page?gw_override=token&a=1")
+    rig.backend().ok(status=503)
+    second = rig.backend()
+    assert second.sent.startswith(b"GET /page?a=1 HTTP/1.1\r\n")
+    second.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
+def test_an_asset_that_the_next_endpoint_lacks_is_asked_of_the_other_color(rig: Rig) -> None:
+    services = [service(retry=RETRY)]
+    rig.serve(topology(number=2, services=services, pools=_pools(2, 1), assets=("/a/*",)))
+    rig.client.get("/a/x.js")
+    rig.backend().ok(status=503)
+    rig.backend().ok(b"no", status=404)
+    other = rig.accept()
+    assert b"X-Release-Color: green" in other.sent
+    other.ok(b"yes")
+    assert rig.client.answer().body == b"yes"
+    rig.over([200])
