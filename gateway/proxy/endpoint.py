@@ -75,7 +75,7 @@ class Endpoint:
     retired: cython.bint = cython.declare(cython.bint, visibility="readonly")
     connections: set[Closable] = cython.declare(set, visibility="readonly")
     guard: Guard | None = cython.declare(object, visibility="public")
-    _probed: cython.bint
+    probed: cython.bint = cython.declare(cython.bint, visibility="readonly")
     _idle: list[Closable]
     # mypy has no typed memoryviews.
     _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
@@ -107,7 +107,7 @@ class Endpoint:
         self.retired = False
         self.connections = set()
         self.guard = None
-        self._probed = False
+        self.probed = False
         self._idle = []
         self._words = words
         self._own = layout.slab_at(slab) + layout.ENDPOINTS_AT + cell * layout.ENDPOINT_WORDS
@@ -172,8 +172,8 @@ class Endpoint:
 
     def take_probe(self) -> bool:
         """Tell, once, whether the request that was just claimed is its breaker's probe."""
-        probed: cython.bint = self._probed
-        self._probed = False
+        probed: cython.bint = self.probed
+        self.probed = False
         return probed
 
     @cython.ccall
@@ -183,7 +183,7 @@ class Endpoint:
         guard = self.guard
         if guard is None or not guard.may_probe():
             return False
-        self._probed = True
+        self.probed = True
         return True
 
     def release(self, good: cython.bint = False) -> None:

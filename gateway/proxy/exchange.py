@@ -113,9 +113,6 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 #: RFC 9110 section 9.2.2: sending them twice is sending them once.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
-#: RFC 9110 section 9.2.1: an open breaker's probe is rather one of these.
-_SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
-
 #: Protocols that a client may not switch to: ``h2c`` would walk past every policy in the tunnel.
 _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
 
@@ -254,7 +251,7 @@ class Attempt:
         self._exchange = exchange
         self._over = False
         self._redialled = False
-        self._probe = endpoint.take_probe()
+        self._probe = endpoint.probed and endpoint.take_probe()
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.endpoint.id} sent={self.request_sent} over={self._over}>"
@@ -782,8 +779,8 @@ class Exchange:
             self.core.draw(32),
             self._client,
             self._tried,
-            self.core.wheel.now,
-            self._method in _SAFE,
+            self._started if self._tried is None else self.core.clock(),
+            self.to_head or self._method == b"GET",
         )
         if endpoint is None:
             return False
