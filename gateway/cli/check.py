@@ -37,7 +37,7 @@ def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
     from gateway.config.load import ConfigErrors, read_file
 
     try:
-        loaded = read_file(file, os.environ, read_secrets=not without_secrets)
+        loaded = read_file(file, os.environ, read_secrets=not without_secrets, read_pages=True)
     except ConfigErrors as errors:
         click.echo(str(errors), err=True)
         ctx.exit(Exit.USAGE)

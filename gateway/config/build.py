@@ -10,12 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.config import snapshot
+from gateway.config.templates import is_template, media_type
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gateway.config.addresses import EndpointAddress
-    from gateway.config.schema import Config, Route, SecurityProfile, Service, Timeouts
+    from gateway.config.schema import (
+        Config,
+        ErrorPage,
+        Fallback,
+        Route,
+        SecurityProfile,
+        Service,
+        Timeouts,
+    )
     from gateway.config.schema.services import Outlier, Rescue, Retry
 
 __all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
@@ -58,8 +67,10 @@ def build_topology(
     ``pools`` are the slots as control has allocated them (of the file or of the API), ``rows``
     each service's place on the board. Raises KeyError where a service has no row.
     """
+    files = _Files(config.pages)
     services = tuple(
-        _service(name, section, rows[name]) for name, section in sorted(config.services.items())
+        _service(name, section, rows[name], files)
+        for name, section in sorted(config.services.items())
     )
     timeouts = {service.name: service.timeouts for service in services}
     cohort, assets = config.traffic.cohort, config.traffic.assets
@@ -100,6 +111,8 @@ def build_topology(
             after=config.on_control_lost.after, do=config.on_control_lost.do
         ),
         access_log=config.access_log,
+        error_pages=tuple(_error_page(page, files) for page in config.error_pages),
+        files=files.contents,  # last: by now everything that names one has been built
     )
 
 
@@ -123,7 +136,62 @@ def _timeouts(section: Timeouts) -> snapshot.Timeouts:
     )
 
 
-def _service(name: str, section: Service, row: int) -> snapshot.Service:
+class _Files:
+    """The contents that answers are made of, numbered, equal ones once."""
+
+    def __init__(self, pages: Mapping[str, bytes]) -> None:
+        self._pages = pages
+        self._numbers: dict[bytes, int] = {}
+
+    def number(self, name: str) -> int:
+        """Return a file's place among the contents. Raises KeyError where it was not read."""
+        return self._numbers.setdefault(self._pages[name], len(self._numbers))
+
+    @property
+    def contents(self) -> tuple[bytes, ...]:
+        """All contents that were asked for."""
+        return tuple(self._numbers)
+
+
+def _fallback(section: Fallback, files: _Files) -> snapshot.Fallback:
+    stale, static = section.stale, section.static
+    if stale is not None:
+        return snapshot.Fallback(
+            kind="stale",
+            paths=stale.paths,
+            methods=stale.methods,
+            max_age=stale.max_age,
+            shared=stale.shared,
+        )
+    assert static is not None  # exactly one of the two (``cross``)
+    return snapshot.Fallback(
+        kind="static",
+        paths=static.paths,
+        methods=static.methods,
+        status=static.status,
+        type=media_type(static.file, static.type),
+        fields=tuple(static.fields.items()),
+        file=files.number(static.file),
+        template=is_template(static.file, static.template),
+    )
+
+
+def _error_page(section: ErrorPage, files: _Files) -> snapshot.ErrorPage:
+    return snapshot.ErrorPage(
+        on=section.on,
+        intercept=section.intercept,
+        forms=tuple(
+            snapshot.PageForm(
+                type=media_type(form.file, form.type),
+                file=files.number(form.file),
+                template=is_template(form.file, form.template),
+            )
+            for form in section.files
+        ),
+    )
+
+
+def _service(name: str, section: Service, row: int, files: _Files) -> snapshot.Service:
     return snapshot.Service(
         name=name,
         row=row,
@@ -139,6 +207,9 @@ def _service(name: str, section: Service, row: int) -> snapshot.Service:
         breaker=_breaker(section),
         outlier=_outlier(section.outlier),
         slow_start=section.slow_start,
+        depends_on=section.depends_on,
+        fallbacks=tuple(_fallback(each, files) for each in section.fallback),
+        error_pages=tuple(_error_page(page, files) for page in section.error_pages),
     )
 
 

@@ -16,6 +16,7 @@ from gateway.config.cross import cross_faults
 from gateway.config.faults import place_text, validate
 from gateway.config.files import read_bounded, reason
 from gateway.config.notyet import NOT_YET, not_yet
+from gateway.config.pages import PageReader, page_faults
 from gateway.config.pointers import PointerReader
 from gateway.config.secrets import Secrets
 
@@ -74,22 +75,34 @@ def load_file(path: Path, env: Mapping[str, str]) -> Config:
     return read_file(path, env).config
 
 
-def read_file(path: Path, env: Mapping[str, str], *, read_secrets: bool = True) -> Loaded:
+def read_file(
+    path: Path,
+    env: Mapping[str, str],
+    *,
+    read_secrets: bool = True,
+    read_pages: bool | None = None,
+) -> Loaded:
     """Return a file's configuration and warnings.
 
     Without ``read_secrets`` neither environment variables nor files that hold secrets or
-    certificates are looked at. Raises ConfigErrors with everything that is wrong.
+    certificates are looked at; without ``read_pages`` (None: as ``read_secrets``) no files that
+    answers are made of. Raises ConfigErrors with everything that is wrong.
     """
     try:
         octets = read_bounded(path, yaml12.MAX_FILE)
     except OSError as error:
         problem = Problem(str(path), 1, 1, "", f"cannot be read: {reason(error)}")
         raise ConfigErrors((problem,)) from None
-    return parse_text(octets, str(path), env, read_secrets=read_secrets)
+    return parse_text(octets, str(path), env, read_secrets=read_secrets, read_pages=read_pages)
 
 
 def parse_text(
-    octets: bytes, name: str, env: Mapping[str, str], *, read_secrets: bool = True
+    octets: bytes,
+    name: str,
+    env: Mapping[str, str],
+    *,
+    read_secrets: bool = True,
+    read_pages: bool | None = None,
 ) -> Loaded:
     """Return the configuration that ``octets`` are; ``name`` is the file's in messages.
 
@@ -109,11 +122,17 @@ def parse_text(
         raise ConfigErrors(tuple(problems))
     config, faults = validate(document.data)
     faults += cross_faults(document.data)
+    faults += page_faults(document.data)
     secrets = Secrets()
     if read_secrets:
         reader = PointerReader(env)
         secrets = reader.read(document.data)
         faults += reader.faults
+    pages: dict[str, bytes] = {}
+    if read_secrets if read_pages is None else read_pages:
+        files = PageReader()
+        pages = files.read(document.data)
+        faults += files.faults
     marked = {(fault.mark, fault.place) for fault in document.faults}
     for fault in faults:
         mark = document.mark(fault.place, at_key=fault.at_key)
@@ -122,7 +141,7 @@ def parse_text(
             problems.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
-    return Loaded(config.with_secrets(secrets), _warnings(document, name))
+    return Loaded(config.with_secrets(secrets).with_pages(pages), _warnings(document, name))
 
 
 def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:

@@ -15,18 +15,14 @@ if TYPE_CHECKING:
 
     from gateway.config.keys import Place
 
-_RESILIENCE = "has no effect yet: this version answers with the failure"
 _RELEASES = "has no effect yet: this version moves traffic by hand only"
 _FRONT_DOOR = "has no effect yet: this version does not guard by it"
 
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
     # Health, breakers, retries, cache and fallbacks.
-    "services.*.critical": _RELEASES,
-    "services.*.depends_on": "has no effect yet: probes and traffic know no order",
     "services.*.health.L3": "has no effect yet: probes end at L2",
     "services.*.health.L4": "has no effect yet: probes end at L2",
-    "services.*.fallback": _RESILIENCE,
     "routes[].cache": "has no effect yet: nothing is kept",
     # Releases that judge themselves.
     "services.*.triggers": _RELEASES,

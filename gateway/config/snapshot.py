@@ -129,6 +129,42 @@ class Outlier(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 0.5
 
 
+class Fallback(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What answers for a service where nothing else can, in its place among others.
+
+    ``stale``: a stored copy of at most ``max_age`` seconds; ``static``: ``Topology.files[file]``.
+    """
+
+    kind: Literal["stale", "static"]
+    #: Path patterns as ``Topology.assets``; none: every path.
+    paths: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("GET", "HEAD")
+    max_age: float = 86_400.0
+    shared: bool = False
+    status: int = 200
+    type: str = ""
+    fields: tuple[tuple[str, str], ...] = ()
+    file: int = 0
+    template: bool = False
+
+
+class PageForm(msgspec.Struct, frozen=True, kw_only=True):
+    """One form of an error page: a content type and ``Topology.files[file]``."""
+
+    type: str
+    file: int
+    template: bool = False
+
+
+class ErrorPage(msgspec.Struct, frozen=True, kw_only=True):
+    """A page for statuses (``404``) or classes of them (``5xx``)."""
+
+    on: tuple[str, ...]
+    forms: tuple[PageForm, ...]
+    #: Also instead of the backend's own answers.
+    intercept: bool = False
+
+
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """One upstream application. ``row`` is its place in each worker's slab of the board."""
 
@@ -150,6 +186,10 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     outlier: Outlier | None = None
     #: Seconds over which the share of an endpoint that comes up grows.
     slow_start: float = 30.0
+    #: Services that it calls: with one of them down it is degraded.
+    depends_on: tuple[str, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+    error_pages: tuple[ErrorPage, ...] = ()
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -250,6 +290,10 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     behind_cdn: bool = False
     on_control_lost: OnControlLost = OnControlLost()
     access_log: str = "-"
+    #: For statuses that a service has no page of its own for.
+    error_pages: tuple[ErrorPage, ...] = ()
+    #: Contents of the files that answers are made of, each of them once.
+    files: tuple[bytes, ...] = ()
 
     def pool(self, service: str, color: Color) -> Pool | None:
         """Return one slot's pool, None where it has none."""
@@ -267,6 +311,8 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 0
     #: Colors that nothing is sent to until lifted (drained or isolated).
     closed: tuple[Color, ...] = ()
+    #: Retry-After in seconds where the service is in maintenance; None: it is not.
+    maintenance: float | None = None
 
     @property
     def candidate(self) -> Color:

@@ -6,6 +6,8 @@ listed in ``gateway.config.notyet``. Secrets are never part of it: only where th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import Field, PrivateAttr
@@ -20,6 +22,7 @@ from gateway.config.schema.entry import (
     SecurityProfile,
     State,
 )
+from gateway.config.schema.pages import ErrorPage, Fallback, PageFile, Static
 from gateway.config.schema.releases import Releases, Triggers
 from gateway.config.schema.routes import Route, RouteTimeouts
 from gateway.config.schema.services import Health, PoolSection, Service, Timeouts
@@ -33,10 +36,13 @@ __all__ = [
     "Assets",
     "Cohort",
     "Config",
+    "ErrorPage",
+    "Fallback",
     "Health",
     "Limits",
     "Listener",
     "OnControlLost",
+    "PageFile",
     "PoolSection",
     "Releases",
     "Route",
@@ -46,6 +52,7 @@ __all__ = [
     "SecurityProfile",
     "Service",
     "State",
+    "Static",
     "Timeouts",
     "TrafficSection",
     "Triggers",
@@ -80,18 +87,33 @@ class Config(Section):
     routes: tuple[Route, ...] = key(
         (), description="Where requests go; none, and one service: everything goes there."
     )
+    error_pages: tuple[ErrorPage, ...] = key(
+        (), description="Pages for statuses that a service has none of its own for."
+    )
     security: Security = key({}, description="Security fields by profile, and CORS.")
     releases: Releases = key({}, description="How a release goes.")
 
     _secrets: Secrets = PrivateAttr(default_factory=Secrets)
+    _pages: Mapping[str, bytes] = PrivateAttr(default_factory=lambda: MappingProxyType({}))
 
     @property
     def secrets(self) -> Secrets:
         """The secrets that the file points to; none where they were not read."""
         return self._secrets
 
+    @property
+    def pages(self) -> Mapping[str, bytes]:
+        """Contents of the files that answers are made of, by name; none: they were not read."""
+        return self._pages
+
     def with_secrets(self, secrets: Secrets) -> Config:
         """Return the same configuration with its secrets."""
         copy = self.model_copy()
         copy._secrets = secrets
+        return copy
+
+    def with_pages(self, pages: Mapping[str, bytes]) -> Config:
+        """Return the same configuration with the files that answers are made of."""
+        copy = self.model_copy()
+        copy._pages = MappingProxyType(dict(pages))
         return copy

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from gateway.config.schema.pages import ErrorPage, Fallback
 from gateway.config.schema.releases import ServiceTriggers
 from gateway.config.schema.types import (
     TAG,
@@ -16,7 +17,6 @@ from gateway.config.schema.types import (
     FilePath,
     Flag,
     Method,
-    PathPattern,
     Positive,
     ProbePath,
     RequestRate,
@@ -206,33 +206,6 @@ class Health(Section):
     L4: IntegrationProbe | None = key(None, description="A sequence of requests through all.")
 
 
-class Stale(Section):
-    """An old copy instead of a failure."""
-
-    max_age: Seconds = key("24h", description="How old a copy may be.")
-    paths: tuple[PathPattern, ...] = key((), description="Paths it holds for; none: all.")
-    shared: Flag = key(
-        default=False, description="Answers are the same for everybody, whatever the cookies say."
-    )
-    methods: tuple[Method, ...] = key(("GET", "HEAD"), description="Methods it holds for.")
-
-
-class Static(Section):
-    """A file instead of a failure."""
-
-    status: Status = key(200, description="Status of the answer.")
-    file: FilePath = Field(description="File with the answer's body.")
-    paths: tuple[PathPattern, ...] = key((), description="Paths it holds for; none: all.")
-    methods: tuple[Method, ...] = key(("GET", "HEAD"), description="Methods it holds for.")
-
-
-class Fallback(Section):
-    """One thing to answer with when nothing can serve. Exactly one of the two keys."""
-
-    stale: Stale | None = key(None, description="A stored copy that is no longer fresh.")
-    static: Static | None = key(None, description="A file.")
-
-
 class UpstreamTls(Section):
     """How endpoints with ``https`` are verified."""
 
@@ -245,10 +218,14 @@ class Service(Section):
     """One upstream application."""
 
     critical: Flag = key(
-        default=False, description="None of its endpoints left sets off the critical_down trigger."
+        default=False,
+        description="With every critical service down the platform is read only; none of its "
+        "endpoints left sets off the critical_down trigger.",
     )
     depends_on: tuple[ServiceName, ...] = key(
-        (), description="Services that it calls; orders releases and L4 probes."
+        (),
+        description="Services that it calls; with one down it is degraded. Orders releases and "
+        "L4 probes.",
     )
     initial_stable: Literal["blue", "green"] = key(
         "blue", description="The color that holds production before any release."
@@ -278,5 +255,8 @@ class Service(Section):
     )
     fallback: tuple[Fallback, ...] = key(
         (), description="What to answer when nothing can serve, in order."
+    )
+    error_pages: tuple[ErrorPage, ...] = key(
+        (), description="Pages instead of the gateway's problem documents."
     )
     triggers: ServiceTriggers = key({}, description="This service's own bounds of a release.")

@@ -58,11 +58,38 @@ TAG = "\0"
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1: token
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")  # RFC 9110, 5.5, no tabs
+_MEDIA_TYPE = re.compile(  # RFC 9110 section 8.3.1
+    r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+    r"(?: ?; ?[!#$%&'*+.^_`|~0-9A-Za-z-]+=[!#$%&'*+.^_`|~0-9A-Za-z-]+)*"
+)
 _METHOD = re.compile(r"[A-Z][A-Z-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SERVICE = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _STATUS_CLASS = re.compile(r"[45]xx")
 _FAILURES = ("connect", "reset", "timeout")
+#: What frames an answer, ends at a hop (RFC 9110 section 7.6.1) or is the gateway's own to say.
+_NOT_SET_BY_FILES = frozenset(
+    {
+        "cache-control",
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-gateway-error",
+        "x-gateway-served-by",
+        "x-request-id",
+    }
+)
+#: Statuses whose answers have no content, or one that a file cannot be (RFC 9110 section 15).
+_WITHOUT_FILE = frozenset({204, 205, 206, 304})
 _MAX_WORKERS = 256
 
 
@@ -132,6 +159,45 @@ def _field_value(value: str) -> str:
     if _FIELD_VALUE.fullmatch(value) is None:
         raise ValueError(
             "characters that a header field cannot have, expected one line of visible ASCII"
+        )
+    return value
+
+
+def _answer_field(value: str) -> str:
+    if _token(value).lower() in _NOT_SET_BY_FILES:
+        raise ValueError(
+            f"{shown(value)} is for the gateway to set, expected a field of the answer's own"
+        )
+    return value
+
+
+def _file_status(value: object) -> int:
+    if (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and 200 <= value <= 599
+        and value not in _WITHOUT_FILE
+    ):
+        return value
+    raise ValueError(
+        f"{shown(value)} is no status for a file, expected 200 to 599 without 204, 205, 206 and 304"
+    )
+
+
+def _error_status(value: object) -> str:
+    if isinstance(value, str) and _STATUS_CLASS.fullmatch(value):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599:
+        return str(value)
+    raise ValueError(
+        f"{shown(value)} is no error's status, expected one such as 404, or 4xx or 5xx"
+    )
+
+
+def _media_type(value: str) -> str:
+    if _MEDIA_TYPE.fullmatch(value) is None:
+        raise ValueError(
+            f"{shown(value)} is not a content type, expected such as text/html; charset=utf-8"
         )
     return value
 
@@ -268,7 +334,32 @@ Condition = Annotated[
     ),
 ]
 
+#: Status of an answer that is made of a file.
+FileStatus = Annotated[
+    int,
+    PlainValidator(_file_status),
+    WithJsonSchema({"type": "integer", "minimum": 200, "maximum": 599, "title": "status"}),
+]
+ErrorStatus = Annotated[
+    str,
+    PlainValidator(_error_status),
+    WithJsonSchema(
+        {
+            "title": "error status",
+            "anyOf": [
+                {"enum": ["4xx", "5xx"]},
+                {"type": "integer", "minimum": 400, "maximum": 599},
+            ],
+        }
+    ),
+]
+
 HttpToken = Annotated[str, PlainValidator(_text(_token)), _json("field name")]
+#: A field that a configured answer may have of its own.
+AnswerField = Annotated[str, PlainValidator(_text(_answer_field)), _json("field name")]
+MediaType = Annotated[
+    str, PlainValidator(_text(_media_type)), _json("content type", "/", "text/html; charset=utf-8")
+]
 FieldValue = Annotated[str, PlainValidator(_text(_field_value)), _json("field value")]
 Method = Annotated[str, PlainValidator(_text(_method)), _json("method", "^[A-Z][A-Z-]*$", "GET")]
 Variable = Annotated[
