@@ -12,6 +12,8 @@ from gateway.config.load import ConfigErrors, parse_text
 from gateway.config.pages import MAX_PAGE
 from gateway.config.templates import NAMES, Template, is_template, media_type
 
+KNOWN = ", ".join(NAMES)
+
 BASE = """\
 services:
   web:
@@ -101,7 +103,7 @@ def test_too_much_in_all_is_told_at_the_one_that_is_too_much(folder: Path) -> No
         (
             b"{{ staus }}",
             "file: a.html, template: true",
-            f"'a.html' is no template: '{{{{staus}}}}' is no value, expected one of: {', '.join(NAMES)}",
+            f"'a.html' is no template: '{{{{staus}}}}' is no value, expected one of: {KNOWN}",
         ),
         (
             b"{{status}}",
