@@ -96,6 +96,7 @@ class Api:
             reloads=tuple(self._reloads.items()),
             lagging_workers=len(parts.hub.behind(parts.hub.number)),
             state_in_memory=bool(parts.store.fallback),
+            platform=self._shown.platform.look(),
             version=VERSION,
             build=hot.compiled_state(),
         )
@@ -164,6 +165,27 @@ class Api:
             inbound.query.get("reason", ""),
             "isolate.lift",
             lambda state, _: pooldesk.lift(state, name, which, self._fresh),
+        )
+
+    async def maintain(self, inbound: Inbound) -> web.Response:
+        """``POST /v1/services/{service}/maintenance``."""
+        body = inbound.given(models.MaintenanceRequest)
+        name, retry_after = inbound.path["service"], models.retry_seconds(body.retry_after)
+        return await self._traffic(
+            inbound,
+            body.reason,
+            "maintenance",
+            lambda state, _: pooldesk.maintain(state, name, retry_after, self._fresh),
+        )
+
+    async def end_maintenance(self, inbound: Inbound) -> web.Response:
+        """``DELETE /v1/services/{service}/maintenance``."""
+        name = inbound.path["service"]
+        return await self._traffic(
+            inbound,
+            inbound.query.get("reason", ""),
+            "maintenance.end",
+            lambda state, _: pooldesk.end_maintenance(state, name, self._fresh),
         )
 
     async def _traffic(

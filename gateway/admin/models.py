@@ -28,12 +28,15 @@ Health = Literal["unknown", "up", "down"]
 #: One color everywhere, or at least one service with both sides in play.
 Mode = Literal["stable", "split", "candidate", "mixed"]
 Source = Literal["file", "api"]
+ServiceState = Literal["up", "degraded", "down"]
+PlatformMode = Literal["full", "degraded", "read_only"]
 
 MAX_ENDPOINTS_PER_POOL = 64
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 #: Bounded by its digits: a caller waits for 99 minutes at most.
 _DURATION = re.compile(r"([0-9]{1,6})(ms)|([0-9]{1,3})(s)|([0-9]{1,2})(m)", re.ASCII)
+_RETRY_AFTER = re.compile(r"([1-9][0-9]{0,2})([smh])", re.ASCII)
 
 #: ``multipleOf`` in JSON Schema; the tolerance of binary fractions is ours (see ``hundredths``).
 Percent: TypeAlias = Annotated[
@@ -43,6 +46,12 @@ Duration: TypeAlias = Annotated[
     str,
     StringConstraints(pattern=r"^([0-9]{1,6}ms|[0-9]{1,3}s|[0-9]{1,2}m)$"),
     Field(examples=["500ms", "30s", "2m"]),
+]
+#: How long visitors are asked to wait: whole seconds, at least one.
+RetryAfter: TypeAlias = Annotated[
+    str,
+    StringConstraints(pattern=r"^[1-9][0-9]{0,2}[smh]$"),
+    Field(examples=["30s", "5m", "2h"]),
 ]
 ServiceName: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")
@@ -66,6 +75,14 @@ def seconds(text: str) -> float:
         raise ValueError(f"{text!r} is not a duration; expected one like 500ms, 30s, 99m")
     number, unit = (group for group in match.groups() if group is not None)
     return int(number) * _UNITS[unit]
+
+
+def retry_seconds(text: str) -> float:
+    """Return a Retry-After's seconds. Raises ValueError where it is none."""
+    match = _RETRY_AFTER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is no time to come back in; expected one like 30s, 5m, 2h")
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def hundredths(percent: float) -> int:
@@ -187,6 +204,13 @@ class IsolateRequest(Request):
     reason: Reason = ""
 
 
+class MaintenanceRequest(Request):
+    """Answer 503 for a service until it is lifted."""
+
+    retry_after: RetryAfter = "5m"
+    reason: Reason = ""
+
+
 class AdoptRequest(Request):
     """Say which color production is, where the state store was lost."""
 
@@ -229,6 +253,7 @@ class PoolStatus(Answer):
     source: Source
     generation: int
     closed: bool = Field(default=False, description="drained or isolated: nothing new goes there")
+    isolated: bool = Field(default=False, description="closed until it is lifted")
     endpoints: list[EndpointStatus]
 
 
@@ -248,6 +273,14 @@ class ServiceStatus(Answer):
     weights: Weights
     previous: bool = Field(
         default=False, description="whether `rollback --to previous` is open for it"
+    )
+    state: ServiceState = Field(
+        default="up",
+        description="down: nothing of it can serve, or maintenance; degraded: it can, but a "
+        "dependency is down or a fallback has answered lately",
+    )
+    maintenance: float | None = Field(
+        default=None, description="in maintenance: the Retry-After in seconds"
     )
     pools: list[PoolStatus]
 
@@ -281,6 +314,9 @@ class StatusAnswer(Answer):
     traffic_revision: int
     snapshot: int = Field(description="the snapshot number that workers are asked to serve")
     mode: Mode
+    platform: PlatformMode = Field(
+        default="full", description="what the public status says: full, degraded, read_only"
+    )
     forced_stable: bool = Field(
         default=False, description="some worker obeys `rollback --local`'s flag file"
     )
@@ -299,6 +335,9 @@ class TrafficService(Answer):
     candidate: Color
     weight: float = Field(description="the candidate's share in percent")
     closed: list[Color] = []
+    maintenance: float | None = Field(
+        default=None, description="in maintenance: the Retry-After in seconds"
+    )
 
 
 class TrafficAnswer(Answer):

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.config.snapshot import Color, Endpoint
+    from gateway.control.platform import PlatformWatch
     from gateway.control.state import ServiceState, State
     from gateway.control.store import AuditEntry
     from gateway.control.switchboard import Switchboard
     from gateway.health.prober import Monitor
     from gateway.health.probes import Result
+    from gateway.policy.mode import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +34,22 @@ class Pictures:
 
     switchboard: Switchboard
     clock: Callable[[], int]
+    platform: PlatformWatch
 
     def status(self) -> models.StatusAnswer:
         """Return the one picture."""
         switch = self.switchboard
         state = switch.state
+        platform = self.platform.look()
         return models.StatusAnswer(
             version=VERSION,
             traffic_revision=state.revision,
             snapshot=switch.parts.hub.number,
             mode=mode(state),
+            platform=platform.mode,
             forced_stable=any(each.forced_stable for each in switch.parts.board.workers()),
             release=state.release or None,
-            services=[self._service(each) for each in state.services],
+            services=[self._service(each, platform) for each in state.services],
             processes=self._processes(),
             drift=self.drift(),
             warnings=switch.warnings,
@@ -55,7 +60,7 @@ class Pictures:
         found = merge.drift(self.switchboard.settings, self.switchboard.state)
         return [drift(each) for each in found]
 
-    def _service(self, service: ServiceState) -> models.ServiceStatus:
+    def _service(self, service: ServiceState, platform: Picture) -> models.ServiceStatus:
         return models.ServiceStatus(
             name=service.name,
             stable=service.stable,
@@ -64,6 +69,8 @@ class Pictures:
                 stable=(BUCKETS - service.weight) / 100, candidate=service.weight / 100
             ),
             previous=service.previous == "open",
+            state=platform.states.get(service.name, "up"),
+            maintenance=service.maintenance,
             pools=[self.pool(service, color) for color in COLORS],
         )
 
@@ -77,6 +84,7 @@ class Pictures:
             source=state.source,
             generation=state.generation,
             closed=color in service.closed,
+            isolated=color in service.isolated,
             endpoints=[self._endpoint(each) for each in (pool.endpoints if pool else ())],
         )
 
@@ -172,6 +180,7 @@ def traffic_services(state: State) -> list[models.TrafficService]:
             candidate=service.candidate,
             weight=service.weight / 100,
             closed=list(service.closed),
+            maintenance=service.maintenance,
         )
         for service in state.services
     ]

@@ -36,7 +36,12 @@ def _table(answer: models.TrafficAnswer) -> None:
             colored(service.candidate),
             percent(service.weight),
             ", ".join(service.closed),
+            "" if service.maintenance is None else f"{service.maintenance:g} s",
         ]
         for service in answer.services
     ]
-    console().print(table(["service", "stable", "", "candidate", "", "closed"], rows))
+    columns = ["service", "stable", "", "candidate", "", "closed", "maintenance"]
+    if all(service.maintenance is None for service in answer.services):
+        columns.pop()
+        rows = [row[:-1] for row in rows]
+    console().print(table(columns, rows))

@@ -18,7 +18,7 @@ def command(link: Link, verbose: bool) -> None:
 
     def show(answer: models.StatusAnswer) -> None:
         _head(answer)
-        console().print(table(["service", "stable", "candidate", "blue", "green"],
+        console().print(table(["service", "state", "stable", "candidate", "blue", "green"],
                               [_service(service) for service in answer.services]))  # fmt: skip
         if verbose:
             _endpoints(answer)
@@ -32,7 +32,7 @@ def _head(answer: models.StatusAnswer) -> None:
     """Print the line that everything else stands under."""
     release = f", release {answer.release}" if answer.release else ""
     say(
-        f"gateway {answer.version}: {answer.mode}{release}, "
+        f"gateway {answer.version}: {answer.mode}{release}, platform {answer.platform}, "
         f"traffic revision {answer.traffic_revision}, snapshot {answer.snapshot}"
     )
     say("")
@@ -47,11 +47,20 @@ def _service(service: models.ServiceStatus) -> list[str | Text]:
     nothing = Text("no pool")
     return [
         service.name,
+        _state(service),
         stable,
         candidate,
         pools.get("blue", nothing),
         pools.get("green", nothing),
     ]
+
+
+def _state(service: models.ServiceStatus) -> Text:
+    """Return a service's state: ``up``, ``down, maintenance (300 s)``."""
+    text = Text(service.state, style="" if service.state == "up" else "red")
+    if service.maintenance is not None:
+        text.append(f", maintenance ({service.maintenance:g} s)", style="default")
+    return text
 
 
 def _pool(pool: models.PoolStatus) -> Text:
@@ -63,7 +72,7 @@ def _pool(pool: models.PoolStatus) -> Text:
     if busy:
         rest += f", {busy} in flight"
     if pool.closed:
-        rest += ", closed"
+        rest += ", isolated" if pool.isolated else ", closed"
     return text.append(rest, style="default")
 
 

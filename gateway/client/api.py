@@ -199,6 +199,20 @@ class AdminClient:
         path = f"/v1/services/{quote(service, safe='')}/isolate"
         return await self._call("POST", path, models.TrafficAnswer, body=request)
 
+    async def maintain(
+        self, service: str, request: models.MaintenanceRequest
+    ) -> Reply[models.TrafficAnswer]:
+        """``POST /v1/services/{service}/maintenance``: 503 with Retry-After until lifted."""
+        path = f"/v1/services/{quote(service, safe='')}/maintenance"
+        return await self._call("POST", path, models.TrafficAnswer, body=request)
+
+    async def end_maintenance(
+        self, service: str, *, reason: str = ""
+    ) -> Reply[models.TrafficAnswer]:
+        """``DELETE /v1/services/{service}/maintenance``: the service answers again."""
+        path = f"/v1/services/{quote(service, safe='')}/maintenance" + _query(reason=reason)
+        return await self._call("DELETE", path, models.TrafficAnswer)
+
     async def lift(
         self, service: str, slot: Slot, *, reason: str = ""
     ) -> Reply[models.TrafficAnswer]:

@@ -29,6 +29,7 @@ from gateway.control.events import Events
 from gateway.control.hub import Hub
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
+from gateway.control.platform import PlatformWatch
 from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
 from gateway.control.store import SqliteStore, StoreError
@@ -75,6 +76,7 @@ class Control:
         self.events = Events(f"{time.time_ns() // 1_000_000:x}")
         self.switchboard: Switchboard
         self.operations: Operations
+        self.platform: PlatformWatch
         self._server: Server | None = None
         self._handover: handover.Server | None = None
 
@@ -143,10 +145,14 @@ class Control:
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
         self.operations = Operations(self.switchboard, self._outside.load)
+        self.platform = PlatformWatch(
+            board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic
+        )
         await self.switchboard.store_soon()
         hosts = {each.host for pool in first.topology.pools for each in pool.endpoints}
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
         self.switchboard.watch(first.topology)
+        self.tasks.start(self._watch_platform(), name="platform mode")
 
     async def _kept(self) -> State | None:
         try:
@@ -157,7 +163,7 @@ class Control:
 
     async def _serve_admin(self) -> None:
         switch = self.switchboard
-        shown = Pictures(switch, time.monotonic_ns)
+        shown = Pictures(switch, time.monotonic_ns, self.platform)
         api = Api(switch, self.operations, shown)
         streams = Streams(self.events)
         self._server = Server(
@@ -224,6 +230,11 @@ class Control:
     async def _beat(self) -> None:
         while True:
             self._outside.board.beat_control(time.monotonic_ns())
+            await asyncio.sleep(HEARTBEAT)
+
+    async def _watch_platform(self) -> None:
+        while True:
+            self.platform.tell()
             await asyncio.sleep(HEARTBEAT)
 
     def _ahead(self, hello: Hello) -> None:

@@ -91,6 +91,7 @@ def recovered(kept: State | None, snapshot: Apply | None) -> State | None:
             weight=each.weight,
             isolated=lifted,
             drained=tuple(color for color in each.closed if color not in lifted),
+            maintenance=each.maintenance,
         )
     return State(
         revision=traffic.revision,

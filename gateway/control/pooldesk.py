@@ -1,4 +1,4 @@
-"""The desk's second half: what pool calls (replace, drain, isolate) make of the state.
+"""The desk's second half: what pool calls (replace, drain, isolate) and maintenance make of it.
 
 Pure decisions, like ``desk``.
 """
@@ -138,4 +138,24 @@ def lift(state: State, name: str, which: ColorOrRole | None, fresh: Callable[[],
     if keep == service.isolated:
         return Outcome(state)
     after = state.replaced(replace(service, isolated=keep))
+    return Outcome(settled(state, after, fresh), (name,))
+
+
+def maintain(state: State, name: str, retry_after: float, fresh: Callable[[], bytes]) -> Outcome:
+    """Put a service into maintenance: its visitors are told to come back in so many seconds."""
+    return _maintenance(state, name, retry_after, fresh)
+
+
+def end_maintenance(state: State, name: str, fresh: Callable[[], bytes]) -> Outcome:
+    """Let a service serve again."""
+    return _maintenance(state, name, None, fresh)
+
+
+def _maintenance(
+    state: State, name: str, retry_after: float | None, fresh: Callable[[], bytes]
+) -> Outcome:
+    service = one(state, name)
+    if service.maintenance == retry_after:
+        return Outcome(state)
+    after = state.replaced(replace(service, maintenance=retry_after))
     return Outcome(settled(state, after, fresh), (name,))

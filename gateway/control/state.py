@@ -35,6 +35,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     drained: tuple[Color, ...] = ()
     #: Closed by an operator: opened only by lifting it.
     isolated: tuple[Color, ...] = ()
+    #: In maintenance: the Retry-After that visitors are told, in seconds; None: it is not.
+    maintenance: float | None = None
     #: The highest generation given to a pool of this service.
     generation: int = 0
     blue: PoolState = PoolState()
@@ -110,6 +112,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
                     stable=service.stable,
                     weight=service.weight,
                     closed=service.closed,
+                    maintenance=service.maintenance,
                 )
                 for service in self.services
             ),

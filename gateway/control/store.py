@@ -67,6 +67,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX answer_at ON answer (at);
     """,
+    "ALTER TABLE service ADD COLUMN maintenance REAL CHECK (maintenance > 0);",
 )
 
 
@@ -241,8 +242,8 @@ class SqliteStore:
         services = tuple(
             _service(row, pools)
             for row in self._db.execute(
-                "SELECT name, stable, weight, previous, drained, isolated, generation"
-                " FROM service ORDER BY name"
+                "SELECT name, stable, weight, previous, drained, isolated, generation,"
+                " maintenance FROM service ORDER BY name"
             )
         )
         return State(revision=meta[0], salt=meta[1], release=meta[2], services=services)
@@ -337,10 +338,11 @@ def _move_aside(path: Path, stamp: int) -> Path | None:
 
 def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
     db.execute(
-        "INSERT INTO service VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
+        "INSERT INTO service (name, stable, weight, previous, drained, isolated, generation,"
+        " maintenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
         " stable = excluded.stable, weight = excluded.weight, previous = excluded.previous,"
         " drained = excluded.drained, isolated = excluded.isolated,"
-        " generation = excluded.generation",
+        " generation = excluded.generation, maintenance = excluded.maintenance",
         (
             service.name,
             service.stable,
@@ -349,6 +351,7 @@ def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
             ",".join(service.drained),
             ",".join(service.isolated),
             service.generation,
+            service.maintenance,
         ),
     )
     for color, pool in (("blue", service.blue), ("green", service.green)):
@@ -404,11 +407,11 @@ def _save_answer(db: sqlite3.Connection, answer: Answer) -> None:
     )
 
 
-_ServiceRow = tuple[str, str, int, str, str, str, int]
+_ServiceRow = tuple[str, str, int, str, str, str, int, float | None]
 
 
 def _service(row: _ServiceRow, pools: dict[tuple[str, str], PoolState]) -> ServiceState:
-    name, stable, weight, previous, drained, isolated, generation = row
+    name, stable, weight, previous, drained, isolated, generation, maintenance = row
     return msgspec.convert(
         {
             "name": name,
@@ -418,6 +421,7 @@ def _service(row: _ServiceRow, pools: dict[tuple[str, str], PoolState]) -> Servi
             "drained": [color for color in drained.split(",") if color],
             "isolated": [color for color in isolated.split(",") if color],
             "generation": generation,
+            "maintenance": maintenance,
             "blue": pools.get((name, "blue"), PoolState()),
             "green": pools.get((name, "green"), PoolState()),
         },

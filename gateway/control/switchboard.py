@@ -299,6 +299,10 @@ class Switchboard:
                 revision=state.revision,
                 weights=weights,
                 stable=stable,
+                closed={each.name: each.closed for each in state.services if each.closed},
+                maintenance={
+                    each.name: each.maintenance for each in state.services if each.maintenance
+                },
             )
         for service in state.services:
             former = before.of(service.name)
@@ -334,6 +338,7 @@ def _told(state: State, names: list[str]) -> bytes:
             "stable": service.stable,
             "weight": service.weight / 100,
             "closed": service.closed,
+            "maintenance": service.maintenance,
             "pools": {
                 color: {
                     "generation": pool.generation,

@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
+from gateway.policy.mode import MODES, STATES, Picture
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -55,6 +56,8 @@ class MetricsView:
     reloads: tuple[tuple[str, int], ...] = (("ok", 0), ("refused", 0))
     lagging_workers: int = 0
     state_in_memory: bool = False
+    #: The platform's mode and the services' states; None: not looked at.
+    platform: Picture | None = None
     version: str = ""
     build: str = ""
 
@@ -113,6 +116,8 @@ class GatewayCollector(Collector):
             rows[1:],
             layout.ROW_ASSET_SECOND_TRIES,
         )
+        yield _fallbacks(rows[1:])
+        yield from self._platform()
         yield self._weights()
         yield GaugeMetricFamily(
             "gateway_state_fallback",
@@ -136,6 +141,24 @@ class GatewayCollector(Collector):
             "Which gateway this is.",
             value={"version": self._view.version, "build": self._view.build},
         )
+
+    def _platform(self) -> Iterator[Metric]:
+        """Yield mode, states and maintenance, as numbers in the order of ``policy.mode``."""
+        shown = self._view.platform or Picture("full", {})
+        yield GaugeMetricFamily(
+            "gateway_mode", "0: full; 1: degraded; 2: read only.", value=MODES.index(shown.mode)
+        )
+        state = GaugeMetricFamily(
+            "gateway_service_state", "0: up; 1: degraded; 2: down.", labels=["service"]
+        )
+        for name, word in shown.states.items():
+            state.add_metric([name], STATES.index(word))
+        maintenance = GaugeMetricFamily(
+            "gateway_maintenance", "1: the service is in maintenance.", labels=["service"]
+        )
+        for each in self._view.traffic.services:
+            maintenance.add_metric([each.service], float(each.maintenance is not None))
+        yield from (state, maintenance)
 
     def _weights(self) -> Metric:
         """Percent of cohort keys, 0-100, by role."""
@@ -282,6 +305,19 @@ def _per_service(
     """Fill a family labelled by service alone from one word of each row."""
     for row in rows:
         family.add_metric([row.name], row.words[word])
+    return family
+
+
+def _fallbacks(rows: Iterable[_Row]) -> Metric:
+    """Return the answers that were fallbacks, by kind."""
+    family = CounterMetricFamily(
+        "gateway_fallbacks",
+        "Answers from a stale copy or a static file.",
+        labels=["service", "kind"],
+    )
+    for row in rows:
+        for at, kind in enumerate(("stale", "static")):
+            family.add_metric([row.name, kind], row.words[layout.ROW_FALLBACKS + at])
     return family
 
 

@@ -97,7 +97,7 @@ async def test_other_methods_are_405_and_other_paths_404(world: World) -> None:
             assert answer.status == 405
             assert set(answer.headers["Allow"].split(",")) == {"GET", "PUT"}
             assert answer.content_type == "application/problem+json"
-        for path in ("/v1/releases", "/v1/breakers/x/reset", "/v1/services/ivor/maintenance"):
+        for path in ("/v1/releases", "/v1/breakers/x/reset", "/v1/services/ivor/repairs"):
             async with api.post(path) as answer:
                 assert answer.status == 404
 

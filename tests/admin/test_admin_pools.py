@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.board import layout
-from tests.control.world import ADMIN, OPERATOR, World, client, running, settings
+from tests.control.world import ADMIN, OPERATOR, VIEWER, World, client, running, settings
 
 NEW = "http://127.0.0.1:5001"
 
@@ -174,6 +174,71 @@ async def test_isolation_holds_until_it_is_lifted(world: World) -> None:
             assert (await answer.json())["services"][1]["closed"] == []
         assert (await api.delete(f"{path}?colour=green")).status == 422
         assert (await api.put("/v1/traffic", json={"candidate": 5})).status == 200
+
+
+async def test_maintenance_holds_until_it_is_lifted(world: World) -> None:
+    path = "/v1/services/ivor/maintenance"
+    async with client(world, OPERATOR) as api:
+        body = {"retry_after": "2m", "reason": "a migration"}
+        async with api.post(path, json=body) as answer:
+            done = await answer.json()
+            assert answer.status == 200
+            assert done["changed"]
+            assert answer.headers["ETag"] == f'"{done["revision"]}"'
+        assert [each["maintenance"] for each in done["services"]] == [None, 120.0]
+        traffic = world.workers[0].traffic
+        assert traffic is not None
+        assert [each.maintenance for each in traffic.services] == [None, 120.0]
+        async with api.post(path, json=body) as answer:
+            again = await answer.json()
+        assert (again["changed"], again["revision"]) == (False, done["revision"])
+        async with api.get("/v1/status") as answer:
+            status = await answer.json()
+        ivor = status["services"][1]
+        assert (ivor["state"], ivor["maintenance"]) == ("down", 120.0)
+        assert (status["services"][0]["state"], status["platform"]) == ("up", "degraded")
+        # The default, under a stale and the right revision.
+        stale = {"If-Match": f'"{done["revision"] - 1}"'}
+        assert (await api.post(path, headers=stale)).status == 412
+        async with api.post(path, headers={"If-Match": f'"{done["revision"]}"'}) as answer:
+            assert (await answer.json())["services"][1]["maintenance"] == 300.0
+        async with api.delete(f"{path}?reason=over") as answer:
+            assert (await answer.json())["services"][1]["maintenance"] is None
+        async with api.delete(path) as answer:
+            assert not (await answer.json())["changed"]
+        assert (await api.post("/v1/services/nobody/maintenance")).status == 404
+        for wrong in ("0s", "5", "500ms", "1d", "", None):
+            async with api.post(path, json={"retry_after": wrong}) as answer:
+                assert answer.status == 422
+                assert (await answer.json())["field"] == "retry_after"
+        async with api.get("/v1/audit?limit=3") as answer:
+            rows = (await answer.json())["rows"]
+    assert [(row["action"], row["reason"]) for row in rows] == [
+        ("maintenance.end", "over"),
+        ("maintenance", ""),
+        ("maintenance", "a migration"),
+    ]
+    assert rows[0]["before"]["services"]["ivor"]["maintenance"] == 300.0
+    assert rows[0]["after"]["services"]["ivor"]["maintenance"] is None
+
+
+async def test_maintenance_and_isolation_outlive_control(world: World) -> None:
+    async with client(world, OPERATOR) as api:
+        assert (await api.post("/v1/services/ivor/maintenance")).status == 200
+        body = {"color": "green"}
+        assert (await api.post("/v1/services/events/isolate", json=body)).status == 200
+    await world.stop()
+    await world.start()
+    async with client(world, OPERATOR) as api, api.get("/v1/status") as answer:
+        events, ivor = (await answer.json())["services"]
+    assert ivor["maintenance"] == 300.0
+    assert [pool["isolated"] for pool in events["pools"]] == [False, True]
+
+
+async def test_a_viewer_may_not_maintain(world: World) -> None:
+    async with client(world, VIEWER) as api:
+        assert (await api.post("/v1/services/ivor/maintenance")).status == 403
+        assert (await api.delete("/v1/services/ivor/maintenance")).status == 403
 
 
 async def test_reload_says_what_changed_and_the_drift(world: World) -> None:

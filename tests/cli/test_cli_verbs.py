@@ -44,6 +44,21 @@ POOL = {
     "generation": 2,
     "endpoints": [ENDPOINT],
 }
+MAINTAINED: dict[str, object] = {
+    "revision": 8,
+    "mode": "stable",
+    "services": [
+        {
+            "name": "ivor",
+            "stable": "blue",
+            "candidate": "green",
+            "weight": 0.0,
+            "maintenance": 7200.0,
+        }
+    ],
+    "changed": True,
+    "applied_in_ms": 2.0,
+}
 STATUS: dict[str, object] = {
     "version": "0.1.0",
     "traffic_revision": 7,
@@ -335,6 +350,53 @@ async def test_a_color_is_isolated_and_lifted(admin: FakeAdmin, gateway: Run) ->
     assert sent(admin) == {"color": "green", "reason": "odd", "force": False}
     assert (await gateway("pool", "lift", "ivor", "green")).code == 0
     assert admin.asked[-1].query == {"color": "green"}
+
+
+async def test_isolate_is_a_verb_of_its_own(admin: FakeAdmin, gateway: Run) -> None:
+    admin.answer("POST", "/v1/services/ivor/isolate", TRAFFIC)
+    admin.answer("DELETE", "/v1/services/ivor/isolate", TRAFFIC)
+    assert (await gateway("isolate", "ivor", "green", "--force")).code == 0
+    assert sent(admin) == {"color": "green", "reason": "", "force": True}
+    assert (await gateway("isolate", "ivor", "green", "--lift", "--reason", "well")).code == 0
+    assert admin.asked[-1].query == {"color": "green", "reason": "well"}
+    count = len(admin.asked)
+    assert (await gateway("isolate", "ivor", "green", "--lift", "--force")).code == 2
+    assert len(admin.asked) == count
+
+
+async def test_maintenance_is_switched_on_and_off(admin: FakeAdmin, gateway: Run) -> None:
+    path = "/v1/services/ivor/maintenance"
+    admin.answer("POST", path, MAINTAINED)
+    admin.answer("DELETE", path, TRAFFIC)
+    ended = await gateway("maintenance", "on", "ivor", "--retry-after", "2h", "--reason", "disks")
+    assert ended.code == 0
+    assert sent(admin) == {"retry_after": "2h", "reason": "disks"}
+    assert "maintenance" in ended.out
+    assert "7200 s" in ended.out
+    assert (await gateway("maintenance", "on", "ivor")).code == 0
+    assert sent(admin)["retry_after"] == "5m"
+    ended = await gateway("maintenance", "off", "ivor", "--reason", "done")
+    assert ended.code == 0
+    assert admin.asked[-1].query == {"reason": "done"}
+    assert "maintenance" not in ended.out
+    count = len(admin.asked)
+    assert (await gateway("maintenance", "on", "ivor", "--retry-after", "soon")).code == 2
+    assert len(admin.asked) == count
+
+
+async def test_status_shows_states_maintenance_and_isolation(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    service = {
+        "name": "ivor", "stable": "blue", "candidate": "green", "state": "down",
+        "maintenance": 300.0, "weights": {"stable": 100.0, "candidate": 0.0},
+        "pools": [{**POOL, "closed": True, "isolated": True}],
+    }  # fmt: skip
+    admin.answer("GET", "/v1/status", {**STATUS, "platform": "read_only", "services": [service]})
+    ended = await gateway("status")
+    assert "platform read_only" in ended.out
+    assert "down, maintenance (300 s)" in ended.out
+    assert ", isolated" in ended.out
 
 
 async def test_what_the_api_finds_malformed_is_wrong_usage(admin: FakeAdmin, gateway: Run) -> None:

@@ -234,6 +234,25 @@ def test_stable_is_drained_only_when_the_candidate_has_everything() -> None:
     assert pooldesk.drain(at(begun("ivor"), BUCKETS), "ivor", "stable", Chance()).touched
 
 
+def test_maintenance_is_traffic_and_survives_a_rollback() -> None:
+    state = begun()
+    maintained = pooldesk.maintain(state, "ivor", 300.0, Chance())
+    assert maintained.touched == ("ivor",)
+    assert maintained.state.revision == 2
+    assert [each.maintenance for each in maintained.state.traffic().services] == [None, 300.0]
+    assert pooldesk.maintain(maintained.state, "ivor", 300.0, Chance()).touched == ()
+    longer = pooldesk.maintain(maintained.state, "ivor", 600.0, Chance()).state
+    assert longer.revision == 3
+    rolled = back(at(longer, 500)).state
+    assert rolled.traffic().services[1].maintenance == 600.0
+    ended = pooldesk.end_maintenance(rolled, "ivor", Chance())
+    assert ended.state.traffic().services[1].maintenance is None
+    assert pooldesk.end_maintenance(ended.state, "ivor", Chance()).touched == ()
+    with pytest.raises(Refused) as caught:
+        pooldesk.maintain(state, "nobody", 1.0, Chance())
+    assert caught.value.status == 404
+
+
 def test_reset_keeps_a_pool_that_has_the_files_endpoints_already() -> None:
     urls = ("http://h:1",)
     state = pooldesk.put_pool(begun("ivor"), FakeFacts(), "ivor", "green", urls, Chance()).state
@@ -323,6 +342,13 @@ class Desk(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), which=st.sampled_from([None, "blue", "candidate"]))
     def lift(self, name: str, which: desk.ColorOrRole | None) -> None:
         self._try(lambda: pooldesk.lift(self.state, name, which, self.chance))
+
+    @rule(name=st.sampled_from(NAMES), seconds=st.sampled_from([None, 60.0, 300.0]))
+    def maintenance(self, name: str, seconds: float | None) -> None:
+        if seconds is None:
+            self._try(lambda: pooldesk.end_maintenance(self.state, name, self.chance))
+        else:
+            self._try(lambda: pooldesk.maintain(self.state, name, seconds, self.chance))
 
     @rule(name=st.sampled_from(NAMES), color=st.sampled_from(COLORS))
     def health(self, name: str, color: Color) -> None:

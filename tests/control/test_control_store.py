@@ -29,6 +29,7 @@ def state(weight: int = 0, revision: int = 1) -> State:
                 previous="open",
                 drained=("blue",),
                 isolated=("green",),
+                maintenance=300.0,
                 generation=4,
                 blue=PoolState(generation=4, source="api", endpoints=("http://h:1", "http://h:2")),
                 green=PoolState(generation=1, endpoints=()),
@@ -54,6 +55,25 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert [row.id for row in await again.audit(2, 10)] == [1]
     assert again.fallback == ""
     await again.close()
+
+
+async def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    old = sqlite3.connect(path)
+    old.executescript(module.MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    old.execute("INSERT INTO meta VALUES (1, 3, x'', '')")
+    old.execute("INSERT INTO service VALUES ('ivor', 'green', 5, 'none', '', 'blue', 4)")
+    old.commit()
+    old.close()
+    store = await SqliteStore.open(path)
+    kept = await store.load()
+    assert kept == State(
+        revision=3,
+        services=(
+            ServiceState(name="ivor", stable="green", weight=5, isolated=("blue",), generation=4),
+        ),
+    )
+    await store.close()
 
 
 async def test_services_that_are_not_configured_now_are_kept(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import Endpoint, Pool, Service, ServiceTraffic, Topology, Traffic
 from gateway.observe.exposition import CONTENT_TYPE, MetricsView, render
+from gateway.policy.mode import Picture
 
 ENDPOINT = Endpoint(
     id="ivor-blue-3-0",
@@ -234,6 +235,35 @@ def test_promtool_finds_nothing_to_say(board: Board) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_fallbacks_are_counted_by_kind_over_all_workers(board: Board) -> None:
+    bump(board, 0, 1, layout.ROW_FALLBACKS)
+    bump(board, 2, 1, layout.ROW_FALLBACKS, 2)
+    bump(board, 1, 1, layout.ROW_FALLBACKS + 1, 4)
+    found = values(board, "gateway_fallbacks_total")
+    assert found["stale", "ivor"] == 3
+    assert found["static", "ivor"] == 4
+
+
+def test_mode_and_states_are_numbers(board: Board) -> None:
+    traffic = Traffic(
+        revision=1,
+        services=(
+            ServiceTraffic(service="ivor", stable="blue", maintenance=60.0),
+            ServiceTraffic(service="website", stable="green"),
+        ),
+    )
+    shown = Picture("read_only", {"ivor": "down", "website": "degraded"})
+    text = render(MetricsView(board=board, topology=TOPOLOGY, traffic=traffic, platform=shown))
+    for line in (
+        b"gateway_mode 2.0",
+        b'gateway_service_state{service="ivor"} 2.0',
+        b'gateway_service_state{service="website"} 1.0',
+        b'gateway_maintenance{service="ivor"} 1.0',
+        b'gateway_maintenance{service="website"} 0.0',
+    ):
+        assert b"\n" + line + b"\n" in text
 
 
 def test_a_state_store_that_cannot_be_used_is_said(board: Board) -> None:

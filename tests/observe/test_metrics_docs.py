@@ -11,6 +11,7 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import Endpoint, Pool, Service, ServiceTraffic, Topology, Traffic
 from gateway.observe.exposition import GatewayCollector, MetricsView
+from gateway.policy.mode import Picture
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 
@@ -37,6 +38,7 @@ def collected() -> list[Metric]:
             board=board,
             topology=Topology(number=1, services=(Service(name="a", row=1),), pools=(pool,)),
             traffic=Traffic(revision=1, services=(ServiceTraffic(service="a", stable="blue"),)),
+            platform=Picture("full", {"a": "up"}),
         )
         return list(GatewayCollector(view).collect())
     finally:
