@@ -95,6 +95,37 @@ def taken_ports(layout: Layout) -> list[tuple[int, str]]:
     return taken
 
 
+#: What answers for a service that cannot, as ``config/demo.yaml`` has it.
+FALLBACKS: dict[str, list[dict[str, dict[str, object]]]] = {
+    "website": [
+        {"static": {"status": 503, "file": "website.html.tmpl", "fields": {"Retry-After": "10"}}}
+    ],
+    "ivor": [
+        {"stale": {"paths": ["/api/ivor/resources"], "shared": True}},
+        {"static": {"file": "ivor.json"}},
+    ],
+    "events": [{"static": {"file": "events.json", "paths": ["/api/events/upcoming"]}}],
+    "newsroom": [{"stale": {"paths": ["/api/newsroom/articles"], "shared": True}}],
+}
+_FILES = Path(__file__).parent / "fallback"
+
+
+def _degradation(service: str) -> dict[str, object]:
+    """Return what a service depends on and what answers for it, files by their whole paths."""
+    fallbacks = [
+        {
+            kind: {key: str(_FILES / str(value)) if key == "file" else value
+                   for key, value in keys.items()}
+            for kind, keys in item.items()
+        }
+        for item in FALLBACKS[service]
+    ]  # fmt: skip
+    made: dict[str, object] = {"fallback": fallbacks}
+    if service == "website":
+        made["depends_on"] = [name for name in REPLICAS if name != "website"]
+    return made
+
+
 def configuration(layout: Layout, folder: Path) -> dict[str, object]:
     """Return the gateway's configuration for a layout, its files in ``folder``."""
     services = {
@@ -102,6 +133,7 @@ def configuration(layout: Layout, folder: Path) -> dict[str, object]:
             **{color: {"endpoints": layout.endpoints(service, color)} for color in COLORS},
             "drain_timeout": DRAIN_TIMEOUT,
             "health": {"interval": "1s", "L2": {"path": "/health"}},
+            **_degradation(service),
         }
         for service in REPLICAS
     }

@@ -302,6 +302,10 @@ Try, in another terminal:
   {us} traffic set 20
   {us} demo break ivor green --fail 0.5
   {us} rollback --reason "ivor fails"
+  {us} demo break events blue --dead
+  curl {content.public}/.well-known/gateway/status
+  {us} maintenance on newsroom --retry-after 1m
+  {us} demo heal && {us} maintenance off newsroom
   {us} audit
 
 Ctrl-C stops everything.

@@ -103,9 +103,12 @@ async def _box(session: aiohttp.ClientSession, name: str, path: str, passed: dic
         async with session.get(path, headers=passed) as response:
             said = await response.json() if response.ok else {}
             status = response.status
+            stand_in = response.headers.get("X-Gateway-Served-By", "")
     except (aiohttp.ClientError, TimeoutError, ValueError):
-        said, status = {}, 0
-    if not isinstance(said, dict) or "color" not in said:
+        said, status, stand_in = {}, 0, ""
+    if stand_in == "static":
+        who = '<span class="badge">a static page</span> stands in for it'
+    elif not isinstance(said, dict) or "color" not in said:
         who = f'<span class="badge failed">failed</span> {status or "no answer"}'
     else:
         color, instance = html.escape(str(said["color"])), html.escape(str(said.get("instance")))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.board import layout
 from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
+from gateway.proxy.platform import PlatformView
 from gateway.proxy.record import Outcome
 from gateway.proxy.serving import nothing
 from gateway.proxy.wheel import TICK, Wheel
@@ -54,6 +55,7 @@ class Core:
         "hexes",
         "kept",
         "loop",
+        "platform",
         "recorder",
         "serving",
         "tunnels",
@@ -83,6 +85,7 @@ class Core:
         self.recorder = recorder
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
+        self.platform = PlatformView(words, slabs)
         self.kept: KeptAssets | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()

@@ -124,6 +124,7 @@ class Worker:
         serving = await self._builder.build(topology, traffic)
         self._topology, self._traffic, self._number = topology, traffic, message.number
         self._core.serving = serving
+        self._core.platform.serve(topology, traffic, time.monotonic())
         self._words[layout.S_TOPOLOGY] = topology.number
         self._words[layout.S_TRAFFIC] = traffic.revision
         self._words[layout.S_NUMBER] = message.number
@@ -217,6 +218,7 @@ class Worker:
             self._core.forced_stable = forced
             self._words[layout.S_FORCED_STABLE] = int(forced)
             logger.warning("everything goes to stable" if forced else "traffic is split again")
+        self._core.platform.turn(now, forced=forced)
 
     def _control_lost(self) -> bool:
         lost = self._topology.on_control_lost

@@ -227,6 +227,8 @@ async def test_every_call_is_one_that_the_api_has(admin: FakeAdmin) -> None:
         lambda client: client.drain_pool("s", "green", models.DrainRequest()),
         lambda client: client.isolate("s", models.IsolateRequest(color="green")),
         lambda client: client.lift("s", "green", reason="r"),
+        lambda client: client.maintain("s", models.MaintenanceRequest()),
+        lambda client: client.end_maintenance("s", reason="r"),
         lambda client: client.reload(reason="r"),
         lambda client: client.audit(limit=1, before=2),
     ]

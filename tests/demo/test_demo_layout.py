@@ -32,12 +32,26 @@ def test_the_usual_layout_is_what_the_example_file_has() -> None:
     for name, service in services.items():
         for color in ("blue", "green"):
             assert service[color] == example["services"][name][color]
+        assert service.get("depends_on") == example["services"][name].get("depends_on")
+        assert example["services"][name]["fallback"] == _relative(service["fallback"])
+
+
+def _relative(fallbacks: list[dict[str, dict[str, object]]]) -> object:
+    """Name the files as the example does, which is read from the repository's root."""
+    root = DEMO_FILE.parents[1]
+    for item in fallbacks:
+        for keys in item.values():
+            if "file" in keys:
+                keys["file"] = str(Path(str(keys["file"])).relative_to(root))
+    return fallbacks
 
 
 def test_the_configuration_is_right(tmp_path: Path) -> None:
     path = tmp_path / "gateway.yaml"
     path.write_text(yaml.safe_dump(configuration(free_layout(), tmp_path)))
-    assert read_file(path, os.environ, read_secrets=False).warnings == ()
+    loaded = read_file(path, os.environ, read_secrets=False, read_pages=True)
+    assert loaded.warnings == ()
+    assert len(loaded.config.pages) == 3
 
 
 def test_free_ports_differ_and_are_free() -> None:

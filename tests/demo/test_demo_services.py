@@ -130,6 +130,21 @@ async def test_the_page_needs_nothing_from_elsewhere_and_nothing_inline(
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script>", text)
 
 
+async def test_the_banner_is_an_empty_live_region_until_a_script_says_otherwise(
+    aiohttp_client: MakeClient,
+) -> None:
+    client = await aiohttp_client(app_of("website"))
+    text = await (await client.get("/")).text()
+    assert re.findall(r'<p id="platform"[^>]*role="status"[^>]*></p>', text)
+    script = re.search(r'src="(/assets/app[^"]+)"', text)
+    assert script is not None
+    asked = await (await client.get(script[1])).text()
+    assert '"/.well-known/gateway/status"' in asked
+    style = re.search(r'href="(/assets/style[^"]+)"', text)
+    assert style is not None
+    assert ".banner:empty { display: none; }" in await (await client.get(style[1])).text()
+
+
 async def test_every_input_of_the_page_has_a_label_and_every_box_a_heading(
     aiohttp_client: MakeClient,
 ) -> None:
@@ -149,6 +164,8 @@ async def test_the_websites_own_calls_quote_the_visitors_side(aiohttp_client: Ma
         heard.append({name: request.headers.get(name, "") for name in PASSED_ON})
         if request.path == "/api/newsroom/articles":
             return web.Response(status=503)
+        if request.path == "/api/events/upcoming":
+            return web.json_response({}, headers={"X-Gateway-Served-By": "static"})
         return web.json_response({"color": "green<", "instance": "i"})
 
     app = web.Application()
@@ -159,8 +176,9 @@ async def test_the_websites_own_calls_quote_the_visitors_side(aiohttp_client: Ma
     quoted = {name: f"value of {name}" for name in PASSED_ON}
     text = await (await website.get("/today", headers={**quoted, "X-Other": "x"})).text()
     assert heard == [quoted] * 3
-    assert text.count("green&lt;") == 4
+    assert text.count("green&lt;") == 2
     assert "failed</span> 503" in text
+    assert text.count("a static page") == 1
 
 
 async def test_a_website_that_knows_no_gateway_says_so(aiohttp_client: MakeClient) -> None:

@@ -447,6 +447,7 @@ class Rig:
         self.topology = what or self.topology
         self.traffic = moved or self.traffic
         self.core.serving = run(self.builder.build(self.topology, self.traffic))
+        self.core.platform.serve(self.topology, self.traffic, self.now)
 
     # --- peers ----------------------------------------------------------------------------------
 

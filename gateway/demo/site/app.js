@@ -19,6 +19,37 @@ function failed(name, why) {
   line.replaceChildren(badge, ` ${why}`);
 }
 
+// A degraded answer is an answer: it says so by a field, and has no color.
+function standIn(name, response) {
+  const kind = response.headers.get("X-Gateway-Served-By");
+  if (kind !== "stale" && kind !== "static") return false;
+  const line = box(name).querySelector("[data-who]");
+  const badge = document.createElement("span");
+  badge.className = "badge";
+  badge.textContent = kind === "stale" ? "a stored copy" : "a static page";
+  line.replaceChildren("Answered by ", badge);
+  return true;
+}
+
+const BANNERS = {
+  full: () => "",
+  degraded: (names) => `Some of this is limited at the moment: ${names}.`,
+  read_only: (names) => `Read-only at the moment: you can look, but not send anything (${names}).`,
+};
+
+// The live region stands empty in the page, so that what is put into it is read out.
+async function platform() {
+  try {
+    const { mode, services } = await (await fetch("/.well-known/gateway/status")).json();
+    const names = Object.keys(services).filter((name) => services[name] !== "up").join(", ");
+    const text = (BANNERS[mode] ?? BANNERS.full)(names);
+    if (box("platform").textContent !== text) box("platform").textContent = text;
+  } catch {
+    // No status, no banner: the page works without.
+  }
+  setTimeout(platform, 5000);
+}
+
 function why(response) {
   const kind = response.headers.get("X-Gateway-Error");
   return kind ? `${response.status} from the gateway: ${kind}` : `${response.status} from the service`;
@@ -29,7 +60,7 @@ async function list(name, path, key, line) {
     const response = await fetch(path, { headers: { Accept: "application/json" } });
     if (!response.ok) return failed(name, why(response));
     const answer = await response.json();
-    who(name, answer);
+    if (!standIn(name, response)) who(name, answer);
     box(name).querySelector("ul").replaceChildren(...answer[key].map((item) => {
       const entry = document.createElement("li");
       entry.textContent = line(item);
@@ -51,6 +82,10 @@ async function ask(question) {
   reply.textContent = "";
   const response = await fetch(`/api/ivor/chat?q=${encodeURIComponent(question)}`);
   if (!response.ok) return failed("ivor", why(response));
+  if (standIn("ivor", response)) {
+    reply.textContent = (await response.json()).message;
+    return undefined;
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
@@ -98,5 +133,6 @@ box("ask").addEventListener("submit", (submit) => {
   ask(box("question").value).catch((error) => failed("ivor", error.message));
 });
 box("refresh").addEventListener("click", loadAll);
+platform();
 loadAll();
 live();
