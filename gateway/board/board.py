@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.board import layout
+from gateway.board.judge import can_serve
 
 #: States in which a process holds a slab.
 LIVE: Final = frozenset({layout.STATE_STARTING, layout.STATE_READY, layout.STATE_DRAINING})
@@ -299,21 +300,9 @@ class Board:
         return self.words[layout.cell_at(cell) + layout.CELL_EJECTED_UNTIL] > now
 
     def serves(self, cell: int) -> bool:
-        """Tell whether an endpoint can be sent requests: not down, and its breaker not open.
-
-        One that passes its probes again is as good as back: the next request closes its breaker.
-        """
-        at = layout.cell_at(cell)
-        if self.health(cell) == layout.DOWN:
-            return False
-        state = self.words[at + layout.CELL_BREAKER]
-        if state == layout.BREAKER_OPEN:
-            passes, before = (
-                self.words[at + layout.CELL_PASSES],
-                self.words[at + layout.CELL_PASSES_BEFORE],
-            )
-            return (passes - before if passes >= before else passes) >= 2
-        return state in {layout.BREAKER_CLOSED, layout.BREAKER_HALF_OPEN}
+        """Tell whether an endpoint can be sent requests (``judge.can_serve``)."""
+        _check_cell(cell)
+        return can_serve(self.words, cell)
 
     def force_breaker(self, cell: int, now: int) -> bool:
         """Open an endpoint's breaker until it is reset; returns whether it was not yet."""

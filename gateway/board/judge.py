@@ -13,16 +13,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def breaker_refuses(words: Sequence[int], cell: int) -> bool:
-    """Tell whether the endpoint's breaker lets nothing through."""
-    del words, cell
-    return False  # there are no breakers yet
+#: Probes passed in a row that make an endpoint as good as back while its breaker is open.
+PASSES = 2
 
 
 def can_serve(words: Sequence[int], cell: int) -> bool:
-    """Tell whether an endpoint is not known to be down and its breaker not open."""
-    health = words[layout.CELLS_AT + cell * layout.CELL_WORDS + layout.CELL_HEALTH]
-    return health != layout.DOWN and not breaker_refuses(words, cell)
+    """Tell whether an endpoint can be sent requests: not down, and its breaker not open.
+
+    One that passes its probes again is as good as back: the next request closes its breaker.
+    """
+    at = layout.cell_at(cell)
+    if words[at + layout.CELL_HEALTH] == layout.DOWN:
+        return False
+    state = words[at + layout.CELL_BREAKER]
+    if state == layout.BREAKER_OPEN:
+        passes, before = words[at + layout.CELL_PASSES], words[at + layout.CELL_PASSES_BEFORE]
+        return (passes - before if passes >= before else passes) >= PASSES
+    return state != layout.BREAKER_FORCED
 
 
 def fallbacks(words: Sequence[int], row: int, slabs: int) -> int:

@@ -50,7 +50,10 @@ releases: {min_keys: 3}
 
 
 def test_nothing_is_warned_of_that_is_not_set() -> None:
-    text = "services: {a: {blue: {endpoints: ['http://a']}, triggers: null}}\nadmin: {tls: null}\n"
+    text = (
+        "services: {a: {blue: {endpoints: ['http://a']}}}\nadmin: {tls: null}\n"
+        "routes: [{service: a, rate_limit: null}]\n"
+    )
     assert warnings(text) == []
 
 
