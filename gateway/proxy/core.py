@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.errors import Failure
     from gateway.proxy.kept import KeptAssets
-    from gateway.proxy.links import Answered, Client
+    from gateway.proxy.links import Answered, Client, LastGood
     from gateway.proxy.record import Recorder
     from gateway.proxy.serving import Serving
     from gateway.proxy.tunnel import Tunnel
@@ -47,6 +47,7 @@ class Core:
         "_tasks",
         "_words",
         "addresses",
+        "cache",
         "clock",
         "connections",
         "draining",
@@ -87,6 +88,7 @@ class Core:
         self.serving: Serving = nothing()
         self.platform = PlatformView(words, slabs)
         self.kept: KeptAssets | None = None
+        self.cache: LastGood | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()

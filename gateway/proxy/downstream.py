@@ -54,6 +54,7 @@ from gateway.wire.head import BODY_CHUNKED, BODY_LENGTH, BODY_NONE, Head
 if TYPE_CHECKING:
     import asyncio
 
+    from gateway.policy.fallback import StaticAnswer
     from gateway.proxy.core import Core
     from gateway.proxy.links import Passage
     from gateway.proxy.wheel import Wheel
@@ -389,8 +390,11 @@ class DownstreamConnection:
         """Send the rest of the answer's body, and its end."""
         self._send(b"", payload, True, trailers)
 
-    def refuse(self, failure: Failure, extra: bytes) -> None:
-        """Answer with the gateway's own error, or cut where an answer has begun already."""
+    def refuse(self, failure: Failure, extra: bytes, page: StaticAnswer | None = None) -> None:
+        """Answer with the gateway's own error, or cut where an answer has begun already.
+
+        ``page`` stands in place of the problem document.
+        """
         if self.closed:
             return
         if self._answer == _A_BODY:
@@ -404,10 +408,31 @@ class DownstreamConnection:
         if failure.kind.closes or not self._goes_on():
             self._keep = False
         extra += self.core.date_line()
-        head, body = problem(failure, status, keep=self._keep, minor=self._minor, extra=extra)
+        head, body = problem(
+            failure, status, keep=self._keep, minor=self._minor, extra=extra, page=page
+        )
         self._answer_to(_ANSWER_HEAD)
         self._answer_body = _BODY_LENGTH
         self._answer_left = 0 if self._to_head else len(body)
+        self._send(head, b"" if self._to_head else body, True, None)
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer with a head and content of the gateway's own."""
+        lines += self.core.date_line()
+        self._answer_to(_ANSWER_HEAD)
+        self._answer_body = _BODY_LENGTH
+        self._answer_left = 0 if self._to_head else len(body)
+        if not self._goes_on():
+            self._keep = False
+            lines += _CLOSE_LINE
+        elif self._minor == 0:
+            lines += _KEEP_LINE
+        head = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\n\r\n" % (
+            status,
+            PHRASES.get(status, b""),
+            lines,
+            len(body),
+        )
         self._send(head, b"" if self._to_head else body, True, None)
 
     def reply(self, status: int, lines: bytes) -> None:

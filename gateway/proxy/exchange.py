@@ -15,13 +15,16 @@ import cython
 from gateway.board import layout
 from gateway.policy.assets import wrong_type
 from gateway.policy.cohort import strip_cookies
+from gateway.policy.fallback import SAFE
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
 from gateway.proxy.answer import cookie_lines
 from gateway.proxy.assign import Assignment, assign_cohort, assign_internal, assign_override
+from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import Failure, status_of
+from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.record import Outcome
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.wheel import NEVER
@@ -57,6 +60,7 @@ from gateway.wire.target import match_path, split_absolute, valid_host
 
 if TYPE_CHECKING:
     from gateway.policy.assets import AssetPaths
+    from gateway.policy.fallback import ErrorPages, FallbackPlan, Rule, StaticAnswer
     from gateway.policy.forwarded import ProxyTrust
     from gateway.policy.security import SecurityFields
     from gateway.proxy.core import Core
@@ -113,6 +117,8 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 #: RFC 9110 section 9.2.2: sending them twice is sending them once.
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
+_STATUS_PATH = cython.declare(bytes, STATUS_PATH)
+
 #: Protocols that a client may not switch to: ``h2c`` would walk past every policy in the tunnel.
 _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
 
@@ -150,6 +156,10 @@ class RouteView:
     again: SecondTries
     statuses: bytes
     replay: cython.Py_ssize_t
+    plan: FallbackPlan
+    pages: ErrorPages
+    intercepts: cython.bint
+    maintenance: cython.double
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -177,6 +187,10 @@ class RouteView:
         self.again = route.again
         self.statuses = route.again.verdicts.statuses
         self.replay = route.again.replay
+        self.plan = service.degraded.plan
+        self.pages = service.degraded.pages
+        self.intercepts = service.degraded.pages.intercepts
+        self.maintenance = service.maintenance
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -638,6 +652,9 @@ class Exchange:
                 return False
             target = self._origin_form(target)
         self._path = match_path(target)
+        if self._path == _STATUS_PATH:
+            self._tell_status()
+            return False
         route = self.serving.router.lookup(self._host, self._path)
         if route is None:
             raise Failure("no-route")
@@ -648,6 +665,21 @@ class Exchange:
             memo.view = view
         self._view = view
         self.route = view.route
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _tell_status(self) -> cython.bint:
+        """Answer with the platform's public status, whatever the host: before any route."""
+        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        if self.to_head or self._method == b"GET":
+            self._status = 200
+            self.downstream.answer(200, STATUS_LINES + extra, self.core.platform.document)
+            return True
+        failure = Failure("not-allowed")
+        self._error = failure.name
+        self._status = status_of(failure)
+        self.downstream.refuse(failure, b"Allow: GET, HEAD\r\n" + extra)
         return True
 
     @cython.cfunc
@@ -679,13 +711,29 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _guard(self) -> cython.bint:
-        """Phase 4: bounds in size and time; limits and authentication come with their issue."""
+        """Phase 4: bounds in size and time, maintenance, the platform's mode.
+
+        Limits and authentication come with their issue.
+        """
         view = self._view
         if self._framing != _BODY_NONE:
             self.downstream.limit_body(view.body_limit)
         self.deadline = self._started + view.total
         self.downstream.expect(self.deadline, view.between)
+        if view.maintenance >= 0.0:
+            name = self.route.service_name
+            raise Failure("maintenance", name, retry_after=view.maintenance)
+        if self._method != b"GET" and not self.to_head and self._refuses_write():
+            raise Failure("read-only", self.route.service_name, retry_after=READ_ONLY_RETRY)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _refuses_write(self) -> cython.bint:
+        """Tell whether the platform's mode has no writes to the service."""
+        if self._method in SAFE:
+            return False
+        return bool(self.core.platform.refuses(self.route.service_name))
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1019,6 +1067,8 @@ class Exchange:
         assignment = self._assignment
         view = self._view
         seen: cython.ulonglong = head.seen
+        if view.intercepts and head.status >= 400 and self._intercept(head):
+            return True
         self._status = head.status
         self._at_once = ended
         if view.security is not None:
@@ -1262,7 +1312,7 @@ class Exchange:
             self._drop_held()
             self._held = HeldAnswer(attempt, head, body, ended, green, candidate, False)
             return True
-        if bits & _FALLBACK and self._fall_back():
+        if bits & _FALLBACK and self._fall_back(None):
             attempt.abandon()
             self._drop_held()
             return True
@@ -1356,11 +1406,110 @@ class Exchange:
         attempt.begin()
         return True
 
+    # --- what answers where nobody can ------------------------------------------------------------
+
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _fall_back(self) -> cython.bint:
-        """Answer with a stale copy or a static file; False where there is none."""
+    def _fall_back(self, failure: Failure | None) -> cython.bint:
+        """Answer with a stale copy or a static file; False where there is none.
+
+        ``failure``: what it hides; None: a backend's answer.
+        """
+        plan = self._view.plan
+        attempt = self._attempt
+        # Who wants a tunnel can do nothing with a page.
+        if not plan or (attempt.wants_upgrade if attempt is not None else self._upgrades()):
+            return False
+        hidden: str = self._error
+        # Now: the answer may be recorded before this returns.
+        self._error = hidden if failure is None else failure.name
+        for rule in plan.rules(self._method, self._path):
+            if not rule.stale:
+                self._serve_static(rule, failure)
+                return True
+            if self._serve_stale(rule):
+                return True
+        self._error = hidden
         return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _serve_stale(self, rule: Rule) -> cython.bint:
+        """Answer with a last good answer's copy; False where none is kept."""
+        cache = self.core.cache
+        copy = None if cache is None else cache.last_good(self, rule)
+        if copy is None:
+            return False
+        self._served_by = "stale"
+        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+        self._answered_at = 0.0  # no backend has
+        self._respond(copy[0], copy[1], True)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _serve_static(self, rule: Rule, failure: Failure | None) -> cython.bint:
+        """Answer with a file."""
+        title: str = ""
+        wait: cython.double = 0.0
+        if failure is None:
+            title = title_of(self._first, rule.status)
+        else:
+            title = failure.kind.title
+            wait = failure.retry_after
+        self._served_by = "static"
+        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS + 1)
+        answer = rule.answer(self._values(rule.status, title, wait))
+        self._status = answer.status
+        self.downstream.answer(answer.status, answer.lines + self._page_lines(), answer.body)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _intercept(self, head: Head) -> cython.bint:
+        """Put a page in place of a backend's error; False where there is none for it."""
+        page = self._view.pages.find(head.status, accept_of(self.head), intercepted=True)
+        if page is None:
+            return False
+        attempt = self._attempt
+        status: cython.int = head.status
+        lines: bytes = kept_lines(head) + self._page_lines()
+        if attempt is not None:
+            attempt.abandon()
+        self._status = status
+        answer = page.answer(status, self._values(status, title_of(None, status), 0.0))
+        lines += b"X-Gateway-Error: intercepted\r\n"
+        self.downstream.answer(status, answer.lines + lines, answer.body)
+        return True
+
+    @cython.cfunc
+    def _error_page(self, failure: Failure) -> StaticAnswer | None:
+        """Return the page for the gateway's own error, None: its problem document."""
+        view = self._view
+        pages = self.serving.pages if view is None else view.pages
+        if not pages:
+            return None
+        status: cython.int = status_of(failure)
+        page = pages.find(status, accept_of(self.head))
+        if page is None:
+            return None
+        wait = retry_after_of(status, failure.retry_after)
+        return page.answer(status, self._values(status, failure.kind.title, wait))
+
+    @cython.cfunc
+    def _values(self, status: cython.int, title: str, retry_after: cython.double) -> dict[str, str]:
+        """Return what a template is filled with."""
+        service = "" if self._view is None else self._view.service.name
+        return values(self.core, status, title, service, self._request_id, retry_after)
+
+    @cython.cfunc
+    def _page_lines(self) -> bytes:
+        """Return the lines that a page of ours has beside its own."""
+        lines: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        view = self._view
+        if view is not None and view.security is not None:
+            lines += view.security.block(0)
+        return lines
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1372,7 +1521,7 @@ class Exchange:
             bits: cython.int = self._view.again.verdicts.of(failure.name)
             if held is not None:
                 bits = self._view.calls_for(held.head.status)
-            if bits & _FALLBACK and self._fall_back():
+            if bits & _FALLBACK and self._fall_back(failure if held is None else None):
                 if attempt is not None:
                     attempt.abandon()
                 self._drop_held()
@@ -1391,9 +1540,15 @@ class Exchange:
             attempt.abandon()
         self._drop_held()
         self._error = failure.name
-        if self._status == 0:
-            self._status = status_of(failure)
-        self.downstream.refuse(failure, b"X-Request-Id: " + self._request_id + b"\r\n")
+        if self._status != 0:
+            self.downstream.refuse(failure, b"")  # an answer has begun: it is cut
+            return
+        self._status = status_of(failure)
+        page = self._error_page(failure)
+        if page is None:
+            self.downstream.refuse(failure, b"X-Request-Id: " + self._request_id + b"\r\n")
+        else:
+            self.downstream.refuse(failure, self._page_lines(), page)
 
     def on_total_timeout(self) -> None:
         """The whole request took too long."""
@@ -1460,7 +1615,9 @@ class Exchange:
                 self._forwarded_at,
                 self._answered_at,
                 # An answer that came whole ends in the turn that it came in.
-                self._answered_at if self._at_once else self.core.clock(),
+                self._answered_at
+                if self._at_once and self._answered_at > 0.0
+                else self.core.clock(),
                 "" if view is None else view.service.name,
                 row,
                 -1 if view is None else self._side(),

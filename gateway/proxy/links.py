@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
 
+    from gateway.policy.fallback import Rule, StaticAnswer
     from gateway.proxy.errors import Failure
     from gateway.proxy.wheel import Wheel
     from gateway.wire.head import Head
@@ -190,11 +191,22 @@ class Stream(Protocol):
     def end(self, payload: bytes, trailers: Head | None) -> None:
         """Send the rest of the answer's body, and its end."""
 
-    def refuse(self, failure: Failure, extra: bytes) -> None:
+    def refuse(self, failure: Failure, extra: bytes, page: StaticAnswer | None = None) -> None:
         """Answer with the gateway's own error, or cut where an answer has begun already."""
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer with a head and content of the gateway's own."""
 
     def reply(self, status: int, lines: bytes) -> None:
         """Answer with a head of the gateway's own and no content."""
 
     def switch(self, head: Head, extra: bytes, tunnel: Passage) -> None:
         """Send 101 and become one end of a tunnel."""
+
+
+class LastGood(Protocol):
+    """Where last good answers are kept for fallbacks."""
+
+    # Any: the exchange's own type stands above this module.
+    def last_good(self, exchange: Any, rule: Rule) -> tuple[Head, bytes] | None:
+        """Return the copy that may answer an exchange under a ``stale`` rule, None for none."""

@@ -31,11 +31,13 @@ from gateway.config.snapshot import (
 )
 from gateway.policy.assets import AssetPaths
 from gateway.policy.cohort import OVERRIDE_COOKIE, Splitter
+from gateway.policy.fallback import ErrorPages
 from gateway.policy.forwarded import ProxyTrust
 from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
 from gateway.policy.security import SecurityFields
 from gateway.proxy.breaker import Breakers, Guard
+from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
 
 if TYPE_CHECKING:
@@ -111,6 +113,9 @@ class ServiceRun:
     rewrite_host: bool
     release_lines: tuple[bytes, bytes, bytes, bytes]
     budget: Budget
+    degraded: Degraded
+    #: Retry-After in seconds while it is in maintenance, else below 0.
+    maintenance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +152,8 @@ class Serving:
     overridable: bool
     assets: AssetPaths | None
     behind_cdn: bool
+    #: For requests that no service was found for.
+    pages: ErrorPages
 
 
 def nothing() -> Serving:
@@ -168,6 +175,7 @@ def nothing() -> Serving:
         overridable=False,
         assets=None,
         behind_cdn=False,
+        pages=ErrorPages(),
     )
 
 
@@ -182,6 +190,7 @@ class Builder:
         self._slabs = slabs
         self._breakers = breakers
         self._budgets: dict[str, Budget] = {}
+        self._degraded = DegradedBuilder()
         self._endpoints: dict[str, Endpoint] = {}
         self._topology = Topology(number=0)
         self._router = Router()
@@ -202,6 +211,7 @@ class Builder:
         index = {name: at for at, name in enumerate(services)}
         router = await self._build_router(topology, index)
         endpoints = self._build_endpoints(topology)
+        degraded = self._degraded.build(topology)
         if topology.trusted_proxies != self._topology.trusted_proxies or not self._topology.number:
             self._trust = ProxyTrust(topology.trusted_proxies)
         if topology.internal_callers != self._topology.internal_callers:
@@ -216,7 +226,14 @@ class Builder:
             traffic=traffic.revision,
             router=router,
             services=tuple(
-                self._service(service, pools, moved.get(service.name), traffic.release, endpoints)
+                self._service(
+                    service,
+                    pools,
+                    moved.get(service.name),
+                    traffic.release,
+                    endpoints,
+                    degraded[service.name],
+                )
                 for service in topology.services
             ),
             limits=topology.limits,
@@ -231,6 +248,7 @@ class Builder:
             overridable=cohort.secret is not None,
             assets=AssetPaths(topology.assets) if topology.assets else None,
             behind_cdn=topology.behind_cdn,
+            pages=self._degraded.common,
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():
@@ -309,6 +327,7 @@ class Builder:
         moved: ServiceTraffic | None,
         release: str,
         endpoints: Mapping[str, Endpoint],
+        degraded: Degraded,
     ) -> ServiceRun:
         closed = moved.closed if moved is not None else ()
         pools = []
@@ -336,6 +355,8 @@ class Builder:
             rewrite_host=service.host == "rewrite",
             release_lines=_release_lines(release),
             budget=self._budget(service),
+            degraded=degraded,
+            maintenance=-1.0 if moved is None or moved.maintenance is None else moved.maintenance,
         )
 
     def _guard(self, service: Service, members: list[Endpoint]) -> None:

@@ -505,6 +505,7 @@ class Rig:
             self.now += TICK
             self.wall += TICK
             self.core.wheel.advance(self.now)
+            self.core.platform.turn(self.now, forced=self.core.forced_stable)
             self.soon.run()
 
     # --- what is counted ------------------------------------------------------------------------
