@@ -30,8 +30,9 @@ Mode = Literal["full", "degraded", "read_only"]
 STATES: tuple[State, ...] = ("up", "degraded", "down")
 MODES: tuple[Mode, ...] = ("full", "degraded", "read_only")
 
-#: Seconds that a fallback's answer makes its service degraded for.
-LATELY = 10.0
+#: Seconds that a fallback's answer makes its service degraded for. With what probes need to see a
+#: backend's return it must stay under the ten seconds in which the mode is ``full`` again.
+LATELY = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +57,33 @@ class Picture:
 
 def states(facts: Iterable[Facts]) -> dict[str, State]:
     """Return each service's state; dependencies count through others, circles end."""
-    services = {each.name: each for each in facts}
-    down = {name for name, each in services.items() if each.maintenance or not each.serves}
+    services = list(facts)
+    down = {each.name for each in services if each.maintenance or not each.serves}
+    limited = _dependents(services, down) if down else set()
     found: dict[str, State] = {}
-    for name, each in services.items():
-        if name in down:
-            found[name] = "down"
-        elif each.fell_back or _reaches(name, down, services):
-            found[name] = "degraded"
+    for each in services:
+        if each.name in down:
+            found[each.name] = "down"
         else:
-            found[name] = "up"
+            degraded = each.fell_back or each.name in limited
+            found[each.name] = "degraded" if degraded else "up"
     return found
 
 
-def _reaches(name: str, down: set[str], services: Mapping[str, Facts]) -> bool:
-    """Tell whether anything that a service depends on is down."""
-    seen = {name}
-    ahead = [name]
+def _dependents(services: Iterable[Facts], down: Iterable[str]) -> set[str]:
+    """Return the services that depend on one that is down, each looked at once."""
+    callers: dict[str, list[str]] = {}
+    for each in services:
+        for dependency in each.depends_on:
+            callers.setdefault(dependency, []).append(each.name)
+    found: set[str] = set()
+    ahead = list(down)
     while ahead:
-        each = services.get(ahead.pop())
-        for dependency in each.depends_on if each is not None else ():
-            if dependency in down:
-                return True
-            if dependency not in seen:
-                seen.add(dependency)
-                ahead.append(dependency)
-    return False
+        for caller in callers.get(ahead.pop(), ()):
+            if caller not in found:
+                found.add(caller)
+                ahead.append(caller)
+    return found
 
 
 def mode(facts: Iterable[Facts], found: Mapping[str, State]) -> Mode:
