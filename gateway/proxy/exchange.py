@@ -32,6 +32,7 @@ from gateway.wire.body import encode_chunk, encode_last_chunk
 from gateway.wire.errors import WireError
 from gateway.wire.fields import (
     CACHE_CONTROL,
+    CDN_CACHE_CONTROL,
     CONTENT_LENGTH,
     CONTENT_TYPE,
     COOKIE,
@@ -88,7 +89,7 @@ _COOKIE = cython.declare(cython.int, COOKIE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _DATE_BIT = cython.declare(cython.ulonglong, mask(DATE))
-_CACHE_CONTROL_BIT = cython.declare(cython.ulonglong, mask(CACHE_CONTROL))
+_CACHE_CONTROL_BITS = cython.declare(cython.ulonglong, mask(CACHE_CONTROL, CDN_CACHE_CONTROL))
 _TRACESTATE_BIT = cython.declare(cython.ulonglong, mask(TRACESTATE))
 _TE_BIT = cython.declare(cython.ulonglong, mask(TE))
 _CONTENT_LENGTH_BIT = cython.declare(cython.ulonglong, mask(CONTENT_LENGTH))
@@ -1078,7 +1079,7 @@ class Exchange:
         if self._served_by:
             extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
             extra += b"Cache-Control: no-store\r\n"
-            drop |= _CACHE_CONTROL_BIT
+            drop |= _CACHE_CONTROL_BITS
         if assignment is not None and (view.behind_cdn or assignment.set_cookie):
             unwanted, lines = cookie_lines(head, assignment.set_cookie, self.serving)
             drop |= unwanted

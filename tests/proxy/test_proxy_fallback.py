@@ -230,7 +230,10 @@ class Kept:
         return head, self.copy[head.end :]
 
 
-COPY = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nETag: x\r\nContent-Length: 4\r\n\r\nkept"
+COPY = (
+    b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nCDN-Cache-Control: max-age=9\r\n"
+    b"ETag: x\r\nContent-Length: 4\r\n\r\nkept"
+)
 
 
 def test_a_copy_comes_first_and_is_marked(rig: Rig) -> None:
@@ -243,6 +246,7 @@ def test_a_copy_comes_first_and_is_marked(rig: Rig) -> None:
     assert (answer.status, answer.body) == (200, b"kept")
     assert answer.field(b"x-gateway-served-by") == b"stale"
     assert answer.all(b"cache-control") == [b"no-store"]
+    assert answer.field(b"cdn-cache-control") is None
     assert kept.rules[0].max_age == 60.0
     assert counted(rig) == (1, 0)
     line = rig.log[-1]

@@ -70,15 +70,17 @@ _FAILURES = ("connect", "reset", "timeout")
 #: What frames an answer, ends at a hop (RFC 9110 section 7.6.1) or is the gateway's own to say.
 _NOT_SET_BY_FILES = frozenset(
     {
-        "cache-control",
+        "age",
         "connection",
         "content-length",
         "content-type",
         "date",
+        "expires",
         "keep-alive",
         "proxy-authenticate",
         "proxy-authorization",
         "proxy-connection",
+        "surrogate-control",
         "te",
         "trailer",
         "transfer-encoding",
@@ -164,7 +166,9 @@ def _field_value(value: str) -> str:
 
 
 def _answer_field(value: str) -> str:
-    if _token(value).lower() in _NOT_SET_BY_FILES:
+    name = _token(value).lower()
+    # Targeted ones too (RFC 9213): nobody may keep a degraded answer.
+    if name in _NOT_SET_BY_FILES or name.endswith("cache-control"):
         raise ValueError(
             f"{shown(value)} is for the gateway to set, expected a field of the answer's own"
         )
