@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.config.snapshot import Service, Topology
-    from gateway.proxy.core import Core
     from gateway.wire.head import Head
 
 #: What of a backend's answer goes along with the page that stands for it: without these the
@@ -74,17 +73,27 @@ class DegradedBuilder:
 
 
 def values(
-    core: Core, status: int, title: str, service: str, request_id: bytes, retry_after: float
+    *,
+    status: int,
+    title: str,
+    service: str,
+    request_id: bytes,
+    retry_after: float,
+    mode: str,
+    now: float,
 ) -> dict[str, str]:
-    """Return what a template is filled with; ``retry_after`` in seconds, 0: there is none."""
+    """Return what a template is filled with.
+
+    ``retry_after`` in seconds, 0: there is none; ``now`` in seconds of the epoch.
+    """
     return {
         "status": str(status),
         "title": title,
         "service": service,
         "request_id": request_id.decode("ascii"),
         "retry_after": str(math.ceil(retry_after)) if retry_after > 0 else "",
-        "mode": core.platform.mode,
-        "time": datetime.fromtimestamp(core.wall(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "mode": mode,
+        "time": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 

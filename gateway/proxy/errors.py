@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("overload", _GATE, 503, "The service has as many requests in flight as it may"),
     Kind("maintenance", _GATE, 503, "The service is in maintenance"),
     Kind("read-only", _GATE, 503, "The service is down, the platform is read only"),
-    Kind("intercepted", _UP, 502, "The service answered with an error", sent=True),
+    Kind("intercepted", _GATE, 502, "The service answered with an error", sent=True),
     Kind("no-route", _GATE, 404, "Nothing is served here"),
     Kind("not-allowed", _GATE, 405, "The method is not allowed here"),
     Kind("method", _GATE, 501, "The method is not supported"),

@@ -1500,8 +1500,16 @@ class Exchange:
     @cython.cfunc
     def _values(self, status: cython.int, title: str, retry_after: cython.double) -> dict[str, str]:
         """Return what a template is filled with."""
-        service = "" if self._view is None else self._view.service.name
-        return values(self.core, status, title, service, self._request_id, retry_after)
+        core = self.core
+        return values(
+            status=status,
+            title=title,
+            service="" if self._view is None else self._view.service.name,
+            request_id=self._request_id,
+            retry_after=retry_after,
+            mode=core.platform.mode,
+            now=core.wall(),
+        )
 
     @cython.cfunc
     def _page_lines(self) -> bytes:
