@@ -6,19 +6,29 @@ import asyncio
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.board import layout
 from gateway.channel import snapshotfile
 from gateway.channel.messages import Apply
-from gateway.config.snapshot import Endpoint, Pool, Service, Topology, Traffic
+from gateway.config.snapshot import (
+    Endpoint,
+    Pool,
+    Service,
+    ServiceTraffic,
+    Topology,
+    Traffic,
+)
 from gateway.control import events as ring
+from gateway.control import merge
 from gateway.control.allocation import Allocation, AllocationError
 from gateway.control.events import Events, TooManyWatchersError
 from gateway.control.operations import subset
 from gateway.control.read import read
 from gateway.control.resolver import INTERVAL, INTERVAL_FAILED, Resolver, is_name
 from gateway.control.settings import SettingsError
+from gateway.control.state import ServiceState, State
 from gateway.control.tasks import Tasks
 
 # --- places on the board ------------------------------------------------------------------------
@@ -87,6 +97,24 @@ def test_places_are_taken_over_from_a_running_snapshot() -> None:
 
 
 # --- the snapshot file ----------------------------------------------------------------------------
+
+
+def test_maintenance_and_isolation_are_taken_up_from_what_workers_serve() -> None:
+    """A worker may serve something later than what was stored: control died in between."""
+    kept = State(revision=3, services=(ServiceState(name="a", stable="blue", isolated=("green",)),))
+    served = ServiceTraffic(service="a", stable="blue", closed=("green",), maintenance=60.0)
+    traffic = Traffic(revision=4, services=(served,))
+    found = merge.recovered(kept, Apply(number=9, topology=Topology(number=1), traffic=traffic))
+    assert found is not None
+    assert found.services[0].maintenance == 60.0
+    assert found.services[0].isolated == ("green",)
+    lifted = msgspec.structs.replace(served, maintenance=None)
+    traffic = Traffic(revision=5, services=(lifted,))
+    again = merge.recovered(found, Apply(number=9, topology=Topology(number=1), traffic=traffic))
+    assert again is not None
+    assert again.services[0].maintenance is None
+    same = Apply(number=9, topology=Topology(number=1), traffic=traffic)
+    assert merge.recovered(again, same) is again
 
 
 def test_a_snapshot_file_is_read_as_written(tmp_path: Path) -> None:
