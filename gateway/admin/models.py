@@ -28,6 +28,7 @@ Health = Literal["unknown", "up", "down"]
 #: One color everywhere, or at least one service with both sides in play.
 Mode = Literal["stable", "split", "candidate", "mixed"]
 Source = Literal["file", "api"]
+BreakerState = Literal["closed", "open", "half_open", "forced_open"]
 
 MAX_ENDPOINTS_PER_POOL = 64
 
@@ -218,6 +219,8 @@ class EndpointStatus(Answer):
     health: Health
     in_flight: int
     tunnels: int = 0
+    breaker: BreakerState = "closed"
+    ejected: bool = Field(default=False, description="left out for a while as an outlier")
     probes: list[Probe] = []
 
 

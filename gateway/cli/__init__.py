@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "rollback": Verb("gateway.cli.rollback", "Send everything back to stable at once."),
     "adopt": Verb("gateway.cli.adopt", "Say which color production is."),
     "pool": Verb("gateway.cli.pool", "Set, drain or isolate a service's pool."),
+    "breakers": Verb("gateway.cli.breakers", "List, open or reset endpoints' breakers."),
     "audit": Verb("gateway.cli.audit", "List who changed what, newest first."),
     "cohort-token": Verb("gateway.cli.cohort_token", "Mint a tester's override."),
     "reload": Verb("gateway.cli.reload", "Make the gateway read its file again."),

@@ -36,6 +36,13 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 NO_SERVICE: Final = "none"
 
 _ROLES: Final = ("stable", "candidate")
+#: The further from serving, the higher.
+_BREAKER_VALUES: Final = {
+    layout.BREAKER_CLOSED: 0,
+    layout.BREAKER_HALF_OPEN: 1,
+    layout.BREAKER_OPEN: 2,
+    layout.BREAKER_FORCED: 3,
+}
 _LE: Final = (*(str(bound / 1000) for bound in layout.BOUNDS_MS), "+Inf")
 
 
@@ -55,6 +62,8 @@ class MetricsView:
     reloads: tuple[tuple[str, int], ...] = (("ok", 0), ("refused", 0))
     lagging_workers: int = 0
     state_in_memory: bool = False
+    #: CLOCK_MONOTONIC in nanoseconds, as on the board.
+    now: int = 0
     version: str = ""
     build: str = ""
 
@@ -113,6 +122,22 @@ class GatewayCollector(Collector):
             rows[1:],
             layout.ROW_ASSET_SECOND_TRIES,
         )
+        yield _per_service(
+            CounterMetricFamily(
+                "gateway_retries", "Second tries at another endpoint.", labels=["service"]
+            ),
+            rows[1:],
+            layout.ROW_RETRIES,
+        )
+        yield _per_service(
+            CounterMetricFamily(
+                "gateway_rescues",
+                "Requests that stable answered for the candidate.",
+                labels=["service"],
+            ),
+            rows[1:],
+            layout.ROW_RESCUES,
+        )
         yield self._weights()
         yield GaugeMetricFamily(
             "gateway_state_fallback",
@@ -120,6 +145,7 @@ class GatewayCollector(Collector):
             value=float(self._view.state_in_memory),
         )
         yield from self._endpoints()
+        yield from self._breakers()
         yield from self._processes()
         yield from self._connections()
 
@@ -174,6 +200,30 @@ class GatewayCollector(Collector):
                 attempts.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_REQUESTS))
                 failures.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_FAILURES))
         yield from (healthy, in_flight, attempts, failures)
+
+    def _breakers(self) -> Iterator[Metric]:
+        """Yield the breakers and ejections of the endpoints in the topology in force."""
+        board, now = self._view.board, self._view.now
+        labels = ["service", "color", "endpoint"]
+        state = GaugeMetricFamily(
+            "gateway_breaker_state",
+            "0: closed; 1: half open; 2: open; 3: opened by hand.",
+            labels=labels,
+        )
+        openings = CounterMetricFamily(
+            "gateway_breaker_openings", "Breakers that opened by themselves.", labels=labels
+        )
+        ejected = GaugeMetricFamily(
+            "gateway_endpoint_ejected", "1: left out for a while as an outlier.", labels=labels
+        )
+        for pool in self._view.topology.pools:
+            for endpoint in pool.endpoints:
+                values = [pool.service, pool.color, endpoint.id]
+                cell = endpoint.cell
+                state.add_metric(values, _BREAKER_VALUES[board.breaker(cell)])
+                openings.add_metric(values, board.breaker_opened(cell))
+                ejected.add_metric(values, float(board.ejected(cell, now)))
+        yield from (state, openings, ejected)
 
     def _processes(self) -> Iterator[Metric]:
         """Yield workers, restarts and reloads."""
