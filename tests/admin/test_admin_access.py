@@ -28,7 +28,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def path_of(call: Call) -> str:
-    return call.path.format(service="ivor", slot="green")
+    return call.path.format(service="ivor", slot="green", endpoint="ivor-blue-1-0")
 
 
 def test_every_call_has_its_handler() -> None:

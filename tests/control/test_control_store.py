@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.control import store as module
@@ -30,6 +31,7 @@ def state(weight: int = 0, revision: int = 1) -> State:
                 drained=("blue",),
                 isolated=("green",),
                 generation=4,
+                forced=("ivor-blue-4-0", "ivor-blue-4-1"),
                 blue=PoolState(generation=4, source="api", endpoints=("http://h:1", "http://h:2")),
                 green=PoolState(generation=1, endpoints=()),
             ),
@@ -54,6 +56,37 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     assert [row.id for row in await again.audit(2, 10)] == [1]
     assert again.fallback == ""
     await again.close()
+
+
+async def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(f"BEGIN; {module.MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        old.execute("INSERT INTO meta VALUES (1, 3, x'73', 'r1')")
+        columns = "name, stable, weight, previous, drained, isolated, generation"
+        old.execute(f"INSERT INTO service ({columns}) VALUES ('a', 'blue', 5, 'none', '', '', 0)")
+    old.close()
+    store = await SqliteStore.open(path)
+    assert store.fallback == ""
+    assert await store.load() == State(
+        revision=3,
+        salt=b"s",
+        release="r1",
+        services=(ServiceState(name="a", stable="blue", weight=5),),
+    )
+    await store.close()
+
+
+async def test_a_reset_breaker_is_forced_no_longer(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.save(state(), [])
+    (service,) = state().services
+    left = msgspec.structs.replace(service, forced=("ivor-blue-4-1",))
+    await store.save(state().replaced(left), [])
+    kept = await store.load()
+    assert kept is not None
+    assert kept.services == (left,)
+    await store.close()
 
 
 async def test_services_that_are_not_configured_now_are_kept(tmp_path: Path) -> None:
