@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -198,6 +199,18 @@ async def test_workers_news_are_told_with_service_and_color(world: World) -> Non
         ("ivor-green-2-0", "ivor", "green", "open"),
         ("ivor-green-1-0", None, None, "open"),
     ]
+
+
+async def test_what_comes_back_from_a_fall_begins_its_slow_start(world: World) -> None:
+    url, warm = "http://127.0.0.1:3001", layout.cell_at(cell(world)) + layout.CELL_WARM_FROM
+    async with asyncio.timeout(5):
+        world.probes.down.add(url)
+        while world.board.health(cell(world)) != layout.DOWN:
+            await asyncio.sleep(0.005)
+        assert world.board.words[warm] == 0
+        world.probes.down.discard(url)
+        while world.board.words[warm] == 0:
+            await asyncio.sleep(0.005)
 
 
 async def test_a_new_pool_begins_its_slow_start(world: World) -> None:
