@@ -163,6 +163,21 @@ async def test_a_reset_closes_what_opened_by_itself_and_ends_an_ejection(world: 
     assert [each["was"] for each in events(world)] == ["open", "ejected"]
 
 
+@pytest.mark.parametrize(("until", "value"), [(1, "0.0"), (2**63, "1.0")])
+async def test_the_metric_knows_when_an_ejection_is_over(
+    world: World, until: int, value: str
+) -> None:
+    world.board.words[layout.cell_at(cell(world)) + layout.CELL_EJECTED_UNTIL] = until
+    async with client(world) as api, api.get("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    found = [
+        each.rpartition(" ")[2]
+        for each in lines
+        if each.startswith("gateway_endpoint_ejected{") and 'endpoint="ivor-blue-1-0"' in each
+    ]
+    assert found == [value]
+
+
 async def test_a_stale_if_match_changes_nothing(world: World) -> None:
     body = {"force": True}
     async with client(world) as api:
