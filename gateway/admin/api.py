@@ -5,33 +5,27 @@ Nothing is decided here. Each handler has its call's name (see ``calls``).
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from gateway import hot
 from gateway.admin import models, pictures
+from gateway.admin.handlers import Handlers, refused_part
 from gateway.admin.problems import ProblemError, answer
 from gateway.config.addresses import EndpointAddress, parse_endpoint
 from gateway.control import desk, pooldesk
-from gateway.control.allocation import AllocationError
-from gateway.control.desk import Refused
-from gateway.control.operations import NewPool, StillInFlightError, UnhealthyError
-from gateway.control.settings import SettingsError
-from gateway.control.store import StoreError
-from gateway.control.switchboard import Caller, StaleRevisionError
+from gateway.control.operations import NewPool
 from gateway.observe import exposition
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from gateway.admin.inbound import Inbound
     from gateway.admin.pictures import Pictures
     from gateway.config.snapshot import Color
-    from gateway.control.desk import ColorOrRole, Facts, Outcome, RefusedPart
-    from gateway.control.hub import Applied
+    from gateway.control.desk import ColorOrRole, Facts, Outcome
     from gateway.control.operations import Operations
     from gateway.control.state import State
     from gateway.control.switchboard import Switchboard, Written
@@ -39,13 +33,12 @@ if TYPE_CHECKING:
     Decision = Callable[[State, Facts], Outcome]
 
 
-class Api:
+class Api(Handlers):
     """The handlers of the calls that take and give JSON, and the metrics."""
 
     def __init__(self, switchboard: Switchboard, operations: Operations, shown: Pictures) -> None:
-        self._switch = switchboard
+        super().__init__(switchboard, shown)
         self._operations = operations
-        self._shown = shown
         self._reloads = {"ok": 0, "refused": 0}
 
     # --- reading ----------------------------------------------------------------------------------
@@ -97,6 +90,7 @@ class Api:
             lagging_workers=len(parts.hub.behind(parts.hub.number)),
             state_in_memory=bool(parts.store.fallback),
             platform=self._shown.platform.look(),
+            now=self._shown.clock(),
             version=VERSION,
             build=hot.compiled_state(),
         )
@@ -222,7 +216,7 @@ class Api:
                 changed=written.changed,
                 applied_in_ms=self._moved_in(written),
                 rolled_back=list(written.touched),
-                refused=[_refused(part) for part in written.refused],
+                refused=[refused_part(part) for part in written.refused],
                 persisted=written.persisted,
             )
         )
@@ -310,82 +304,6 @@ class Api:
             )
         )
 
-    # --- common -----------------------------------------------------------------------------------
-
-    def _fresh(self) -> bytes:
-        return self._switch.parts.fresh()
-
-    def _answer(self, model: models.Answer) -> web.Response:
-        return answer(model, headers={"ETag": f'"{self._switch.state.revision}"'})
-
-    @staticmethod
-    def _caller(inbound: Inbound, reason: str) -> Caller:
-        assert inbound.identity is not None
-        return Caller(
-            actor=inbound.identity.name,
-            address=inbound.address,
-            reason=reason,
-            revisions=inbound.revisions,
-        )
-
-    def _moved_in(self, written: Written) -> float | None:
-        """Return how long a write took, None where nothing moved. Raises ProblemError (504)."""
-        milliseconds = self._applied(written.applied)
-        return milliseconds if written.changed else None
-
-    def _applied(self, applied: Applied | None) -> float | None:
-        """Return how long it took, None where nothing moved. Raises ProblemError (504)."""
-        if applied is None:
-            return None
-        if applied.lagging:
-            raise ProblemError(
-                504,
-                "workers-lagging",
-                "it is in force, but not every worker acknowledged in time; they are asked on",
-                lagging=[*applied.lagging, *applied.errors],
-                revision=self._switch.state.revision,
-            )
-        return applied.milliseconds
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Turn what control refuses into problems."""
-        try:
-            yield
-        except Refused as error:
-            raise ProblemError(
-                error.status,
-                error.kind,
-                error.detail,
-                field=error.field,
-                hint=error.hint,
-                services=[_refused(part) for part in error.parts] or None,
-            ) from error
-        except StaleRevisionError as error:
-            raise ProblemError(
-                412,
-                "stale-revision",
-                str(error),
-                field="If-Match",
-                revision=error.revision,
-                headers={"ETag": f'"{error.revision}"'},
-            ) from error
-        except StoreError as error:
-            detail = f"the state store fails, nothing was changed: {error}"
-            raise ProblemError(503, "store-unavailable", detail) from error
-        except AllocationError as error:
-            raise ProblemError(409, "board-full", str(error)) from error
-        except UnhealthyError as error:
-            seen = self._shown.evidence(error.monitors)
-            raise ProblemError(409, "pool-unhealthy", str(error), endpoints=seen) from error
-        except StillInFlightError as error:
-            left = error.in_flight
-            raise ProblemError(409, "still-in-flight", str(error), in_flight=left) from error
-        except SettingsError as error:
-            faults = [models.ProblemItem(field=where, detail=what) for where, what in error.faults]
-            detail = f"{len(faults)} errors; the old configuration stays"
-            raise ProblemError(422, "invalid-configuration", detail, errors=faults) from error
-
 
 def slot_of(text: str) -> ColorOrRole:
     """Return a path's or query's color or role. Raises ProblemError (404)."""
@@ -412,7 +330,3 @@ def _endpoints(urls: list[str]) -> list[EndpointAddress]:
         detail = "; ".join(f"{each.field}: {each.detail}" for each in faults)
         raise ProblemError(422, "invalid-body", detail, field=faults[0].field, errors=faults)
     return found
-
-
-def _refused(part: RefusedPart) -> models.RefusedService:
-    return models.RefusedService(service=part.service, type=part.type, detail=part.detail)

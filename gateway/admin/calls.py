@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gateway.admin import models
+from gateway.admin import breaker_models, models
 
 if TYPE_CHECKING:
     from gateway.control.settings import TokenRole
@@ -38,6 +38,12 @@ SLOT: Final = Parameter(
     "path",
     {"type": "string", "enum": ["blue", "green", "stable", "candidate"]},
     "A color, or the role that it has now.",
+)
+ENDPOINT: Final = Parameter(
+    "endpoint",
+    "path",
+    {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
+    "An endpoint's id, as `GET /v1/status` and `GET /v1/breakers` show it.",
 )
 IF_MATCH: Final = Parameter(
     "If-Match",
@@ -256,6 +262,39 @@ CALLS: Final[tuple[Call, ...]] = (
         etag=True,
     ),
     Call(
+        method="GET",
+        path="/v1/breakers",
+        name="breakers",
+        role="viewer",
+        summary="Every endpoint's breaker",
+        answer=breaker_models.BreakersAnswer,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/breakers/{endpoint}/open",
+        name="open_breaker",
+        role="operator",
+        summary="Send an endpoint nothing until its breaker is reset",
+        body=breaker_models.BreakerOpen,
+        answer=breaker_models.BreakerAnswer,
+        parameters=(ENDPOINT,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/breakers/{endpoint}/reset",
+        name="reset_breaker",
+        role="operator",
+        summary="Close an endpoint's breaker, whoever opened it; bring an outlier back",
+        body=breaker_models.BreakerReset,
+        answer=breaker_models.BreakerAnswer,
+        parameters=(ENDPOINT,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
         method="POST",
         path="/v1/services/{service}/maintenance",
         name="maintain",
@@ -295,7 +334,7 @@ CALLS: Final[tuple[Call, ...]] = (
         path="/v1/events",
         name="events",
         role="viewer",
-        summary="Server-sent events: traffic, pool, health, mode, config",
+        summary="Server-sent events: traffic, pool, health, breaker, mode, config",
         answer=EVENTS,
         parameters=(LAST_EVENT_ID,),
         refusals=(503,),

@@ -30,6 +30,7 @@ Mode = Literal["stable", "split", "candidate", "mixed"]
 Source = Literal["file", "api"]
 ServiceState = Literal["up", "degraded", "down"]
 PlatformMode = Literal["full", "degraded", "read_only"]
+BreakerState = Literal["closed", "open", "half_open", "forced_open"]
 
 MAX_ENDPOINTS_PER_POOL = 64
 
@@ -242,6 +243,8 @@ class EndpointStatus(Answer):
     health: Health
     in_flight: int
     tunnels: int = 0
+    breaker: BreakerState = "closed"
+    ejected: bool = Field(default=False, description="left out for a while as an outlier")
     probes: list[Probe] = []
 
 

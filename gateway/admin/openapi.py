@@ -15,7 +15,7 @@ _REFUSALS = {
     400: "The request is malformed",
     401: "No token, or nobody's",
     403: "The token's role does not reach",
-    404: "There is no such service or slot",
+    404: "There is no such service, slot or endpoint",
     408: "The body did not arrive in time",
     409: "Not now: `type` and `detail` say why",
     412: "Another traffic revision is in force",

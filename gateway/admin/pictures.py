@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.admin import models
+from gateway.admin.breaker_models import breaker_state
 from gateway.board import layout
 from gateway.config.snapshot import BUCKETS, COLORS
 from gateway.control import merge
@@ -96,6 +97,8 @@ class Pictures:
             health=Health(parts.board.health(endpoint.cell)).word,
             in_flight=parts.board.endpoint_in_flight(endpoint.cell),
             tunnels=parts.board.endpoint_tunnels(endpoint.cell),
+            breaker=breaker_state(parts.board.breaker(endpoint.cell)),
+            ejected=parts.board.ejected(endpoint.cell, self.clock()),
             probes=[self._probe(each) for each in parts.prober.last(endpoint.id)],
         )
 

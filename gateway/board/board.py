@@ -316,10 +316,12 @@ class Board:
     def reset_breaker(self, cell: int, now: int) -> bool:
         """Close an endpoint's breaker and forget its failures; returns whether it was not closed.
 
-        An outlier is back in service with it.
+        An outlier is back in service with it. What comes back so begins its slow start.
         """
         at = layout.cell_at(cell)
         changed = self.breaker(cell) != layout.BREAKER_CLOSED or self.ejected(cell, now)
+        if changed:
+            self.words[at + layout.CELL_WARM_FROM] = now
         for word in (
             layout.CELL_RUN,
             layout.CELL_OPENINGS,

@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "pool": Verb("gateway.cli.pool", "Set, drain or isolate a service's pool."),
     "isolate": Verb("gateway.cli.isolate", "Take a color out until it is lifted."),
     "maintenance": Verb("gateway.cli.maintenance", "Answer 503 for a service, or end that."),
+    "breakers": Verb("gateway.cli.breakers", "List, open or reset endpoints' breakers."),
     "audit": Verb("gateway.cli.audit", "List who changed what, newest first."),
     "cohort-token": Verb("gateway.cli.cohort_token", "Mint a tester's override."),
     "reload": Verb("gateway.cli.reload", "Make the gateway read its file again."),

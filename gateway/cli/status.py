@@ -69,6 +69,8 @@ def _pool(pool: models.PoolStatus) -> Text:
     busy = sum(endpoint.in_flight for endpoint in pool.endpoints)
     text = Text(f"{up}/{len(pool.endpoints)} up", style="" if up == len(pool.endpoints) else "red")
     rest = f", generation {pool.generation}, {pool.source}"
+    if alone := sum(left_alone(endpoint) for endpoint in pool.endpoints):
+        text.append(f", {alone} left alone", style="red")
     if busy:
         rest += f", {busy} in flight"
     if pool.closed:
@@ -76,16 +78,29 @@ def _pool(pool: models.PoolStatus) -> Text:
     return text.append(rest, style="default")
 
 
+def left_alone(endpoint: models.EndpointStatus) -> bool:
+    """Tell whether requests pass an endpoint by, whatever its probes say."""
+    return endpoint.breaker != "closed" or endpoint.ejected
+
+
 def _endpoints(answer: models.StatusAnswer) -> None:
     """Print every endpoint with what its probes last saw."""
     rows = [
-        [endpoint.id, endpoint.url, endpoint.health, str(endpoint.in_flight), _probes(endpoint)]
+        [
+            endpoint.id,
+            endpoint.url,
+            endpoint.health,
+            f"{endpoint.breaker}, ejected" if endpoint.ejected else endpoint.breaker,
+            str(endpoint.in_flight),
+            _probes(endpoint),
+        ]
         for service in answer.services
         for pool in service.pools
         for endpoint in pool.endpoints
     ]
     say("")
-    console().print(table(["endpoint", "url", "health", "in flight", "last probes"], rows))
+    columns = ["endpoint", "url", "health", "breaker", "in flight", "last probes"]
+    console().print(table(columns, rows))
 
 
 def _probes(endpoint: models.EndpointStatus) -> str:

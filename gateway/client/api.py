@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
-from gateway.admin import models
+from gateway.admin import breaker_models, models
 from gateway.client.link import Link
 
 T = TypeVar("T", bound=BaseModel)
@@ -220,6 +220,24 @@ class AdminClient:
         path = f"/v1/services/{quote(service, safe='')}/isolate"
         query = _query(color=slot, reason=reason)
         return await self._call("DELETE", path + query, models.TrafficAnswer)
+
+    async def breakers(self) -> Reply[breaker_models.BreakersAnswer]:
+        """``GET /v1/breakers``."""
+        return await self._call("GET", "/v1/breakers", breaker_models.BreakersAnswer)
+
+    async def open_breaker(
+        self, endpoint: str, request: breaker_models.BreakerOpen
+    ) -> Reply[breaker_models.BreakerAnswer]:
+        """``POST /v1/breakers/{endpoint}/open``: nothing is sent there until it is reset."""
+        path = f"/v1/breakers/{quote(endpoint, safe='')}/open"
+        return await self._call("POST", path, breaker_models.BreakerAnswer, body=request)
+
+    async def reset_breaker(
+        self, endpoint: str, request: breaker_models.BreakerReset
+    ) -> Reply[breaker_models.BreakerAnswer]:
+        """``POST /v1/breakers/{endpoint}/reset``: whoever opened it."""
+        path = f"/v1/breakers/{quote(endpoint, safe='')}/reset"
+        return await self._call("POST", path, breaker_models.BreakerAnswer, body=request)
 
     async def reload(self, *, reason: str = "") -> Reply[models.ReloadAnswer]:
         """``POST /v1/config/reload``."""

@@ -14,16 +14,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin.api import Api
+from gateway.admin.breakers import BreakerApi
 from gateway.admin.calls import CALLS
 from gateway.admin.pictures import Pictures
 from gateway.admin.replay import Replays
 from gateway.admin.server import Server
 from gateway.admin.streams import Streams
 from gateway.board import layout
+from gateway.board.locks import FileLocks
 from gateway.channel import handover
 from gateway.channel.unix import bind_unix
 from gateway.control import start
 from gateway.control.allocation import Allocation, AllocationError
+from gateway.control.breakercalls import BreakerCalls
+from gateway.control.breakers import BoardBreakers, pool_of
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
@@ -35,6 +39,7 @@ from gateway.control.settings import SettingsError
 from gateway.control.store import SqliteStore, StoreError
 from gateway.control.switchboard import Caller, Parts, Switchboard
 from gateway.control.tasks import Tasks
+from gateway.control.warming import Warming
 from gateway.health.prober import Prober
 
 if TYPE_CHECKING:
@@ -138,6 +143,8 @@ class Control:
             board=board,
             events=self.events,
             facts=Observed(board, lambda: hub.topology),
+            breakers=BoardBreakers(board, FileLocks(board.fd), time.monotonic_ns),
+            warming=Warming(board, time.monotonic_ns),
             tasks=self.tasks,
             clock=time.monotonic,
             wall=time.time,
@@ -153,6 +160,7 @@ class Control:
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
         self.switchboard.watch(first.topology)
         self.tasks.start(self._watch_platform(), name="platform mode")
+        parts.breakers.settle(first.state, first.topology)
 
     async def _kept(self) -> State | None:
         try:
@@ -165,14 +173,11 @@ class Control:
         switch = self.switchboard
         shown = Pictures(switch, time.monotonic_ns, self.platform)
         api = Api(switch, self.operations, shown)
+        breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         streams = Streams(self.events)
         self._server = Server(
-            {call.name: getattr(api, call.name) for call in CALLS if hasattr(api, call.name)},
-            {
-                call.name: getattr(streams, call.name)
-                for call in CALLS
-                if hasattr(streams, call.name)
-            },
+            _handlers(api) | _handlers(breakers),
+            _handlers(streams),
             Replays(self._outside.store, time.time),
             lambda: switch.settings,
         )
@@ -241,12 +246,21 @@ class Control:
         self.tasks.start(self.switchboard.keep_above(hello.traffic), name="renumber")
 
     def _health_changed(self, endpoint: Endpoint, health: Health) -> None:
+        self.switchboard.parts.warming.moved(endpoint, health)
         log.info("%s (%s) is %s", endpoint.id, endpoint.url, health.word)
         self.events.publish("health", endpoint=endpoint.id, url=endpoint.url, health=health.word)
 
     def _breaker_moved(self, moved: BreakerMoved) -> None:
         log.warning("the breaker of %s: %s, was %s", moved.endpoint, moved.now, moved.was)
-        self.events.publish("breaker", endpoint=moved.endpoint, state=moved.now, was=moved.was)
+        pool = pool_of(self.switchboard.parts.hub.topology, moved.endpoint)
+        self.events.publish(
+            "breaker",
+            endpoint=moved.endpoint,
+            service=pool.service if pool else None,
+            color=pool.color if pool else None,
+            state=moved.now,
+            was=moved.was,
+        )
 
     def reload(self) -> None:
         """Read the file again, in the background (SIGHUP)."""
@@ -262,7 +276,7 @@ class Control:
         log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
 
 
-def _handlers(owner: Api | Streams) -> dict[str, Any]:
+def _handlers(owner: Api | BreakerApi | Streams) -> dict[str, Any]:
     """Return an object's handlers by the names of their calls."""
     return {call.name: getattr(owner, call.name) for call in CALLS if hasattr(owner, call.name)}
 

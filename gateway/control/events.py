@@ -21,7 +21,7 @@ MAX_WAITING = 256
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event: ``kind`` is traffic, health, pool, mode or config; ``data`` is JSON."""
+    """One event: ``kind`` is traffic, health, breaker, pool, mode or config; ``data`` is JSON."""
 
     id: str
     kind: str

@@ -45,12 +45,22 @@ class Observed:
         return [endpoint.cell for endpoint in pool.endpoints] if pool is not None else []
 
     def proven(self, service: str, color: Color) -> bool:
-        """Whether an endpoint of that pool was seen healthy."""
-        return any(self._board.health(cell) == layout.UP for cell in self.cells(service, color))
+        """Whether an endpoint of that pool was seen healthy and its breaker lets it serve."""
+        return any(
+            self._board.health(cell) == layout.UP and self._board.serves(cell)
+            for cell in self.cells(service, color)
+        )
 
     def able(self, service: str, color: Color) -> bool:
-        """Whether an endpoint of that pool is not known to be down."""
-        return any(self._board.health(cell) != layout.DOWN for cell in self.cells(service, color))
+        """Whether an endpoint of that pool is not known to be down, nor opened by hand.
+
+        A breaker that opened by itself is no hindrance: it closes by itself, too.
+        """
+        return any(
+            self._board.health(cell) != layout.DOWN
+            and self._board.breaker(cell) != layout.BREAKER_FORCED
+            for cell in self.cells(service, color)
+        )
 
     def tunnels(self, service: str, color: Color) -> int:
         """How many tunnels are open to that pool."""

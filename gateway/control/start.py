@@ -90,6 +90,8 @@ def begin(
     if start is not kept:
         log.warning("the state store is behind what workers serve; going on from the latter")
     state = merge.merged(settings, start, fresh)
+    if kept is None and running is not None and running.topology is not None:
+        state = _with_forced(state, running.topology, board)
     told = _told(board, layout.S_TRAFFIC)
     served = running.traffic if running is not None else None
     if served is not None:
@@ -102,6 +104,26 @@ def begin(
         topology=_topology(settings, state, running, board, allocation),
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
     )
+
+
+def _with_forced(state: State, topology: Topology, board: Board) -> State:
+    """Return the state with the breakers that are forced open on the board: a store that was lost
+    puts nothing back into service.
+    """
+    forced: dict[str, list[str]] = {}
+    for pool in topology.pools:
+        service = state.of(pool.service)
+        if service is None or service.pool(pool.color).generation != pool.generation:
+            continue
+        for endpoint in pool.endpoints:
+            if board.breaker(endpoint.cell) == layout.BREAKER_FORCED:
+                forced.setdefault(pool.service, []).append(endpoint.id)
+    services = [
+        msgspec.structs.replace(each, forced=tuple(sorted(forced[each.name])))
+        for each in state.services
+        if each.name in forced
+    ]
+    return state.replaced(*services)
 
 
 def _topology(

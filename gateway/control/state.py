@@ -39,6 +39,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     maintenance: float | None = None
     #: The highest generation given to a pool of this service.
     generation: int = 0
+    #: Ids of endpoints whose breakers were opened by hand: closed only by a reset.
+    forced: tuple[str, ...] = ()
     blue: PoolState = PoolState()
     green: PoolState = PoolState()
 
@@ -62,6 +64,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
 
     def with_pool(self, color: Color, pool: PoolState) -> ServiceState:
         """Return this service with a slot replaced: open, and no way back to what stood there."""
+        replaced = f"{self.name}-{color}-"  # how the ids of that slot's endpoints begin
         return msgspec.structs.replace(
             self,
             blue=pool if color == "blue" else self.blue,
@@ -69,6 +72,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
             generation=max(self.generation, pool.generation),
             drained=tuple(each for each in self.drained if each != color),
             previous=self.previous if color == self.stable else "none",
+            forced=tuple(each for each in self.forced if not each.startswith(replaced)),
         )
 
     def new_pool(

@@ -68,6 +68,13 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX answer_at ON answer (at);
     """,
     "ALTER TABLE service ADD COLUMN maintenance REAL CHECK (maintenance > 0);",
+    """
+    CREATE TABLE forced_breaker (
+        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
+        endpoint TEXT NOT NULL,
+        PRIMARY KEY (service, endpoint)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 
@@ -223,6 +230,7 @@ class SqliteStore:
             )
             for service in state.services:
                 _save_service(db, service)
+                _save_forced(db, service)
             for entry in audit:
                 _save_audit(db, entry)
 
@@ -246,6 +254,7 @@ class SqliteStore:
                 " maintenance FROM service ORDER BY name"
             )
         )
+        services = _with_forced(self._db, services)
         return State(revision=meta[0], salt=meta[1], release=meta[2], services=services)
 
     def _remember(self, answer: Answer) -> None:
@@ -367,6 +376,27 @@ def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
                 msgspec.json.encode(pool.endpoints).decode(),
             ),
         )
+
+
+def _save_forced(db: sqlite3.Connection, service: ServiceState) -> None:
+    db.execute("DELETE FROM forced_breaker WHERE service = ?", (service.name,))
+    db.executemany(
+        "INSERT INTO forced_breaker VALUES (?, ?)",
+        [(service.name, endpoint) for endpoint in service.forced],
+    )
+
+
+def _with_forced(
+    db: sqlite3.Connection, services: tuple[ServiceState, ...]
+) -> tuple[ServiceState, ...]:
+    forced: dict[str, list[str]] = {}
+    for service, endpoint in db.execute(
+        "SELECT service, endpoint FROM forced_breaker ORDER BY endpoint"
+    ):
+        forced.setdefault(service, []).append(endpoint)
+    return tuple(
+        msgspec.structs.replace(each, forced=tuple(forced.get(each.name, ()))) for each in services
+    )
 
 
 def _save_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.board.board import Board
     from gateway.config.snapshot import Topology, Traffic
     from gateway.control.allocation import Allocation
+    from gateway.control.breakers import BoardBreakers
     from gateway.control.desk import Facts, Outcome, RefusedPart
     from gateway.control.events import Events
     from gateway.control.hub import Applied, Hub
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.control.state import State
     from gateway.control.store import Store
     from gateway.control.tasks import Tasks
+    from gateway.control.warming import Warming
     from gateway.health.prober import Monitor, Prober
 
 log = logging.getLogger("gateway.control")
@@ -88,6 +90,8 @@ class Parts:
     board: Board
     events: Events
     facts: Facts
+    breakers: BoardBreakers
+    warming: Warming
     tasks: Tasks
     clock: Callable[[], float]
     wall: Callable[[], float]
@@ -129,7 +133,7 @@ class Switchboard:
         AllocationError.
         """
         async with self.lock:
-            outcome = self._decided(caller, decide)
+            outcome = self.decided(caller, decide)
             changed = outcome.state != self.state
             if changed:
                 number, began = await self.commit(caller, action, outcome.state)
@@ -148,14 +152,15 @@ class Switchboard:
         *,
         settings: Settings | None = None,
         seeds: Iterable[Monitor] = (),
+        entry: AuditEntry | None = None,
     ) -> tuple[int, float]:
         """Store a decided state and send it out, under the lock; the snapshot's number and when
-        it began. Raises as ``write`` does.
+        it began. ``entry`` is an audit row of the caller's own. Raises as ``write`` does.
         """
         began = self.parts.clock()
         base = self.state
         topology = self._topology(settings or self.settings, state)
-        entry = self.entry(caller, action, base, state)
+        entry = entry or self.entry(caller, action, base, state)
         await self.parts.store.save(state, [entry])
         if self.state is not base:
             self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
@@ -169,7 +174,7 @@ class Switchboard:
         self._tell(action, base, caller)
         return number, began
 
-    def _decided(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Outcome:
+    def decided(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Outcome:
         """Decide, then look at the If-Match: what is wrong in itself is no matter of revisions
         (RFC 9110 section 13.2.1). A conflict may well be one.
         """
@@ -272,6 +277,9 @@ class Switchboard:
         moved: Traffic | None = state.traffic()
         if moved == self.parts.hub.traffic:
             moved = None
+        self.parts.breakers.settle(state, topology or self.parts.hub.topology)
+        if topology is None and moved is None:
+            return self.parts.hub.number  # nothing of it is for workers
         number = self.parts.hub.send(topology=topology, traffic=moved)
         if topology is not None:
             ids = [each.id for pool in topology.pools for each in pool.endpoints]
@@ -281,6 +289,7 @@ class Switchboard:
     def watch(self, topology: Topology, seeds: Iterable[Monitor] = ()) -> None:
         """Probe and resolve exactly this topology's endpoints from now on."""
         self.parts.prober.watch(targets(self.settings, topology), seeds)
+        self.parts.warming.watch(topology)
         hosts = {each.host for pool in topology.pools for each in pool.endpoints}
         self.parts.resolver.watch(hosts)
         self.parts.hub.keep_names(hosts)
@@ -339,6 +348,7 @@ def _told(state: State, names: list[str]) -> bytes:
             "weight": service.weight / 100,
             "closed": service.closed,
             "maintenance": service.maintenance,
+            "forced": service.forced,
             "pools": {
                 color: {
                     "generation": pool.generation,

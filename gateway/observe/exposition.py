@@ -37,6 +37,13 @@ CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 NO_SERVICE: Final = "none"
 
 _ROLES: Final = ("stable", "candidate")
+#: The further from serving, the higher.
+_BREAKER_VALUES: Final = {
+    layout.BREAKER_CLOSED: 0,
+    layout.BREAKER_HALF_OPEN: 1,
+    layout.BREAKER_OPEN: 2,
+    layout.BREAKER_FORCED: 3,
+}
 _LE: Final = (*(str(bound / 1000) for bound in layout.BOUNDS_MS), "+Inf")
 
 
@@ -58,6 +65,8 @@ class MetricsView:
     state_in_memory: bool = False
     #: The platform's mode and the services' states; None: not looked at.
     platform: Picture | None = None
+    #: CLOCK_MONOTONIC in nanoseconds, as on the board.
+    now: int = 0
     version: str = ""
     build: str = ""
 
@@ -118,6 +127,22 @@ class GatewayCollector(Collector):
         )
         yield _fallbacks(rows[1:])
         yield from self._platform()
+        yield _per_service(
+            CounterMetricFamily(
+                "gateway_retries", "Second tries at another endpoint.", labels=["service"]
+            ),
+            rows[1:],
+            layout.ROW_RETRIES,
+        )
+        yield _per_service(
+            CounterMetricFamily(
+                "gateway_rescues",
+                "Requests that stable answered for the candidate.",
+                labels=["service"],
+            ),
+            rows[1:],
+            layout.ROW_RESCUES,
+        )
         yield self._weights()
         yield GaugeMetricFamily(
             "gateway_state_fallback",
@@ -125,6 +150,7 @@ class GatewayCollector(Collector):
             value=float(self._view.state_in_memory),
         )
         yield from self._endpoints()
+        yield from self._breakers()
         yield from self._processes()
         yield from self._connections()
 
@@ -197,6 +223,30 @@ class GatewayCollector(Collector):
                 attempts.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_REQUESTS))
                 failures.add_metric(values, board.endpoint_total(cell, layout.ENDPOINT_FAILURES))
         yield from (healthy, in_flight, attempts, failures)
+
+    def _breakers(self) -> Iterator[Metric]:
+        """Yield the breakers and ejections of the endpoints in the topology in force."""
+        board, now = self._view.board, self._view.now
+        labels = ["service", "color", "endpoint"]
+        state = GaugeMetricFamily(
+            "gateway_breaker_state",
+            "0: closed; 1: half open; 2: open; 3: opened by hand.",
+            labels=labels,
+        )
+        openings = CounterMetricFamily(
+            "gateway_breaker_openings", "Breakers that opened by themselves.", labels=labels
+        )
+        ejected = GaugeMetricFamily(
+            "gateway_endpoint_ejected", "1: left out for a while as an outlier.", labels=labels
+        )
+        for pool in self._view.topology.pools:
+            for endpoint in pool.endpoints:
+                values = [pool.service, pool.color, endpoint.id]
+                cell = endpoint.cell
+                state.add_metric(values, _BREAKER_VALUES[board.breaker(cell)])
+                openings.add_metric(values, board.breaker_opened(cell))
+                ejected.add_metric(values, float(board.ejected(cell, now)))
+        yield from (state, openings, ejected)
 
     def _processes(self) -> Iterator[Metric]:
         """Yield workers, restarts and reloads."""

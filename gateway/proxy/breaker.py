@@ -216,15 +216,15 @@ class Guard:
             return False
         if not shared.locks.try_probe(self._cell):
             return False
-        # Whoever held the lock before may have ended it meanwhile.
-        state = words[at + layout.CELL_BREAKER]
-        if not self._due(state):
+        with shared.locks.counting(self._cell):
+            # Whoever held the lock before may have ended it, or somebody reset it, meanwhile.
+            state = words[at + layout.CELL_BREAKER]
+            self.probing = self._due(state)
+            if self.probing and state == layout.BREAKER_OPEN:
+                self._machine().half_open()
+        if not self.probing:
             shared.locks.end_probe(self._cell)
-            return False
-        if state == layout.BREAKER_OPEN:
-            self._machine().half_open()
-        self.probing = True
-        return True
+        return self.probing
 
     def _due(self, state: int) -> bool:
         words, at, policy = self._shared.words, self._at, self.policy
@@ -256,10 +256,11 @@ class Guard:
         """End a probe; None: nothing was learned of the backend, whoever comes next tries."""
         shared = self._shared
         self.probing = False
-        half_open = shared.words[self._at + layout.CELL_BREAKER] == layout.BREAKER_HALF_OPEN
-        if good is not None and half_open:
+        if good is not None:
             with shared.locks.counting(self._cell):
-                self._enter(_passed if good else _fail, self.policy.failures)
+                # Reset or opened by hand meanwhile, it is no longer this probe's to move.
+                if shared.words[self._at + layout.CELL_BREAKER] == layout.BREAKER_HALF_OPEN:
+                    self._enter(_passed if good else _fail, self.policy.failures)
         shared.locks.end_probe(self._cell)
 
     def failed(self, unreached: bool) -> None:

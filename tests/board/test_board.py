@@ -165,6 +165,26 @@ def test_gauges_of_a_slab_that_nobody_holds_count_nothing(board: Board) -> None:
     assert board.row_total(5)[layout.ROW_IN_FLIGHT] == 6
 
 
+def test_a_breaker_is_forced_once_and_reset_once(board: Board) -> None:
+    assert board.force_breaker(7, 10)
+    assert not board.force_breaker(7, 11)
+    assert board.breaker(7) == layout.BREAKER_FORCED
+    assert not board.serves(7)
+    assert board.reset_breaker(7, 12)
+    assert not board.reset_breaker(7, 13)
+    assert board.breaker(7) == layout.BREAKER_CLOSED
+    assert board.words[layout.cell_at(7) + layout.CELL_WARM_FROM] == 12
+
+
+def test_a_reset_brings_an_outlier_back_and_warms_it_now(board: Board) -> None:
+    at = layout.cell_at(7)
+    board.words[at + layout.CELL_EJECTED_UNTIL] = board.words[at + layout.CELL_WARM_FROM] = 100
+    assert board.ejected(7, 50)
+    assert board.reset_breaker(7, 50)
+    assert not board.ejected(7, 50)
+    assert board.words[at + layout.CELL_WARM_FROM] == 50
+
+
 def test_release_resets_gauges_and_keeps_counters(board: Board) -> None:
     words = _begin(board, 1)
     last_cell = layout.ENDPOINTS_AT + (layout.MAX_ENDPOINTS - 1) * layout.ENDPOINT_WORDS

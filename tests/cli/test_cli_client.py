@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.admin import models
+from gateway.admin import breaker_models, models
 from gateway.admin.calls import CALLS
 from gateway.client import running_demo
 from gateway.client.api import PAUSES, AdminClient, AdminError
@@ -229,10 +229,14 @@ async def test_every_call_is_one_that_the_api_has(admin: FakeAdmin) -> None:
         lambda client: client.lift("s", "green", reason="r"),
         lambda client: client.maintain("s", models.MaintenanceRequest()),
         lambda client: client.end_maintenance("s", reason="r"),
+        lambda client: client.breakers(),
+        lambda client: client.open_breaker("e", breaker_models.BreakerOpen()),
+        lambda client: client.reset_breaker("e", breaker_models.BreakerReset()),
         lambda client: client.reload(reason="r"),
         lambda client: client.audit(limit=1, before=2),
     ]
-    paths = {(call.method, call.path.format(service="s", slot="green")): call for call in CALLS}
+    names = {"service": "s", "slot": "green", "endpoint": "e"}
+    paths = {(call.method, call.path.format(**names)): call for call in CALLS}
     for method, path in paths:
         admin.problem(method, path, 418, "teapot")
     for call in calls:

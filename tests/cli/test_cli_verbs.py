@@ -127,6 +127,93 @@ async def test_status_says_on_stderr_what_somebody_should_look_at(
     assert "ivor: stable is green by API, blue in the file" in ended.err
 
 
+async def test_status_shows_who_is_left_alone(admin: FakeAdmin, gateway: Run) -> None:
+    endpoints = [
+        {**ENDPOINT, "health": "up", "breaker": breaker, "ejected": ejected}
+        for breaker, ejected in (("closed", False), ("open", False), ("closed", True))
+    ]
+    service = {
+        "name": "ivor",
+        "stable": "blue",
+        "candidate": "green",
+        "weights": {"stable": 80.0, "candidate": 20.0},
+        "pools": [{**POOL, "endpoints": endpoints}],
+    }
+    admin.answer("GET", "/v1/status", {**STATUS, "services": [service]})
+    ended = await gateway("status", "-v")
+    assert "3/3 up, 2 left alone, generation 2" in ended.out
+    assert "closed, ejected" in ended.out
+
+
+# --- breakers -----------------------------------------------------------------------------------
+
+BREAKER = {
+    "endpoint": "ivor-blue-1-0",
+    "service": "ivor",
+    "color": "blue",
+    "role": "stable",
+    "url": "http://127.0.0.1:3101",
+    "state": "closed",
+    "failures": 0,
+    "openings": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, " closed "),
+        ({"state": "half_open"}, "half open"),
+        ({"state": "forced_open"}, "open by hand"),
+        ({"state": "open", "next_try": 12.3}, "open, tries in 12 s"),
+        ({"state": "open", "next_try": 0.0}, "open, tries next"),
+        ({"ejected": True, "ejected_for": 29.6}, "closed, ejected for 30 s"),
+    ],
+)
+async def test_breakers_lists_each_with_its_state_in_words(
+    admin: FakeAdmin, gateway: Run, more: dict[str, object], words: str
+) -> None:
+    admin.answer("GET", "/v1/breakers", {"breakers": [{**BREAKER, **more}]})
+    ended = await gateway("breakers")
+    assert ended.code == 0
+    assert "ivor-blue-1-0" in ended.out
+    assert words in ended.out
+
+
+async def test_breakers_opens_and_resets_one(admin: FakeAdmin, gateway: Run) -> None:
+    path = "/v1/breakers/ivor-blue-1-0"
+    opened = {"breaker": {**BREAKER, "state": "forced_open"}, "changed": True}
+    admin.answer("POST", f"{path}/open", opened)
+    admin.answer("POST", f"{path}/reset", {"breaker": BREAKER, "changed": False})
+    ended = await gateway("breakers", "open", "ivor-blue-1-0", "--force", "--reason", "its disk")
+    assert (ended.code, sent(admin)) == (0, {"reason": "its disk", "force": True})
+    assert "The breaker of ivor-blue-1-0 (http://127.0.0.1:3101) is open by hand." in ended.out
+    assert admin.asked[-1].headers["Idempotency-Key"]
+    ended = await gateway("breakers", "reset", "ivor-blue-1-0")
+    assert (ended.code, sent(admin)) == (0, {"reason": ""})
+    assert "is closed (it was so already)." in ended.out
+
+
+async def test_the_last_endpoint_is_refused_with_what_to_do(admin: FakeAdmin, gateway: Run) -> None:
+    admin.problem(
+        "POST", "/v1/breakers/ivor-blue-1-0/open", 409, "last-endpoint",
+        detail="no other endpoint", field="endpoint", hint="force opens it",
+    )  # fmt: skip
+    ended = await gateway("breakers", "open", "ivor-blue-1-0")
+    assert ended.code == 4
+    assert "409 last-endpoint" in ended.err
+    assert "force opens it" in ended.err
+
+
+async def test_options_of_the_list_do_not_get_lost_before_a_verb(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    ended = await gateway("breakers", "--json", "reset", "ivor-blue-1-0")
+    assert ended.code == 2
+    assert "behind reset" in ended.err
+    assert admin.asked == []
+
+
 # --- traffic ------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.control import store as module
@@ -31,6 +32,7 @@ def state(weight: int = 0, revision: int = 1) -> State:
                 isolated=("green",),
                 maintenance=300.0,
                 generation=4,
+                forced=("ivor-blue-4-0", "ivor-blue-4-1"),
                 blue=PoolState(generation=4, source="api", endpoints=("http://h:1", "http://h:2")),
                 green=PoolState(generation=1, endpoints=()),
             ),
@@ -57,22 +59,34 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     await again.close()
 
 
-async def test_a_store_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+async def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
-    old = sqlite3.connect(path)
-    old.executescript(module.MIGRATIONS[0] + "PRAGMA user_version = 1;")
-    old.execute("INSERT INTO meta VALUES (1, 3, x'', '')")
-    old.execute("INSERT INTO service VALUES ('ivor', 'green', 5, 'none', '', 'blue', 4)")
-    old.commit()
+    with sqlite3.connect(path) as old:
+        old.executescript(f"BEGIN; {module.MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        old.execute("INSERT INTO meta VALUES (1, 3, x'73', 'r1')")
+        columns = "name, stable, weight, previous, drained, isolated, generation"
+        old.execute(f"INSERT INTO service ({columns}) VALUES ('a', 'blue', 5, 'none', '', '', 0)")
     old.close()
     store = await SqliteStore.open(path)
-    kept = await store.load()
-    assert kept == State(
+    assert store.fallback == ""
+    assert await store.load() == State(
         revision=3,
-        services=(
-            ServiceState(name="ivor", stable="green", weight=5, isolated=("blue",), generation=4),
-        ),
+        salt=b"s",
+        release="r1",
+        services=(ServiceState(name="a", stable="blue", weight=5),),
     )
+    await store.close()
+
+
+async def test_a_reset_breaker_is_forced_no_longer(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.save(state(), [])
+    (service,) = state().services
+    left = msgspec.structs.replace(service, forced=("ivor-blue-4-1",))
+    await store.save(state().replaced(left), [])
+    kept = await store.load()
+    assert kept is not None
+    assert kept.services == (left,)
     await store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -174,6 +175,43 @@ def test_only_up_is_healthy(board: Board, health: int, value: int) -> None:
     assert found == {("blue", "ivor-blue-3-0", "ivor"): value}
 
 
+@pytest.mark.parametrize(
+    ("state", "value"),
+    [
+        (layout.BREAKER_CLOSED, 0),
+        (layout.BREAKER_HALF_OPEN, 1),
+        (layout.BREAKER_OPEN, 2),
+        (layout.BREAKER_FORCED, 3),
+    ],
+)
+def test_a_breakers_value_grows_with_its_distance_from_serving(
+    board: Board, state: int, value: int
+) -> None:
+    board.words[layout.cell_at(ENDPOINT.cell) + layout.CELL_BREAKER] = state
+    found = values(board, "gateway_breaker_state")
+    assert found == {("blue", "ivor-blue-3-0", "ivor"): value}
+
+
+def test_openings_and_ejections_are_told(board: Board) -> None:
+    at = layout.cell_at(ENDPOINT.cell)
+    board.words[at + layout.CELL_OPENED] = 4
+    board.words[at + layout.CELL_EJECTED_UNTIL] = 100
+    labels = ("blue", "ivor-blue-3-0", "ivor")
+    assert values(board, "gateway_breaker_openings_total") == {labels: 4}
+    for now, ejected in ((99, b"1.0"), (100, b"0.0")):
+        view = dataclasses.replace(view_of(board), now=now)
+        lines = [each for each in render(view).splitlines() if b"_ejected{" in each]
+        assert [each.rpartition(b" ")[2] for each in lines] == [ejected]
+
+
+def test_second_tries_are_summed_over_workers_that_are_gone_too(board: Board) -> None:
+    for slab in range(3):
+        bump(board, slab, 1, layout.ROW_RETRIES, 2)
+        bump(board, slab, 2, layout.ROW_RESCUES, 3)
+    assert values(board, "gateway_retries_total") == {("ivor",): 6, ("website",): 0}
+    assert values(board, "gateway_rescues_total") == {("ivor",): 0, ("website",): 9}
+
+
 def test_reloads_restarts_and_lost_lines_are_told(board: Board) -> None:
     board.words[layout.H_CONTROL_RESTARTS] = 3
     board.words[layout.H_WORKER_RESTARTS] = 4
@@ -198,6 +236,9 @@ def test_the_contracts_names_are_there_on_an_idle_gateway(board: Board) -> None:
         "gateway_in_flight",
         "gateway_traffic_weight",
         "gateway_endpoint_healthy",
+        "gateway_breaker_state",
+        "gateway_retries",
+        "gateway_rescues",
         "gateway_workers",
         "gateway_config_reloads",
     } <= set(families(board))

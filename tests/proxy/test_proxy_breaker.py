@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -443,6 +445,41 @@ def test_a_reset_by_hand_during_a_probe_stands(rig: Rig) -> None:
     _set(rig, layout.CELL_BREAKER, layout.BREAKER_CLOSED)
     guard.end_probe(False)
     assert _breaker(rig) == "closed"
+    rig.over()
+
+
+class Meanwhile(OwnLocks):
+    """Somebody does something by hand just before the short lock is taken."""
+
+    def __init__(self, what: Callable[[], object]) -> None:
+        super().__init__()
+        self.what = what
+
+    def counting(self, cell: int) -> contextlib.AbstractContextManager[None]:
+        self.what()
+        return super().counting(cell)
+
+
+@pytest.mark.parametrize("by_hand", [layout.BREAKER_FORCED, layout.BREAKER_CLOSED])
+@pytest.mark.parametrize("good", [True, False])
+def test_what_is_done_by_hand_in_the_last_moment_is_not_lost(
+    rig: Rig, by_hand: int, good: bool
+) -> None:
+    shared = _shared(rig)
+    guard = Guard(shared, "e", 0)
+    guard.policy = Breaker(failures=1, reset_after=1.0)
+    guard.failed(False)
+    rig.now += 1.1
+    plain = shared.locks
+    shared.locks = Meanwhile(lambda: _set(rig, layout.CELL_BREAKER, by_hand))
+    assert not guard.may_probe()
+    assert _word(rig, layout.CELL_BREAKER) == by_hand
+    shared.locks = plain
+    _set(rig, layout.CELL_BREAKER, layout.BREAKER_OPEN)
+    assert guard.may_probe()
+    shared.locks = Meanwhile(lambda: _set(rig, layout.CELL_BREAKER, by_hand))
+    guard.end_probe(good)
+    assert _word(rig, layout.CELL_BREAKER) == by_hand
     rig.over()
 
 
