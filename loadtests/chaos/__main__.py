@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtests.chaos.scenarios import SCENARIOS
-from loadtests.chaos.stage import FULL, SHORT, Pace, Stage
+from loadtests.chaos.stage import FULL, SHORT, Lacking, Pace, Stage
 from loadtests.chaos.verdict import Verdict, table
 from loadtests.processes import ToolError
 
@@ -23,6 +23,8 @@ def play(name: str, pace: Pace, folder: Path) -> Verdict:
     try:
         with Stage(folder) as stage:
             checks = tuple(SCENARIOS[name](stage, pace))
+    except Lacking as error:
+        return Verdict(name, (), lacking=str(error))
     except (ToolError, OSError) as error:
         return Verdict(name, (), broken=" ".join(str(error).split())[:300])
     return Verdict(name, checks)
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
             verdict = play(name, SHORT if options.short else FULL, Path(folder))
         verdicts.append(verdict)
         took = time.monotonic() - began
-        print(f"{name}: {'ok' if verdict.ok else 'FAILED'} ({took:.0f} s)", file=sys.stderr)
+        said = "not played" if verdict.lacking else "ok" if verdict.ok else "FAILED"
+        print(f"{name}: {said} ({took:.0f} s)", file=sys.stderr)
     print(table(verdicts))
     return 0 if all(verdict.ok for verdict in verdicts) else 1
 

@@ -86,6 +86,7 @@ class Client(asyncio.Protocol):
         """Keep it."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.load.clients.add(self)
 
     def ask(self, row: Row, number: int) -> None:
         """Send a request."""
@@ -196,6 +197,7 @@ class Load:
         self.order = order
         self.rows: list[Row] = []
         self.free: list[Client] = []
+        self.clients: set[Client] = set()
         self.waiting: deque[tuple[Row, int]] = deque()
         self.open = 0
         self.tasks: set[asyncio.Task[None]] = set()
@@ -220,6 +222,7 @@ class Load:
     def lost(self, client: Client) -> None:
         """Forget a connection."""
         self.open -= 1
+        self.clients.discard(client)
         if client in self.free:
             self.free.remove(client)
         if self.waiting:
@@ -279,6 +282,11 @@ class Load:
         for row in self.rows:
             if not row.took:
                 row.took, row.failure = order.patience, "never sent"
+        self.waiting.clear()
+        for client in list(self.clients):
+            if client.transport is not None:
+                client.transport.abort()
+        await asyncio.sleep(0)  # the turn in which they close
 
 
 def main(order: Order) -> None:

@@ -35,6 +35,10 @@ T = TypeVar("T")
 PATIENCE = 30.0
 
 
+class Lacking(RuntimeError):  # noqa: N818 - not an error: a scenario that this machine cannot play
+    """This machine lacks what a scenario needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pace:
     """How hard and how long: a whole run, or the short form that the test suite plays."""

@@ -20,21 +20,29 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A scenario's checks; ``broken`` says why there are none."""
+    """A scenario's checks.
+
+    ``broken`` says why there are none, ``lacking`` what this machine lacks to play it.
+    """
 
     scenario: str
     checks: tuple[Check, ...]
     broken: str = ""
+    lacking: str = ""
 
     @property
     def ok(self) -> bool:
         """Tell whether every bar was met (and that there was one)."""
+        if self.lacking:
+            return True
         return not self.broken and bool(self.checks) and all(check.ok for check in self.checks)
 
     def lines(self) -> list[str]:
         """Return the table's rows of this scenario."""
         if self.broken:
             return [f"| {self.scenario} | it can be played | {self.broken} | **no** |"]
+        if self.lacking:
+            return [f"| {self.scenario} | not played | {self.lacking} | - |"]
         return [
             f"| {self.scenario} | {check.bar} | {check.measured} | {_yes(check.ok)} |"
             for check in self.checks

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from loadtests.chaos.stage import Pace, Stage, sleep_until
+from loadtests.chaos.stage import Lacking, Pace, Stage, sleep_until
 from loadtests.chaos.verdict import Check, between, no_failure, said
 from loadtests.processes import ToolError
 
@@ -23,10 +23,10 @@ RESET_AFTER = 1.0
 
 
 def build(folder: Path) -> Path:
-    """Compile the library. Raises ToolError where there is no compiler."""
+    """Compile the library. Raises Lacking where there is no compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
-        raise ToolError("no C compiler: the wall clock cannot be moved for one process")
+        raise Lacking("no C compiler: the wall clock cannot be moved for one process")
     library = folder / "clock.so"
     command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
