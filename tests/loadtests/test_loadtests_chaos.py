@@ -14,7 +14,17 @@ from loadtests.chaos import __main__ as program
 from loadtests.chaos.load import Load, Order, Row
 from loadtests.chaos.scenarios import SCENARIOS
 from loadtests.chaos.stage import SHORT, Backend, Stage, owner_of
-from loadtests.chaos.verdict import Check, Verdict, bad, between, no_failure, p99_ms, said, table
+from loadtests.chaos.verdict import (
+    Check,
+    Verdict,
+    bad,
+    between,
+    no_failure,
+    p99_ms,
+    said,
+    steady_p99_ms,
+    table,
+)
 from loadtests.processes import ToolError
 from tests.support.upstream import Conversation, Upstream, always
 
@@ -97,6 +107,9 @@ def test_a_stall_is_charged_to_all_that_waited(tmp_path: Path) -> None:
 def test_what_is_judged_by() -> None:
     rows = [Row(due=float(at), took=0.001 * at, status=200) for at in range(1, 101)]
     assert p99_ms(rows) == pytest.approx(99)
+    seconds = [Row(due=at / 10, took=9.0 if at < 10 else 0.002, status=200) for at in range(50)]
+    assert steady_p99_ms(seconds) == pytest.approx(2), "one bad second of five"
+    assert steady_p99_ms([]) == 0
     assert [row.due for row in between(rows, 3, 5)] == [3, 4]
     rows[0].status, rows[0].error = 503, "breaker-open"
     assert said(rows) == "99 x 200, 1 x 503 breaker-open"

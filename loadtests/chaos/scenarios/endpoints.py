@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadtests.chaos.stage import Pace, Stage, sleep_until
-from loadtests.chaos.verdict import Check, between, no_failure, p99_ms, said
+from loadtests.chaos.verdict import Check, between, no_failure, said, steady_p99_ms
 
 
 def one_of_two_killed(stage: Stage, pace: Pace) -> list[Check]:
@@ -61,8 +61,8 @@ def silent(stage: Stage, pace: Pace) -> list[Check]:
     rows = between(load.rows(), silence, load.at(1))
     good = beside.rows()
     warm = beside.began + 0.5
-    before = p99_ms(between(good, warm, silence))
-    after = p99_ms(between(good, silence, load.at(1)))
+    before = steady_p99_ms(between(good, warm, silence))
+    after = steady_p99_ms(between(good, silence, load.at(1)))
     slowest = max(row.took for row in rows)
     # Open by then: the first five were due in the first tenths of a second.
     opened = silence + FIRST_BYTE + SLACK + 5 / load.order.rate
@@ -82,7 +82,7 @@ def silent(stage: Stage, pace: Pace) -> list[Check]:
         ),
         Check(
             "another service's p99 within 1.5 x of before",
-            f"{before:.2f} ms before, {after:.2f} ms after",
+            f"{before:.2f} ms before, {after:.2f} ms after (medians of seconds)",
             after <= max(1.5 * before, before + NOISE_MS),
         ),
         no_failure(good),
