@@ -31,8 +31,6 @@ FIRST_BYTE = 1.0
 RESET_AFTER = 2.0
 #: What the gateway's coarse timers and a busy machine may add to a timeout.
 SLACK = 0.35
-#: p99s this close are the same: neither clock nor scheduler tells them apart on two cores.
-NOISE_MS = 1.0
 
 
 def silent(stage: Stage, pace: Pace) -> list[Check]:
@@ -83,7 +81,7 @@ def silent(stage: Stage, pace: Pace) -> list[Check]:
         Check(
             "another service's p99 within 1.5 x of before",
             f"{before:.2f} ms before, {after:.2f} ms after (medians of seconds)",
-            after <= max(1.5 * before, before + NOISE_MS),
+            after <= max(1.5 * before, before + pace.noise_ms),
         ),
         no_failure(good),
     ]
