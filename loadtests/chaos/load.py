@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from collections import deque
@@ -202,6 +203,7 @@ class Load:
         self.open = 0
         self.tasks: set[asyncio.Task[None]] = set()
         self.left = int(order.rate * order.seconds)
+        self.stopped = False
         self.all_done = asyncio.Event()
 
     def finish(self, row: Row, failure: str) -> None:
@@ -265,16 +267,27 @@ class Load:
         sys.stderr.flush()
         os._exit(3)
 
+    def stop(self) -> None:
+        """Offer no more."""
+        self.stopped = True
+        self.left -= int(self.order.rate * self.order.seconds) - len(self.rows)
+        if self.left <= 0:
+            self.all_done.set()
+
     async def run(self) -> None:
         """Offer everything, then wait for what is left."""
         order = self.order
-        asyncio.get_running_loop().set_exception_handler(self.broken)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self.broken)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
         begin = time.monotonic() + 0.05
         await asyncio.to_thread(Path(order.output + ".began").write_text, str(begin))
         for number in range(self.left):
             due = begin + number / order.rate
             if (wait := due - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
+            if self.stopped:
+                break
             self.offer(Row(due), number)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(order.patience + 1):

@@ -127,6 +127,11 @@ class Loading:
         """Return the moment at this share of the whole."""
         return self.began + share * self.order.seconds
 
+    def end(self) -> list[Row]:
+        """Have it offer no more; return its rows. Raises ToolError."""
+        self.child.process.send_signal(signal.SIGTERM)
+        return self.rows()
+
     def rows(self) -> list[Row]:
         """Wait for its end and return its rows. Raises ToolError."""
         try:
