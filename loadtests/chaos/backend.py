@@ -33,8 +33,11 @@ class Manner:
 
     ``mode``: ``ok`` answers, ``hang`` reads and never answers, ``refuse`` resets each connection as
     it accepts it; ``cut-length``, ``cut-chunked`` and ``cut-close`` answer with half a body, framed
-    in these three ways, and reset. ``errors`` is the share of 503 by chance, ``delay`` in seconds,
-    ``fields`` are whole lines of the answer's head.
+    in these three ways, and reset. ``vanish`` is a host that is gone, for good: nobody hears
+    from it, and connections do not stand.
+
+    ``errors`` is the share of 503 by chance, ``delay`` in seconds, ``fields`` are whole lines of
+    the answer's head.
     """
 
     mode: str = "ok"
@@ -144,7 +147,7 @@ class Connection(asyncio.Protocol):
             if len(backend.seen.paths) < MOST_TIMES:
                 name = path.decode()
                 backend.seen.paths[name] = backend.seen.paths.get(name, 0) + 1
-        if manner.mode == "hang":
+        if manner.mode in {"hang", "vanish"}:
             backend.seen.waiting.append(self.port)
         elif manner.mode.startswith("cut") and path != HEALTH:
             self.cut(manner.mode)
@@ -184,6 +187,18 @@ class Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_later(0.02, self.reset)
 
 
+def vanish(listener: socket.socket) -> list[socket.socket]:
+    """Accept no more and fill the backlog: Linux drops what else comes, as if the host was gone."""
+    asyncio.get_running_loop().remove_reader(listener)
+    listener.listen(0)
+    held = []
+    for _ in range(4):
+        held.append(socket.socket())
+        held[-1].settimeout(0)
+        held[-1].connect_ex(listener.getsockname())
+    return held
+
+
 async def serve(port: int, control: int, backend: Backend) -> None:
     """Serve until SIGTERM."""
     loop = asyncio.get_running_loop()
@@ -192,16 +207,23 @@ async def serve(port: int, control: int, backend: Backend) -> None:
 
     async def orders(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
-            writer.write(backend.order(json.loads(line)))
+            seen = backend.order(json.loads(line))
+            if backend.manner.mode == "vanish" and not filling:
+                filling.extend(vanish(listener))
+            writer.write(seen)  # last: an order that is answered is in force
             await writer.drain()
         writer.close()
 
-    service = await loop.create_server(lambda: Connection(backend), "127.0.0.1", port, backlog=1024)
+    listener = socket.create_server(("127.0.0.1", port))
+    service = await loop.create_server(lambda: Connection(backend), sock=listener, backlog=1024)
+    filling: list[socket.socket] = []
     # The service first: whoever waits for the orders' port finds it open, too.
     desk = await asyncio.start_server(orders, "127.0.0.1", control, limit=2**20)
-    await over.wait()
-    desk.close()
+    async with desk:
+        await over.wait()
     service.close()
+    for each in filling:
+        each.close()
 
 
 def main(arguments: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +180,15 @@ def test_a_backend_cuts_its_answers(mode: str, tmp_path: Path) -> None:
         rows = offered(tmp_path, backend.port)
     assert all("after the head of 200" in row.failure for row in rows)
     assert {row.octets for row in rows} == {512}
+
+
+def test_a_backend_vanishes(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        (backend,) = stage.backends("it")
+        socket.create_connection(("127.0.0.1", backend.port), 0.3).close()
+        backend.order(mode="vanish")
+        with pytest.raises(TimeoutError):
+            socket.create_connection(("127.0.0.1", backend.port), 0.3)
 
 
 def test_whose_connection_it_is(tmp_path: Path) -> None:

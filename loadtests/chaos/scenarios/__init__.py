@@ -18,6 +18,7 @@ SCENARIOS: dict[str, Scenario] = {
     "random-errors": errors.random_errors,
     "default-budget": errors.default_budget,
     "all-killed": outage.all_killed,
+    "one-of-two-vanished": endpoints.one_of_two_vanished,
     "control-killed": planes.control_killed,
     "prober-killed": planes.prober_killed,
     "reload-while-open": planes.reload_while_open,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from loadtests.chaos.stage import Pace, Stage, sleep_until
 from loadtests.chaos.verdict import Check, between, no_failure, said, steady_p99_ms
 
@@ -27,10 +29,45 @@ def one_of_two_killed(stage: Stage, pace: Pace) -> list[Check]:
     ]
 
 
-FIRST_BYTE = 1.0
-RESET_AFTER = 2.0
+#: ``connect`` and ``first_byte``: one bounds new connections, the other those that stood.
+PATIENCE = 0.5
+#: The five failures that open the breaker, and twice that for what is under way meanwhile.
+MOST_WAITING = 15
 #: What the gateway's coarse timers and a busy machine may add to a timeout.
 SLACK = 0.35
+
+
+def one_of_two_vanished(stage: Stage, pace: Pace) -> list[Check]:
+    """Take one of two endpoints away with its host: no reset, no answer, nothing."""
+    first, second = stage.backends("a", "b", delay=0.005)
+    patience = f"{PATIENCE * 1e3:g}ms"
+    keys = {"retries": 1, "timeouts": {"connect": patience, "first_byte": patience}}
+    gateway = stage.gateway({"web": ([first, second], keys)})
+    load = stage.load(gateway, "/web/{n}", pace.rate, pace.seconds)
+    sleep_until(load.at(0.3))
+    seen = len(second.order(mode="vanish").requests)
+    gone = time.monotonic()
+    rows = load.rows()
+    slowest = max(row.took for row in rows)
+    waited = [row for row in rows if row.took > PATIENCE / 2]
+    after = between(rows, gone + PATIENCE, gone + pace.seconds)
+    return [
+        no_failure(rows),
+        Check(
+            f"nobody waits longer than one timeout ({PATIENCE:g} s), then the other answers",
+            f"slowest {slowest:.2f} s; {seen} had been answered by the one that vanished",
+            PATIENCE / 2 < slowest <= PATIENCE + SLACK and seen > 0,
+        ),
+        Check(
+            f"few wait at all, until the breaker opens (bar {MOST_WAITING})",
+            f"{len(waited)} of {len(rows)} waited; then {len(after)} requests",
+            0 < len(waited) <= MOST_WAITING and bool(after),
+        ),
+    ]
+
+
+FIRST_BYTE = 1.0
+RESET_AFTER = 2.0
 
 
 def silent(stage: Stage, pace: Pace) -> list[Check]:
