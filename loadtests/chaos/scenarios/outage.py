@@ -17,6 +17,9 @@ from loadtests.processes import ToolError
 STATUS = "/.well-known/gateway/status"
 #: How long the whole takes at most.
 SECONDS = 90
+#: Longer than the probes need to be sure (``fall`` times ``interval``), and much shorter: one is a
+#: matter of health, the other of breakers.
+DOWN, DOWN_SHORT = 18.0, 1.0
 PAGE = "<h1>Read only for now</h1>\n"
 
 
@@ -45,7 +48,7 @@ def all_killed(stage: Stage, pace: Pace) -> list[Check]:
         Check("read_only within 2 s", _took(read_only, killed), 0 < read_only - killed <= 2),
         *_while_down(gateway),
     ]
-    time.sleep(1)
+    time.sleep(DOWN_SHORT if pace.short else DOWN)
     returned = 0.0
     for backend in (backends[0], backends[2]):
         returned = backend.start()
