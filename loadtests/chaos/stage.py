@@ -51,7 +51,7 @@ class Pace:
 
 
 FULL = Pace(rate=300, seconds=12, noise_ms=1)
-SHORT = Pace(rate=100, seconds=3, noise_ms=5, short=True)
+SHORT = Pace(rate=100, seconds=2, noise_ms=5, short=True)
 
 
 def wait_for(look: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:

@@ -20,6 +20,9 @@ from loadtests.processes import ToolError
 SOURCE = Path(__file__).parent.parent / "clock.c"
 DAY = 86_400
 RESET_AFTER = 1.0
+#: Seconds of the whole; when it jumps ahead, when back, and when the endpoint is well again.
+TIMES = (14.0, 1.0, 3.5, 5.0)
+SHORT_TIMES = (5.5, 0.6, 1.6, 2.5)
 
 
 def build(folder: Path) -> Path:
@@ -58,19 +61,19 @@ def clock_jumps(stage: Stage, pace: Pace) -> list[Check]:
     }
     env = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(clock.path)}
     gateway = stage.gateway({"sick": ([sick], keys), "fine": ([fine], {})}, env=env)
-    seconds = 10.0 if pace.short else 14.0
+    seconds, first, second, third = SHORT_TIMES if pace.short else TIMES
     beside = stage.load(gateway, "/fine/{n}", pace.rate / 2, seconds)
     load = stage.load(gateway, "/sick/{n}", pace.rate / 2, seconds)
     sick.order(errors=1.0)
-    sleep_until(load.began + 1.0)
+    sleep_until(load.began + first)
     dates = [gateway.ask("/fine/date").fields.get("date", "")]
     clock.set(DAY)
     ahead = time.monotonic()
-    sleep_until(load.began + 3.5)
+    sleep_until(load.began + second)
     dates.append(gateway.ask("/fine/date").fields.get("date", ""))
     clock.set(-DAY)
     behind = time.monotonic()
-    sleep_until(load.began + 5.0)
+    sleep_until(load.began + third)
     dates.append(gateway.ask("/fine/date").fields.get("date", ""))
     sick.order(errors=0.0)
     well = time.monotonic()

@@ -66,7 +66,7 @@ def one_of_two_vanished(stage: Stage, pace: Pace) -> list[Check]:
     ]
 
 
-FIRST_BYTE = 1.0
+FIRST_BYTE = 0.5
 RESET_AFTER = 2.0
 
 
@@ -78,7 +78,7 @@ def silent(stage: Stage, pace: Pace) -> list[Check]:
             "stuck": (
                 [stuck],
                 {
-                    "timeouts": {"first_byte": f"{FIRST_BYTE:g}s"},
+                    "timeouts": {"first_byte": f"{FIRST_BYTE * 1e3:g}ms"},
                     "breaker": {"failures": 5, "reset_after": f"{RESET_AFTER:g}s"},
                     "health": {"interval": "1h"},
                     "retries": 1,

@@ -12,7 +12,7 @@ ERRORS = 0.3
 #: The retries per second that a budget allows however little traffic there is (its default).
 FLOOR = 10
 #: Requests a second below which a short run has too few for one percent to mean something.
-LOWEST = 200
+LOWEST = 300
 
 
 def play(stage: Stage, pace: Pace, keys: Mapping[str, object]) -> tuple[list[Row], int, int]:

@@ -29,7 +29,7 @@ def only_one_killed(stage: Stage, pace: Pace) -> list[Check]:
             "events": ([events], {**keys, "fallback": [page]}),
         }
     )
-    seconds = max(6.0, 1.5 * pace.seconds)
+    seconds = max(5.5, 1.5 * pace.seconds)
     rate = pace.rate / 2
     loads = [
         stage.load(gateway, "/news/{n}", rate, seconds, numbers=PATHS),

@@ -52,7 +52,7 @@ def prober_killed(stage: Stage, pace: Pace) -> list[Check]:
     }
     gateway = stage.gateway({"web": ([backend], keys)})
     workers = gateway.pids("worker")
-    load = stage.load(gateway, "/web/{n}", pace.rate / 5, 7 if pace.short else 12)
+    load = stage.load(gateway, "/web/{n}", pace.rate / 5, 5.5 if pace.short else 12)
     backend.order(errors=1.0)
 
     def asked() -> int:
@@ -115,7 +115,7 @@ def reload_while_open(stage: Stage, pace: Pace) -> list[Check]:
         "health": {"interval": "1h"},
     }
     gateway = stage.gateway({"web": ([backend], keys)})
-    load = stage.load(gateway, "/web/{n}", pace.rate / 5, 4 if pace.short else 8)
+    load = stage.load(gateway, "/web/{n}", pace.rate / 5, 3 if pace.short else 8)
     try:
         wait_for(lambda: _opened(gateway), "the breaker opens", 3)
     except ToolError as error:
