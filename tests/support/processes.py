@@ -82,9 +82,17 @@ class Process:
 
 
 def start(
-    name: str, command: Sequence[str | Path], folder: Path, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str | Path],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    cwd: Path | None = None,
 ) -> Process:
-    """Start ``command`` in ``folder`` with ``env`` added to the environment."""
+    """Start ``command`` in ``folder`` (or ``cwd``) with ``env`` added to the environment.
+
+    Its output goes to ``NAME.out`` in ``folder``.
+    """
     output = folder / f"{name}.out"
     with output.open("ab") as sink:
         popen = subprocess.Popen(
@@ -92,7 +100,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            cwd=folder,
+            cwd=cwd or folder,
             env={**os.environ, **(env or {})},
         )
     return Process(name, popen, output)
@@ -104,9 +112,11 @@ def start_listening(
     folder: Path,
     port: int,
     env: Mapping[str, str] | None = None,
+    *,
+    cwd: Path | None = None,
 ) -> Process:
     """Start ``command`` and wait until it accepts on ``port``; fail with its output otherwise."""
-    process = start(name, command, folder, env)
+    process = start(name, command, folder, env, cwd=cwd)
 
     def ready() -> bool | None:
         if process.popen.poll() is not None:

@@ -1,0 +1,55 @@
+"""Play scenarios and print the table: ``python -m loadtests.chaos [--short] [NAME ...]``.
+
+Exit codes: 0 every bar met, 1 one was not, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from loadtests.chaos.scenarios import SCENARIOS
+from loadtests.chaos.stage import FULL, SHORT, Lacking, Pace, Stage
+from loadtests.chaos.verdict import Verdict, table
+from loadtests.processes import ToolError
+
+
+def play(name: str, pace: Pace, folder: Path) -> Verdict:
+    """Play one scenario in an empty folder."""
+    try:
+        with Stage(folder) as stage:
+            checks = tuple(SCENARIOS[name](stage, pace))
+    except Lacking as error:
+        return Verdict(name, (), lacking=str(error))
+    except (ToolError, OSError) as error:
+        return Verdict(name, (), broken=" ".join(str(error).split())[:300])
+    return Verdict(name, checks)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Play what is named, all by default, one after the other."""
+    parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="the form that the tests play")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in SCENARIOS]:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    verdicts = []
+    for name in options.names or SCENARIOS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+            verdict = play(name, SHORT if options.short else FULL, Path(folder))
+        verdicts.append(verdict)
+        took = time.monotonic() - began
+        said = "not played" if verdict.lacking else "ok" if verdict.ok else "FAILED"
+        print(f"{name}: {said} ({took:.0f} s)", file=sys.stderr)
+    print(table(verdicts))
+    return 0 if all(verdict.ok for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
