@@ -17,6 +17,7 @@ from gateway.config.addresses import (
     parse_route_host,
     parse_route_path,
 )
+from gateway.config.cross_health import health_faults
 from gateway.config.faults import Fault, suggestion
 from gateway.config.schema import Admin
 
@@ -168,14 +169,7 @@ def _service(name: str, service: Mapping[str, Data], names: set[str]) -> Iterato
                 (*place, "breaker", "on", index),
                 f"{item} is the client's mistake, expected connect, reset, timeout or a 5xx",
             )
-    health = mapping(service.get("health"))
-    for upper, lower in (("L3", "L2"), ("L4", "L3")):
-        if health.get(upper) is not None and health.get(lower) is None:
-            yield Fault(
-                (*place, "health", upper),
-                f"runs only while {lower} holds, expected {lower}",
-                at_key=True,
-            )
+    yield from health_faults((*place, "health"), mapping(service.get("health")))
 
 
 def _circles(services: Mapping[str, Data]) -> Iterator[Fault]:

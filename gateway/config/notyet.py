@@ -21,8 +21,6 @@ _FRONT_DOOR = "has no effect yet: this version does not guard by it"
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
     # Health, breakers, retries, cache and fallbacks.
-    "services.*.health.L3": "has no effect yet: probes end at L2",
-    "services.*.health.L4": "has no effect yet: probes end at L2",
     "routes[].cache": "has no effect yet: nothing is kept",
     # Releases that judge themselves.
     "services.*.triggers": _RELEASES,

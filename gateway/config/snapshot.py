@@ -235,16 +235,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):
-    """How a client is told apart. ``secret`` signs testers' overrides; None: there are none."""
+    """How a client is told apart. ``secret`` signs testers' overrides; None: there are none.
+
+    ``probe_secret`` signs those of the gateway's own integration checks. It is made by control, of
+    chance, and goes no further than to the workers.
+    """
 
     cookie: str = "gw_cohort"
     header: str | None = None
     max_age: int = 30 * 86_400
     domain: str | None = None
     secret: bytes | None = None
+    probe_secret: bytes | None = None
 
     def __repr__(self) -> str:
-        """Say everything but the secret."""
+        """Say everything but the secrets."""
         secret = "set" if self.secret else "none"
         return f"Cohort(cookie={self.cookie!r}, header={self.header!r}, secret={secret})"
 

@@ -7,6 +7,10 @@ is safe in a cookie, a field and a query.
 
 A token may come as ``gw_override`` in a cookie, a field or a query parameter. What does not verify
 is ignored, never an error: a stale bookmark must not lock anyone out.
+
+The gateway's own integration checks carry a token of another kind in the same field:
+``p.green.1767225600.<HMAC>`` names a color and is signed with a secret that only control and the
+workers have. It lasts for seconds and never leaves the machine.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ PARAMETER = OVERRIDE_COOKIE
 MAX_TOKEN = 96
 MIN_SECRET = 16
 _VERSION = b"1"
+_PROBE = b"p"
+_COLORS: dict[bytes, Literal["blue", "green"]] = {b"blue": "blue", b"green": "green"}
 _SIDES: dict[bytes, Side] = {b"stable": "stable", b"candidate": "candidate"}
 _MAX_DIGITS = 11
 _TO_URL_SAFE = bytes.maketrans(b"+/", b"-_")
@@ -66,6 +72,40 @@ def verify(
     return _SIDES.get(parts[1])
 
 
+def mint_probe(secret: bytes, color: Literal["blue", "green"], expires: int) -> str:
+    """Return the token of an integration check that forces ``color`` until ``expires``.
+
+    ``expires`` is in whole seconds since the epoch.
+    """
+    claim = b"%s.%s.%d" % (_PROBE, color.encode(), expires)
+    return (claim + b"." + _probe_signature(secret, claim)).decode()
+
+
+def verify_probe(
+    secret: bytes | None, token: bytes, *, now: float
+) -> Literal["blue", "green"] | None:
+    """Return the color that a check's token forces now, None where it forces none.
+
+    ``now`` is in seconds since the epoch. Constant in time over the signature.
+    """
+    # A tester's token is told apart before anything is computed.
+    if not secret or not token.startswith(b"p.") or len(token) > MAX_TOKEN:
+        return None
+    claim, _, signature = token.rpartition(b".")
+    parts = claim.split(b".")
+    if len(parts) != 3 or not hmac.compare_digest(signature, _probe_signature(secret, claim)):
+        return None
+    return _COLORS.get(parts[1]) if now < _seconds(parts[2]) else None
+
+
+def _probe_signature(secret: bytes, claim: bytes) -> bytes:
+    return _encoded(hmac.digest(secret, b"gateway-probe:" + claim, "sha256"))
+
+
+def _encoded(digest: bytes) -> bytes:
+    return binascii.b2a_base64(digest, newline=False).translate(_TO_URL_SAFE).rstrip(b"=")
+
+
 def expiry(token: bytes) -> int:
     """Return when a token that verified ends, in seconds since the epoch (for its cookie)."""
     parts = token.split(b".")
@@ -84,8 +124,7 @@ def _signature(secret: bytes, claim: bytes, host: bytes | str, release: str) -> 
     host = host.lower()
     # Lengths first: no two (host, release) share one text.
     text = b"gateway-override:%s:%d:%s:%s" % (claim, len(host), host, release.encode())
-    digest = hmac.digest(secret, text, "sha256")
-    return binascii.b2a_base64(digest, newline=False).translate(_TO_URL_SAFE).rstrip(b"=")
+    return _encoded(hmac.digest(secret, text, "sha256"))
 
 
 def from_cookie(field: bytes) -> bytes | None:

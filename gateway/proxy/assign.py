@@ -1,7 +1,7 @@
 """Phase 5, assign: which side of a service a request belongs to, and why.
 
-In this order: a tester's signed override; an internal caller that quotes the split it is part of;
-the client's own cohort. The decision is one object that is made only where there is something to
+In this order: the color that an integration check of the gateway's own forces; a tester's signed
+override; an internal caller that quotes the split it is part of; the client's own cohort. The decision is one object that is made only where there is something to
 decide; without a split, an override or an internal caller everything is stable's.
 """
 
@@ -45,7 +45,9 @@ _HEX = frozenset(b"0123456789abcdef")
 class Assignment:
     """The side that a request is on. ``weight`` is the one in force for its service now.
 
-    ``key`` is the opaque cohort key, ``set_cookie`` a complete line or empty.
+    ``key`` is the opaque cohort key, ``set_cookie`` a complete line or empty. ``probe`` marks an
+    integration check (an ``override`` too): the color that it names answers or nobody does; no
+    other side, no copy, no fallback, and the answer is not kept.
     """
 
     candidate: cython.bint = cython.declare(cython.bint, visibility="readonly")
@@ -53,6 +55,7 @@ class Assignment:
     key: bytes = cython.declare(bytes, visibility="readonly")
     set_cookie: bytes = cython.declare(bytes, visibility="readonly")
     override: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    probe: cython.bint = cython.declare(cython.bint, visibility="readonly")
 
     def __init__(
         self,
@@ -61,17 +64,35 @@ class Assignment:
         key: bytes,
         set_cookie: bytes,
         override: cython.bint,
+        probe: cython.bint = False,
     ) -> None:
         self.candidate = candidate
         self.weight = weight
         self.key = key
         self.set_cookie = set_cookie
         self.override = override
+        self.probe = probe
 
     def __repr__(self) -> str:
         side = "candidate" if self.candidate else "stable"
-        why = " by override" if self.override else ""
+        why = " by probe" if self.probe else " by override" if self.override else ""
         return f"<Assignment {side} at {self.weight}{why}>"
+
+
+def assign_probe(
+    serving: Serving, core: Core, head: Head, stable_green: cython.bint
+) -> Assignment | None:
+    """Return the side that an integration check forces; None where the request is none.
+
+    Only asked where the field is there at all. ``stable_green`` is the service's.
+    """
+    token = head.get(GW_OVERRIDE)
+    if token is None:
+        return None
+    color = override.verify_probe(serving.cohort.probe_secret, token, now=core.wall())
+    if color is None:
+        return None
+    return Assignment((color == "green") != stable_green, 0, b"", b"", True, True)
 
 
 def assign_override(

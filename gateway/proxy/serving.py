@@ -120,13 +120,14 @@ class ServiceRun:
 
 @dataclass(frozen=True, slots=True)
 class CohortRun:
-    """The cohort's settings as octets. ``secret`` is never shown."""
+    """The cohort's settings as octets. The secrets are never shown."""
 
     cookie: bytes
     header: bytes | None
     max_age: int
     domain: bytes | None
     secret: bytes | None
+    probe_secret: bytes | None = None
 
     def __repr__(self) -> str:
         return f"CohortRun(cookie={self.cookie!r}, header={self.header!r})"
@@ -438,4 +439,5 @@ def _cohort(cohort: Cohort) -> CohortRun:
         max_age=cohort.max_age,
         domain=None if cohort.domain is None else cohort.domain.encode("ascii"),
         secret=cohort.secret,
+        probe_secret=cohort.probe_secret,
     )

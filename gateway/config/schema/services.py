@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from gateway.config.schema.health import Health
 from gateway.config.schema.pages import ErrorPage, Fallback
 from gateway.config.schema.releases import ServiceTriggers
 from gateway.config.schema.types import (
@@ -18,7 +19,6 @@ from gateway.config.schema.types import (
     Flag,
     Method,
     Positive,
-    ProbePath,
     RequestRate,
     Seconds,
     Section,
@@ -31,8 +31,6 @@ from gateway.config.schema.types import (
 )
 
 _OFF, _KEYS = f"{TAG}off", f"{TAG}keys"
-
-JsonScalar = str | int | float | bool | None
 
 
 def off_or_keys(value: object) -> str:
@@ -149,61 +147,6 @@ OffOrOutlier = Annotated[
     Annotated[Literal["off"], Tag(_OFF)] | Annotated[Outlier, Tag(_KEYS)],
     Discriminator(off_or_keys),
 ]
-
-
-class TcpProbe(Section):
-    """L1: a connection is accepted."""
-
-    tcp: Flag = key(default=True, description="Connect and close; false leaves this level out.")
-
-
-class HttpProbe(Section):
-    """L2: the application answers."""
-
-    path: ProbePath = Field(description="Path that is asked with GET.")
-    status: Status = key(200, description="Status that means healthy.")
-
-
-class SelfTestProbe(Section):
-    """L3: the application says that it can do its work."""
-
-    path: ProbePath = Field(description="Path that is asked with GET.")
-    status: Status = key(200, description="Status that means healthy.")
-    json_: dict[str, JsonScalar] = key(
-        {}, alias="json", description="Values that the answer must hold."
-    )
-
-
-class IntegrationRequest(Section):
-    """One request of the integration check."""
-
-    method: Method = key("GET", description="Method of the request.")
-    path: ProbePath = Field(description="Path that is asked, through the gateway.")
-    status: Status = key(200, description="Status that is expected.")
-    json_: dict[str, JsonScalar] = key(
-        {}, alias="json", description="Values that the answer must hold."
-    )
-
-
-class IntegrationProbe(Section):
-    """L4: the service works together with those that it depends on."""
-
-    requests: tuple[IntegrationRequest, ...] = Field(
-        min_length=1, description="Requests in their order, with the color forced."
-    )
-
-
-class Health(Section):
-    """Probes, from shallow to deep. A level runs only while the one below holds."""
-
-    interval: Timeout = key("5s", description="Time between probes of an endpoint.")
-    interval_down: Timeout = key("1s", description="The same while it is down.")
-    rise: Positive = key(2, description="Passes in a row that make an endpoint healthy.")
-    fall: Positive = key(3, description="Failures in a row that make it unhealthy.")
-    L1: TcpProbe = key({}, description="The port accepts connections.")
-    L2: HttpProbe | None = key(None, description="The application answers.")
-    L3: SelfTestProbe | None = key(None, description="The application's own self-test.")
-    L4: IntegrationProbe | None = key(None, description="A sequence of requests through all.")
 
 
 class UpstreamTls(Section):
