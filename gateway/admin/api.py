@@ -53,6 +53,12 @@ class Api(Handlers):
         del inbound
         return self._answer(pictures.traffic(self._switch.state))
 
+    async def service_health(self, inbound: Inbound) -> web.Response:
+        """``GET /v1/services/{service}/health``."""
+        with self._refusals():
+            service = desk.one(self._switch.state, inbound.path["service"])
+        return answer(self._shown.health(service))
+
     async def audit(self, inbound: Inbound) -> web.Response:
         """``GET /v1/audit``."""
         limit = int(inbound.query.get("limit", "50"))
@@ -93,6 +99,7 @@ class Api(Handlers):
             now=self._shown.clock(),
             version=VERSION,
             build=hot.compiled_state(),
+            probes=tuple(sorted(parts.news.counts.items())),
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

@@ -204,6 +204,15 @@ CALLS: Final[tuple[Call, ...]] = (
         etag=True,
     ),
     Call(
+        method="GET",
+        path="/v1/services/{service}/health",
+        name="service_health",
+        role="viewer",
+        summary="What the probes know of one service, and what it waits for",
+        answer=models.ServiceHealth,
+        parameters=(SERVICE,),
+    ),
+    Call(
         method="PUT",
         path="/v1/services/{service}/pools/{slot}",
         name="put_pool",

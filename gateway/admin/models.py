@@ -224,7 +224,9 @@ class AdoptRequest(Request):
 
 
 class Probe(Answer):
-    """The last probe of one endpoint on one level (``L1``: connects; ``L2``: answers)."""
+    """The last probe on one level (``L1``: connects; ``L2``: answers; ``L3``: can do its work;
+    ``L4``: works together with others, the same for all of a pool's endpoints).
+    """
 
     level: str
     ok: bool
@@ -232,6 +234,10 @@ class Probe(Answer):
     detail: str = Field(default="", description="what was wrong")
     duration_ms: float
     age: float = Field(description="seconds since it ended")
+    at: float = Field(default=0.0, description="when it ended: seconds since the epoch, UTC")
+    counted: bool = Field(
+        default=True, description="false: it failed for what is not the pool's own fault"
+    )
     body: str = Field(default="", description="the first 256 octets of the answer")
 
 
@@ -245,6 +251,9 @@ class EndpointStatus(Answer):
     tunnels: int = 0
     breaker: BreakerState = "closed"
     ejected: bool = Field(default=False, description="left out for a while as an outlier")
+    levels: dict[str, Health] = Field(
+        default={}, description="health by level; an endpoint is up where all of them are"
+    )
     probes: list[Probe] = []
 
 
@@ -257,6 +266,10 @@ class PoolStatus(Answer):
     generation: int
     closed: bool = Field(default=False, description="drained or isolated: nothing new goes there")
     isolated: bool = Field(default=False, description="closed until it is lifted")
+    waiting: list[str] = Field(
+        default=[],
+        description="services below that are down or not yet seen up: L4 is not run meanwhile",
+    )
     endpoints: list[EndpointStatus]
 
 
@@ -285,6 +298,19 @@ class ServiceStatus(Answer):
     maintenance: float | None = Field(
         default=None, description="in maintenance: the Retry-After in seconds"
     )
+    depends_on: list[str] = Field(default=[], description="services that it calls")
+    dependency_down: list[str] = Field(
+        default=[], description="of the services below it, those that are down"
+    )
+    pools: list[PoolStatus]
+
+
+class ServiceHealth(Answer):
+    """What the probes know of one service."""
+
+    service: str
+    depends_on: list[str] = Field(description="services that it calls")
+    dependency_down: list[str] = Field(description="of the services below it, those that are down")
     pools: list[PoolStatus]
 
 

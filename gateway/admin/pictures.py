@@ -72,12 +72,41 @@ class Pictures:
             previous=service.previous == "open",
             state=platform.states.get(service.name, "up"),
             maintenance=service.maintenance,
+            depends_on=list(self._depends_on(service)),
+            dependency_down=self._dependency_down(service),
             pools=[self.pool(service, color) for color in COLORS],
         )
+
+    def health(self, service: ServiceState) -> models.ServiceHealth:
+        """Return what the probes know of one service."""
+        return models.ServiceHealth(
+            service=service.name,
+            depends_on=list(self._depends_on(service)),
+            dependency_down=self._dependency_down(service),
+            pools=[self.pool(service, color) for color in COLORS],
+        )
+
+    def _depends_on(self, service: ServiceState) -> tuple[str, ...]:
+        settings = self.switchboard.settings.of(service.name)
+        return settings.health.depends_on if settings is not None else ()
+
+    def _dependency_down(self, service: ServiceState) -> list[str]:
+        """Name the services below that are down for a color that carries traffic."""
+        integration = self.switchboard.parts.prober.integration
+        names: dict[str, None] = {}
+        for color in COLORS:
+            if service.carries(color):
+                names |= dict.fromkeys(integration.below(service.name, color).down)
+        return list(names)
 
     def pool(self, service: ServiceState, color: Color) -> models.PoolStatus:
         """Return one slot as it is observed."""
         state = service.pool(color)
+        integration = self.switchboard.parts.prober.integration
+        waiting: tuple[str, ...] = ()
+        if state.endpoints and integration.check(service.name, color) is not None:
+            below = integration.below(service.name, color)
+            waiting = below.down + below.unsettled
         pool = self.switchboard.parts.hub.topology.pool(service.name, color)
         return models.PoolStatus(
             color=color,
@@ -86,11 +115,14 @@ class Pictures:
             generation=state.generation,
             closed=color in service.closed,
             isolated=color in service.isolated,
+            waiting=list(waiting),
             endpoints=[self._endpoint(each) for each in (pool.endpoints if pool else ())],
         )
 
     def _endpoint(self, endpoint: Endpoint) -> models.EndpointStatus:
         parts = self.switchboard.parts
+        monitor = parts.prober.monitor(endpoint.id)
+        names = monitor.level_names if monitor is not None else ()
         return models.EndpointStatus(
             id=endpoint.id,
             url=endpoint.url,
@@ -99,17 +131,22 @@ class Pictures:
             tunnels=parts.board.endpoint_tunnels(endpoint.cell),
             breaker=breaker_state(parts.board.breaker(endpoint.cell)),
             ejected=parts.board.ejected(endpoint.cell, self.clock()),
+            levels={name: monitor.level(name).health.word for name in names if monitor},
             probes=[self._probe(each) for each in parts.prober.last(endpoint.id)],
         )
 
     def _probe(self, result: Result) -> models.Probe:
+        parts = self.switchboard.parts
+        age = max(0.0, parts.clock() - result.ended)
         return models.Probe(
             level=result.level,
             ok=result.good,
             status=result.status,
             detail=result.detail,
             duration_ms=round(result.seconds * 1000, 3),
-            age=round(max(0.0, self.switchboard.parts.clock() - result.ended), 3),
+            age=round(age, 3),
+            at=round(parts.wall() - age, 3),
+            counted=result.counts,
             body=result.excerpt,
         )
 

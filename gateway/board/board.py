@@ -339,6 +339,16 @@ class Board:
         _check_cell(cell)
         self.words[layout.cell_at(cell) + layout.CELL_WARM_FROM] = now
 
+    def passes(self, cell: int) -> int:
+        """Return how many probes of an endpoint's L2 (L1 where it has none) passed in a row."""
+        _check_cell(cell)
+        return self.words[layout.cell_at(cell) + layout.CELL_PASSES]
+
+    def set_passes(self, cell: int, passes: int) -> None:
+        """Set how many passed in a row; 0 after a failure."""
+        _check_cell(cell)
+        self.words[layout.cell_at(cell) + layout.CELL_PASSES] = passes
+
     def clear_cell(self, cell: int) -> None:
         """Make a cell ready for another endpoint: health unknown, never changed."""
         _check_cell(cell)

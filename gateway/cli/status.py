@@ -75,6 +75,8 @@ def _pool(pool: models.PoolStatus) -> Text:
         rest += f", {busy} in flight"
     if pool.closed:
         rest += ", isolated" if pool.isolated else ", closed"
+    if pool.waiting:
+        rest += f", waits for {', '.join(pool.waiting)}"
     return text.append(rest, style="default")
 
 
@@ -105,12 +107,15 @@ def _endpoints(answer: models.StatusAnswer) -> None:
 
 def _probes(endpoint: models.EndpointStatus) -> str:
     """Return the last probe of each level: what failed, or how long it took."""
-    return "; ".join(
-        f"{probe.level} ok {probe.duration_ms:.0f} ms"
-        if probe.ok
-        else f"{probe.level} failed {probe.age:.0f} s ago: {probe.detail}"
-        for probe in endpoint.probes
-    )
+    return "; ".join(_probe(probe) for probe in endpoint.probes)
+
+
+def _probe(probe: models.Probe) -> str:
+    """Return one probe in a few words."""
+    if probe.ok:
+        return f"{probe.level} ok {probe.duration_ms:.0f} ms"
+    body = f" {probe.body[:60]!r}" if probe.body else ""
+    return f"{probe.level} failed {probe.age:.0f} s ago: {probe.detail}{body}"
 
 
 def _processes(answer: models.StatusAnswer) -> None:
@@ -134,6 +139,9 @@ def _remarks(answer: models.StatusAnswer) -> None:
     """Say on standard error what somebody should look at."""
     if answer.forced_stable:
         warn("everything is forced to stable by `gateway rollback --local` (lift: --local --undo)")
+    for service in answer.services:
+        if service.dependency_down:
+            warn(f"{service.name}: {', '.join(service.dependency_down)}, which it needs, is down")
     for drift in answer.drift:
         warn(
             f"{drift.service}: {drift.field} is {drift.store} by API, {drift.file} in the file"

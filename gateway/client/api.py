@@ -132,6 +132,11 @@ class AdminClient:
         """``GET /v1/status``."""
         return await self._call("GET", "/v1/status", models.StatusAnswer)
 
+    async def health(self, service: str) -> Reply[models.ServiceHealth]:
+        """``GET /v1/services/{service}/health``."""
+        path = f"/v1/services/{quote(service, safe='')}/health"
+        return await self._call("GET", path, models.ServiceHealth)
+
     async def traffic(self) -> Reply[models.TrafficAnswer]:
         """``GET /v1/traffic``."""
         return await self._call("GET", "/v1/traffic", models.TrafficAnswer)

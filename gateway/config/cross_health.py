@@ -41,9 +41,7 @@ def health_faults(place: Place, health: Mapping[str, Data]) -> Iterator[Fault]:
     for upper in ("L3", "L4"):
         if health.get(upper) is not None and health.get("L2") is None:
             below = "L2" if upper == "L3" else "L2 (L3 may be absent)"
-            yield Fault(
-                (*place, upper), f"runs only while {below} holds, expected L2", at_key=True
-            )
+            yield Fault((*place, upper), f"runs only while {below} holds, expected L2", at_key=True)
     if health.get("L3") is not None:
         yield from _request((*place, "L3"), _mapping(health["L3"]))
     requests = _mapping(health.get("L4")).get("requests")

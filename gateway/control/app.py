@@ -31,6 +31,7 @@ from gateway.control.breakers import BoardBreakers, pool_of
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
+from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
 from gateway.control.platform import PlatformWatch
@@ -38,19 +39,19 @@ from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
 from gateway.control.store import SqliteStore, StoreError
 from gateway.control.switchboard import Caller, Parts, Switchboard
+from gateway.control.targets import StateSides
 from gateway.control.tasks import Tasks
 from gateway.control.warming import Warming
+from gateway.health.door import Door, origin_of
 from gateway.health.prober import Prober
 
 if TYPE_CHECKING:
     from gateway.board.board import Board
     from gateway.channel.childspec import ChildSpec
     from gateway.channel.messages import BreakerMoved, Hello
-    from gateway.config.snapshot import Endpoint
     from gateway.control.settings import Loader, Settings
     from gateway.control.state import State
     from gateway.control.store import Store
-    from gateway.health.machine import Health
     from gateway.health.probes import NetworkProbes, Probes
 
 log = logging.getLogger("gateway.control")
@@ -79,6 +80,7 @@ class Control:
         self._first = settings
         self.tasks = Tasks()
         self.events = Events(f"{time.time_ns() // 1_000_000:x}")
+        self.news = HealthNews(self.events)
         self.switchboard: Switchboard
         self.operations: Operations
         self.platform: PlatformWatch
@@ -136,7 +138,7 @@ class Control:
                 self.tasks,
                 random=chance,
                 now=time.monotonic_ns,
-                changed=self._health_changed,
+                listener=self.news,
             ),
             resolver=Resolver(hub.publish, self.tasks, random=chance),
             allocation=allocation,
@@ -145,6 +147,8 @@ class Control:
             facts=Observed(board, lambda: hub.topology),
             breakers=BoardBreakers(board, FileLocks(board.fd), time.monotonic_ns),
             warming=Warming(board, time.monotonic_ns),
+            news=self.news,
+            probe_secret=first.topology.cohort.probe_secret or b"",
             tasks=self.tasks,
             clock=time.monotonic,
             wall=time.time,
@@ -155,6 +159,12 @@ class Control:
         self.platform = PlatformWatch(
             board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic
         )
+        self.news.moved = parts.warming.moved
+        integration = parts.prober.integration
+        integration.sides = StateSides(lambda: self.switchboard.state)
+        # As of this start: other listeners are opened by a restart only.
+        if origin := origin_of(self._first.template.listeners):
+            integration.door = Door(origin, parts.probe_secret, time.time)
         await self.switchboard.store_soon()
         hosts = {each.host for pool in first.topology.pools for each in pool.endpoints}
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
@@ -244,11 +254,6 @@ class Control:
 
     def _ahead(self, hello: Hello) -> None:
         self.tasks.start(self.switchboard.keep_above(hello.traffic), name="renumber")
-
-    def _health_changed(self, endpoint: Endpoint, health: Health) -> None:
-        self.switchboard.parts.warming.moved(endpoint, health)
-        log.info("%s (%s) is %s", endpoint.id, endpoint.url, health.word)
-        self.events.publish("health", endpoint=endpoint.id, url=endpoint.url, health=health.word)
 
     def _breaker_moved(self, moved: BreakerMoved) -> None:
         log.warning("the breaker of %s: %s, was %s", moved.endpoint, moved.now, moved.was)

@@ -161,10 +161,13 @@ def endpoints_of(
     return tuple(made)
 
 
-def topology(settings: Settings, state: State, places: Places, number: int) -> Topology:
+def topology(
+    settings: Settings, state: State, places: Places, number: int, probe_secret: bytes = b""
+) -> Topology:
     """Return the topology part of the snapshot.
 
-    Raises AllocationError where the board has no place left.
+    ``probe_secret`` signs what integration checks say to workers. Raises AllocationError where the
+    board has no place left.
     """
     pools = []
     for service in state.services:
@@ -184,4 +187,10 @@ def topology(settings: Settings, state: State, places: Places, number: int) -> T
     services = tuple(
         replace(service, row=places.row(service.name)) for service in settings.template.services
     )
-    return replace(settings.template, number=number, services=services, pools=tuple(pools))
+    return replace(
+        settings.template,
+        number=number,
+        services=services,
+        pools=tuple(pools),
+        cohort=replace(settings.template.cohort, probe_secret=probe_secret or None),
+    )

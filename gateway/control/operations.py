@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +14,7 @@ from gateway.control import merge, pooldesk
 from gateway.control.desk import Refused, color_of, one
 from gateway.control.state import PoolState
 from gateway.control.switchboard import NAMES_BOUND, Written
+from gateway.health.machine import Health
 from gateway.health.policy import HealthPolicy
 from gateway.health.prober import Monitor, Target
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from gateway.control.hub import Applied
     from gateway.control.merge import Difference
     from gateway.control.settings import Loader, Settings
-    from gateway.control.state import State
+    from gateway.control.state import ServiceState, State
     from gateway.control.switchboard import Caller, Switchboard
 
 #: Seconds between two looks at what is in flight.
 DRAIN_LOOK = 0.05
+#: Seconds between two looks at a new build's health.
+TRIAL_LOOK = 0.05
 
 
 class UnhealthyError(Exception):
@@ -95,8 +98,11 @@ class Operations:
         began = parts.clock()
         try:
             monitors = await self._try(new, color) if new.wait is not None else []
-            waited = parts.clock() - began
+            former = one(switch.state, new.service)
             written = await self._install(caller, new, color, monitors)
+            if new.wait is not None:
+                await self._stand(caller, new, color, former, began + new.wait)
+            waited = parts.clock() - began
         finally:
             self._on_trial.discard((new.service, color))
         return written, color, waited
@@ -124,7 +130,7 @@ class Operations:
         trial = merge.endpoints_of(new.service, color, pool, lambda _: -1)
         policy = self._policy(new.service)
         monitors, good = await self._board.parts.prober.trial(
-            [Target(endpoint, policy) for endpoint in trial],
+            [Target(endpoint, policy, new.service, color, pool.generation) for endpoint in trial],
             seconds=new.wait or 0.0,
             accept=lambda monitor: unexpected(monitor, new.expect),
         )
@@ -156,6 +162,53 @@ class Operations:
             state = switch.state
         applied = await switch.parts.hub.acknowledged(number, began=began)
         return Written(state=state, changed=True, applied=applied, touched=(new.service,))
+
+    async def _stand(
+        self, caller: Caller, new: NewPool, color: Color, former: ServiceState, deadline: float
+    ) -> None:
+        """Wait for a new build's integration check (L4), in place but without any weight.
+
+        Through the gateway is the only way there, so the build stands in its slot meanwhile, not
+        yet seen healthy: traffic is not moved there without force. Raises UnhealthyError once the
+        former pool is back in the slot.
+        """
+        switch, prober = self._board, self._board.parts.prober
+        pool = one(switch.state, new.service).pool(color)
+        ids = [
+            merge.endpoint_id(new.service, color, pool.generation, position)
+            for position in range(len(pool.endpoints))
+        ]
+        check = prober.integration.check(new.service, color)
+        if check is None:
+            return
+        while not all(prober.health(each) is Health.UP for each in ids):
+            if switch.parts.clock() >= deadline or check.generation != pool.generation:
+                break
+            await switch.parts.sleep(TRIAL_LOOK)
+        else:
+            return
+        monitors = [found for each in ids if (found := prober.monitor(each)) is not None]
+        written = await switch.write(
+            replace(caller, revisions=None),  # its If-Match was spent on the build itself
+            "pool.put-back",
+            lambda state, _: pooldesk.put_back(
+                state, new.service, color, pool.generation, former, switch.parts.fresh
+            ),
+        )
+        stays = (
+            f"what was in {color} is back"
+            if written.changed
+            else f"it stays in {color}, which has moved on meanwhile"
+        )
+        below = prober.integration.below(new.service, color)
+        waits = [*below.down, *below.unsettled]
+        why = f"its integration check waits for {', '.join(waits)}" if waits else ""
+        faults = [f"{each.target.endpoint.url}: {fault(each, None)}" for each in monitors]
+        raise UnhealthyError(
+            f"the new build was not healthy within {new.wait:g} s; {stays}. "
+            + (why or "; ".join(each for each in faults if not each.endswith(": "))),
+            monitors,
+        )
 
     async def drain(
         self, caller: Caller, service: str, slot: ColorOrRole, seconds: float
@@ -232,17 +285,25 @@ def _seeds(monitors: list[Monitor], state: State, service: str, color: Color) ->
     pool = one(state, service).pool(color)
     endpoints: tuple[Endpoint, ...] = merge.endpoints_of(service, color, pool, lambda _: -1)
     for monitor, endpoint in zip(monitors, endpoints, strict=False):
-        monitor.target = Target(endpoint, monitor.target.policy)
+        monitor.target = Target(
+            endpoint,
+            monitor.target.policy,
+            service=service,
+            color=color,
+            generation=pool.generation,
+        )
     return monitors
 
 
 def fault(monitor: Monitor, expect: Any) -> str:
     """Say what is wrong with an endpoint on trial; empty where nothing is."""
-    for result in monitor.last.values():
+    for result in monitor.results():
         if not result.good:
             return f"{result.level}: {result.detail}"
     if not monitor.last:
         return "not probed in time"
+    if monitor.pool is not None and monitor.pool.last is None:
+        return "L4: not run in time"
     return unexpected(monitor, expect)
 
 

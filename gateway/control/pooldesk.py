@@ -15,7 +15,7 @@ from gateway.control.desk import ColorOrRole, Facts, Outcome, Refused, color_of,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.control.state import State
+    from gateway.control.state import ServiceState, State
 
 replace = msgspec.structs.replace
 
@@ -57,6 +57,32 @@ def put_pool(
     check_pool_write(state, facts, name, color)
     after = state.replaced(one(state, name).new_pool(color, endpoints, "api"))
     return Outcome(settled(state, after, fresh), (name,))
+
+
+def put_back(
+    state: State,
+    name: str,
+    color: Color,
+    failed: int,
+    former: ServiceState,
+    fresh: Callable[[], bytes],
+) -> Outcome:
+    """Put back what a new build replaced that did not stand its trial in place.
+
+    ``failed`` is the build's generation, ``former`` the service as it was before. The endpoints
+    are what they were, under a generation of their own. Left alone where the slot has moved on:
+    another build, traffic that was forced there, other roles.
+    """
+    service = one(state, name)
+    if service.pool(color).generation != failed or service.carries(color):
+        return Outcome(state)
+    pool = former.pool(color)
+    after = service.new_pool(color, pool.endpoints, pool.source)
+    if service.stable == former.stable:
+        after = replace(after, previous=former.previous)
+    if color in former.drained:
+        after = replace(after, drained=tuple(c for c in COLORS if c in {*after.drained, color}))
+    return Outcome(settled(state, state.replaced(after), fresh), (name,))
 
 
 def reset_pool(

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from gateway.config.build import build_topology, file_endpoints
 from gateway.config.load import ConfigErrors, load_file
+from gateway.control.checks import health_policy
 from gateway.control.settings import ServiceSettings, Settings, SettingsError, Token
-from gateway.health.policy import HealthPolicy, HttpCheck
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gateway.config.schema import Config
-    from gateway.config.schema.services import Service
 
 
 def read(path: Path, env: Mapping[str, str]) -> Settings:
@@ -42,7 +41,7 @@ def settings_of(config: Config) -> Settings:
             initial_stable=section.initial_stable,
             blue=tuple(each.url for each in file_endpoints(config, name, "blue")),
             green=tuple(each.url for each in file_endpoints(config, name, "green")),
-            health=_health(section),
+            health=health_policy(section),
         )
         for name, section in sorted(config.services.items())
     )
@@ -75,17 +74,3 @@ def _hosts(config: Config) -> tuple[str, ...]:
     if config.admin.address.host:
         names.add(config.admin.address.host)
     return tuple(sorted(names))
-
-
-def _health(section: Service) -> HealthPolicy:
-    health = section.health
-    check = health.L2
-    return HealthPolicy(
-        interval=health.interval,
-        interval_down=health.interval_down,
-        rise=health.rise,
-        fall=health.fall,
-        tcp=health.L1.tcp,
-        http=HttpCheck(path=check.path, status=check.status) if check is not None else None,
-        tls_ca=section.tls.ca,
-    )

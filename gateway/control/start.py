@@ -101,7 +101,7 @@ def begin(
         state = msgspec.structs.replace(state, revision=told + 1)
     return Beginning(
         state=state,
-        topology=_topology(settings, state, running, board, allocation),
+        topology=_topology(settings, state, running, board, allocation, fresh),
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
     )
 
@@ -132,10 +132,13 @@ def _topology(
     running: Apply | None,
     board: Board,
     allocation: Allocation,
+    fresh: Callable[[], bytes],
 ) -> Topology:
     served = running.topology if running is not None else None
     number = served.number if served is not None else 0
-    wanted = merge.topology(settings, state, allocation, number)
+    # Workers that serve know one already; another one would be a new topology for nothing.
+    kept = served.cohort.probe_secret if served is not None else None
+    wanted = merge.topology(settings, state, allocation, number, kept or fresh())
     if wanted == served:
         return wanted
     number = max(number, _told(board, layout.S_TOPOLOGY))

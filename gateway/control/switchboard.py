@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.control.desk import Facts, Outcome, RefusedPart
     from gateway.control.events import Events
     from gateway.control.hub import Applied, Hub
+    from gateway.control.news import HealthNews
     from gateway.control.resolver import Resolver
     from gateway.control.settings import Settings
     from gateway.control.state import State
@@ -95,6 +96,9 @@ class Parts:
     tasks: Tasks
     clock: Callable[[], float]
     wall: Callable[[], float]
+    news: HealthNews
+    #: Signs the tokens of integration checks; workers have it with the topology.
+    probe_secret: bytes = field(repr=False)
     #: 22 octets of chance for a new split's salt and id.
     fresh: Callable[[], bytes]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -263,7 +267,9 @@ class Switchboard:
     def _topology(self, settings: Settings, state: State) -> Topology | None:
         """Return the topology that ``state`` needs, None where the one in force will do."""
         current = self.parts.hub.topology
-        wanted = merge.topology(settings, state, self.parts.allocation, current.number)
+        wanted = merge.topology(
+            settings, state, self.parts.allocation, current.number, self.parts.probe_secret
+        )
         if wanted == current:
             return None
         return msgspec.structs.replace(wanted, number=current.number + 1)
@@ -293,6 +299,7 @@ class Switchboard:
         hosts = {each.host for pool in topology.pools for each in pool.endpoints}
         self.parts.resolver.watch(hosts)
         self.parts.hub.keep_names(hosts)
+        self.parts.news.forget({service.name for service in topology.services})
 
     def _tell(self, action: str, before: State, caller: Caller) -> None:
         state = self.state

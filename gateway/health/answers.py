@@ -61,7 +61,7 @@ class Request:
     path: str
     fields: tuple[tuple[str, str], ...] = ()
     body: str | None = None
-    expected: Expected = Expected()  # noqa: RUF009  frozen, shared on purpose
+    expected: Expected = Expected()
     capture: tuple[tuple[str, str], ...] = ()
 
 
@@ -141,16 +141,21 @@ def _fault(rule: JsonRule, found: object) -> str:
         return f"{rule.path} is {'missing' if found is ABSENT else 'there'}"
     if found is ABSENT:
         return f"{rule.path} is missing"
+    good, expected = _holds(rule, found)
+    return "" if good else f"{rule.path} is {_quoted(found)}, expected {expected}"
+
+
+def _holds(rule: JsonRule, found: object) -> tuple[bool, str]:
+    """Tell whether a value that is there is as it should be, and what that would be in words."""
     if rule.kind == "equal":
-        good = same(rule.value, found)
-        return "" if good else f"{rule.path} is {_quoted(found)}, expected {_quoted(rule.value)}"
+        return same(rule.value, found), _quoted(rule.value)
     if rule.kind == "not":
-        return f"{rule.path} is {_quoted(found)}" if same(rule.value, found) else ""
-    assert isinstance(rule.value, (int, float))
+        return not same(rule.value, found), f"not {_quoted(rule.value)}"
+    expected = f"a number {rule.kind} {rule.value}"
     if isinstance(found, bool) or not isinstance(found, (int, float)):
-        return f"{rule.path} is {_quoted(found)}, expected a number"
-    good = found > rule.value if rule.kind == "above" else found < rule.value
-    return "" if good else f"{rule.path} is {_quoted(found)}, expected {rule.kind} {rule.value}"
+        return False, expected
+    assert isinstance(rule.value, (int, float))
+    return (found > rule.value if rule.kind == "above" else found < rule.value), expected
 
 
 def same(wanted: object, found: object) -> bool:
@@ -173,7 +178,7 @@ def _quoted(value: object) -> str:
 
 def captured(request: Request, answer: Answer) -> dict[str, str]:
     """Return the values that a request's answer gives later ones. Raises UnfitError."""
-    document = ABSENT
+    document: object = ABSENT
     if any(not source.startswith(_BY_FIELD) for _, source in request.capture):
         document = decoded(answer.body)
     return {name: _taken(name, source, document, answer) for name, source in request.capture}

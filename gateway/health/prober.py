@@ -1,31 +1,37 @@
 """The prober: keeps every endpoint's health on the board, at a jittered interval.
 
-One task an endpoint, so that at most one probe of it is under way, level after level: L2 is asked
-only while L1 holds, and deeper levels take their place behind it. What is known is keyed by the
-endpoint's id: a new snapshot changes nothing for endpoints that are still in it.
+One task an endpoint, so that at most one probe of it is under way, level after level: a level is
+asked only while the one below holds. What is known is keyed by the endpoint's id: a new snapshot
+changes nothing for endpoints that are still in it. The level above all, L4, is a pool's
+(``gateway.health.integration``).
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.health.machine import UNSEEN, Health, Level, combined
+from gateway.health.integration import Integration
+from gateway.health.machine import Health
+from gateway.health.monitor import Change, Monitor, PoolCheck, Target, change_of
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
-    from gateway.config.snapshot import Endpoint
-    from gateway.health.policy import HealthPolicy
+    from gateway.config.snapshot import Color
     from gateway.health.probes import Probes, Result
+
+__all__ = ["JITTER", "TRIAL_INTERVAL", "Monitor", "Prober", "Target", "evidence", "probe_once"]
 
 #: An interval is drawn from this share of it, so that endpoints are not asked in step.
 JITTER = (0.8, 1.2)
 
 #: Seconds between two probes of an endpoint on trial at most: somebody waits for it.
 TRIAL_INTERVAL = 0.5
+
+#: Seconds that are no time at all: what is left of an interval that has passed.
+_NOTHING = 1e-6
 
 
 class Starter(Protocol):
@@ -44,64 +50,68 @@ class HealthCells(Protocol):
     def set_health(self, cell: int, health: int, now: int) -> bool:
         """Set an endpoint's health word; tells whether it changed."""
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One endpoint to keep watch on."""
-
-    endpoint: Endpoint
-    policy: HealthPolicy
+    def set_passes(self, cell: int, passes: int) -> None:
+        """Set how many probes in a row passed."""
 
 
-@dataclass(slots=True)
-class Monitor:
-    """What is known of one endpoint."""
+class Listener(Protocol):
+    """Who is told of what the prober finds."""
 
-    target: Target
-    l1: Level = UNSEEN
-    l2: Level = UNSEEN
-    last: dict[str, Result] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
+    def changed(self, change: Change) -> None:
+        """Take note of an endpoint's other health."""
 
-    @property
-    def health(self) -> Health:
-        """The endpoint's health over all levels that its policy asks for."""
-        policy = self.target.policy
-        levels = [self.l1] if policy.tcp else []
-        if policy.http is not None:
-            levels.append(self.l2)
-        return combined(levels)
+    def waits(self, check: PoolCheck) -> None:
+        """Take note of a pool that waits for other services, or no longer does."""
 
-    def took(self, result: Result) -> None:
-        """Take one result in."""
-        policy = self.target.policy
-        if result.level == "L1":
-            self.l1 = self.l1.after(result.good, rise=policy.rise, fall=policy.fall)
-            if self.l1.health is Health.DOWN:
-                # Not asked while L1 fails; what it said before means nothing after.
-                self.l2 = UNSEEN
-        else:
-            self.l2 = self.l2.after(result.good, rise=policy.rise, fall=policy.fall)
-        self.last[result.level] = result
+    def heard(self, service: str, color: Color, result: Result) -> None:
+        """Take note of one probe's result."""
 
 
-async def probe_once(monitor: Monitor, probes: Probes) -> None:
-    """Ask each level of one endpoint once, the next only where the one before held."""
+class Nobody:
+    """A listener that listens to nothing."""
+
+    def changed(self, change: Change) -> None:
+        """Do nothing."""
+
+    def waits(self, check: PoolCheck) -> None:
+        """Do nothing."""
+
+    def heard(self, service: str, color: Color, result: Result) -> None:
+        """Do nothing."""
+
+
+async def probe_once(
+    monitor: Monitor, probes: Probes, due: Callable[[str], bool] = lambda level: True
+) -> list[Result]:
+    """Ask each level of one endpoint that is due, while those below held when last asked."""
+    found = []
+    for level in monitor.target.policy.levels:
+        if due(level):
+            result = await _ask(monitor, probes, level)
+            monitor.took(result)
+            found.append(result)
+        last = monitor.last.get(level)
+        if last is None or not last.good:
+            break
+    return found
+
+
+async def _ask(monitor: Monitor, probes: Probes, level: str) -> Result:
     policy, endpoint = monitor.target.policy, monitor.target.endpoint
-    if policy.tcp:
-        result = await probes.tcp(endpoint, policy.timeout)
-        monitor.took(result)
-        if not result.good:
-            return
-    if policy.http is not None:
-        monitor.took(await probes.http(endpoint, policy.http, policy.timeout, policy.tls_ca))
+    seconds = policy.timeout_of(level)
+    if level == "L1":
+        return await probes.tcp(endpoint, seconds)
+    if level == "L2":
+        assert policy.http is not None
+        return await probes.http(endpoint, policy.http, seconds, policy.tls_ca)
+    assert policy.business is not None
+    return await probes.business(endpoint, policy.business.request, seconds, policy.tls_ca)
 
 
 class Prober:
     """Watches the endpoints that it is told of and writes their health to the board.
 
-    ``changed`` is called with an endpoint's id and its new health. ``now`` is CLOCK_MONOTONIC in
-    nanoseconds.
+    ``now`` is CLOCK_MONOTONIC in nanoseconds.
     """
 
     def __init__(
@@ -112,7 +122,7 @@ class Prober:
         *,
         random: random.Random,
         now: Callable[[], int],
-        changed: Callable[[Endpoint, Health], None] = lambda endpoint, health: None,
+        listener: Listener | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._probes = probes
@@ -120,9 +130,17 @@ class Prober:
         self._tasks = tasks
         self._random = random
         self._now = now
-        self._changed = changed
+        self._listener = listener or Nobody()
         self._sleep = sleep
         self._monitors: dict[str, Monitor] = {}
+        self.integration = Integration(
+            probes,
+            tasks,
+            jittered=self._jittered,
+            sleep=sleep,
+            moved=self._pool_moved,
+            heard=self._listener.heard,
+        )
 
     def watch(self, targets: Iterable[Target], seeds: Iterable[Monitor] = ()) -> None:
         """Watch exactly these endpoints from now on.
@@ -135,21 +153,32 @@ class Prober:
         known = {monitor.target.endpoint.id: monitor for monitor in seeds}
         for gone in self._monitors.keys() - wanted.keys():
             self._stop(self._monitors.pop(gone))
+        begin = []
         for name, target in wanted.items():
             monitor = self._monitors.get(name)
             if monitor is None:
                 monitor = known.get(name) or self._inherited(target)
                 self._monitors[name] = monitor
-            elif monitor.target == target:
-                continue
+                begin.append(monitor)
+            elif (monitor.target.endpoint, monitor.target.policy) != (
+                target.endpoint,
+                target.policy,
+            ):
+                begin.append(monitor)
             monitor.target = target
+        self.integration.watch(self._monitors)
+        for monitor in begin:
+            monitor.settle()
             self._write(monitor)
             self._stop(monitor)
+            name = monitor.target.endpoint.id
             monitor.task = self._tasks.start(self._keep(monitor), name=f"probe {name}")
+        self.integration.reconsider()
 
     def _inherited(self, target: Target) -> Monitor:
-        level = Level(Health(self._board.health(target.endpoint.cell)))
-        return Monitor(target, level, level)
+        monitor = Monitor(target)
+        monitor.inherit(Health(self._board.health(target.endpoint.cell)))
+        return monitor
 
     @staticmethod
     def _stop(monitor: Monitor) -> None:
@@ -157,16 +186,52 @@ class Prober:
             monitor.task.cancel()
             monitor.task = None
 
+    # --- one endpoint -----------------------------------------------------------------------------
+
     async def _keep(self, monitor: Monitor) -> None:
-        while True:
+        left = dict.fromkeys(monitor.target.policy.levels, 0.0)
+        while left:
+            await self._round(monitor, left)
+            pause = min(left.values())
+            await self._sleep(self._jittered(pause))
+            # By the interval, not by its jitter: levels of one interval stay in step.
+            for level in left:
+                left[level] -= pause
+
+    async def _round(self, monitor: Monitor, left: dict[str, float]) -> None:
+        """Ask the levels that are due; leave in ``left`` the seconds until each is again."""
+        before, own, passes = monitor.health, monitor.own, monitor.passes
+        policy = monitor.target.policy
+        found = await probe_once(monitor, self._probes, lambda level: left[level] <= _NOTHING)
+        for result in found:
+            left[result.level] = policy.interval_of(result.level)
+            self._listener.heard(monitor.target.service, monitor.target.color, result)
+        if monitor.own is not Health.UP:
+            # All levels in each round: coming back takes ``rise`` rounds, not that for each level.
+            left.update(dict.fromkeys(left, policy.interval_down))
+        for level, under in zip(policy.levels[1:], policy.levels, strict=False):
+            if left[level] <= _NOTHING:  # the one below failed: due when that is asked again
+                left[level] = left[under]
+        if monitor.passes != passes:
+            self._board.set_passes(monitor.target.endpoint.cell, monitor.passes)
+        self._settled(monitor, before)
+        if (monitor.health, monitor.own) != (before, own):
+            self.integration.reconsider()
+
+    def _settled(self, monitor: Monitor, before: Health) -> None:
+        if monitor.health is not before:
+            self._write(monitor)
+            self._listener.changed(change_of(monitor))
+
+    def _pool_moved(self, check: PoolCheck) -> None:
+        """Bring a pool's level to its endpoints."""
+        for monitor in check.members:
             before = monitor.health
-            await probe_once(monitor, self._probes)
-            if monitor.health is not before:
-                self._write(monitor)
-                self._changed(monitor.target.endpoint, monitor.health)
-            policy = monitor.target.policy
-            up = monitor.health is Health.UP
-            await self._sleep(self._jittered(policy.interval if up else policy.interval_down))
+            monitor.settle()
+            self._settled(monitor, before)
+        if check.told != check.waiting:
+            check.told = check.waiting
+            self._listener.waits(check)
 
     def _jittered(self, interval: float) -> float:
         return interval * self._random.uniform(*JITTER)
@@ -174,8 +239,13 @@ class Prober:
     def _write(self, monitor: Monitor) -> None:
         cell = monitor.target.endpoint.cell
         self._board.set_health(cell, monitor.health.value, self._now())
+        self._board.set_passes(cell, monitor.passes)
 
-    # --- what is known --------------------------------------------------------------------------
+    # --- what is known ----------------------------------------------------------------------------
+
+    def monitor(self, endpoint: str) -> Monitor | None:
+        """Return what is known of an endpoint, None for one that is not watched."""
+        return self._monitors.get(endpoint)
 
     def health(self, endpoint: str) -> Health:
         """Return an endpoint's health, unknown for one that is not watched."""
@@ -187,7 +257,7 @@ class Prober:
         monitor = self._monitors.get(endpoint)
         return evidence(monitor) if monitor is not None else []
 
-    # --- trials ---------------------------------------------------------------------------------
+    # --- trials -----------------------------------------------------------------------------------
 
     async def trial(
         self,
@@ -200,7 +270,7 @@ class Prober:
 
         ``accept`` says what is wrong with an endpoint that is up otherwise (``""``: nothing).
         Returns what is known of each and whether all were up and accepted. Nothing of it is on the
-        board.
+        board. L4 is not asked: the gateway does not know the way to them yet.
         """
         monitors = [Monitor(target) for target in targets]
         try:
@@ -221,4 +291,4 @@ class Prober:
 
 def evidence(monitor: Monitor) -> list[Result]:
     """Return a monitor's last results, shallow first."""
-    return [monitor.last[level] for level in sorted(monitor.last)]
+    return monitor.results()

@@ -1,24 +1,29 @@
 """The probes themselves: one question to one endpoint, one answer. They never raise.
 
-L1 opens a connection and closes it. L2 asks for a path and wants a status; its connection is its
-own, so that a probe also shows that the endpoint still accepts.
+L1 opens a connection and closes it. L2 asks for a path and wants a status, L3 sends a request and
+looks into the answer; each has a connection of its own, so that a probe also shows that the
+endpoint still accepts. L4 goes through the gateway's own public side with the color forced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
 from yarl import URL
 
+from gateway.health.answers import Answer, Filled, UnfitError, captured, fill, judge
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.config.snapshot import Endpoint
-    from gateway.health.policy import HttpCheck
+    from gateway.config.snapshot import Color, Endpoint
+    from gateway.health.answers import Request
+    from gateway.health.door import Door
+    from gateway.health.policy import HttpCheck, IntegrationCheck
 
 #: Octets of an answer that are read, and of these kept as evidence.
 MAX_BODY = 64 * 1024
@@ -36,6 +41,8 @@ class Result:
     seconds: float = 0.0
     ended: float = 0.0
     body: bytes = b""
+    #: False: it says nothing of the pool (the gateway itself could not be asked).
+    counts: bool = True
 
     @property
     def excerpt(self) -> str:
@@ -57,6 +64,44 @@ class Probes(Protocol):
         tls_ca: str | None,
     ) -> Result:
         """L2: ask for the path within ``timeout`` seconds."""
+
+    async def business(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        timeout: float,  # noqa: ASYNC109  a bound
+        tls_ca: str | None,
+    ) -> Result:
+        """L3: send the request and judge the answer, within ``timeout`` seconds."""
+
+    async def integration(self, door: Door, check: IntegrationCheck, color: Color) -> Result:
+        """L4: send the requests one after the other through the gateway to ``color``."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """How far one integration check has come."""
+
+    check: IntegrationCheck
+    at: int = 0
+    answer: Answer | None = None
+    values: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def more(self) -> bool:
+        return self.at < len(self.check.requests)
+
+    def take(self) -> Request:
+        """Return the next request; the answer before is no longer the last one."""
+        self.answer = None
+        self.at += 1
+        return self.check.requests[self.at - 1]
+
+    def __str__(self) -> str:
+        requests = self.check.requests
+        request = requests[max(self.at, 1) - 1]
+        of = f"request {self.at} of {len(requests)}, " if len(requests) > 1 else ""
+        return f"{of}{request.method} {request.path}"
 
 
 class NetworkProbes:
@@ -93,43 +138,121 @@ class NetworkProbes:
     ) -> Result:
         """L2: ask for the path within ``timeout`` seconds."""
         began = self._clock()
-        status, body, detail = None, b"", ""
+        answer, detail = None, ""
         try:
             async with asyncio.timeout(timeout):
-                status, body = await self._get(endpoint, check.path, tls_ca)
-            if status != check.status:
-                detail = f"answered {status}, expected {check.status}"
+                answer = await self._get(endpoint, check.path, tls_ca)
+            if answer.status != check.status:
+                detail = f"answered {answer.status}, expected {check.status}"
         except TimeoutError:
             detail = f"no answer within {timeout:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
             detail = _said(error)
+        return self._result("L2", began, answer, detail)
+
+    async def business(
+        self,
+        endpoint: Endpoint,
+        request: Request,
+        timeout: float,  # noqa: ASYNC109  a bound
+        tls_ca: str | None,
+    ) -> Result:
+        """L3: send the request and judge the answer, within ``timeout`` seconds."""
+        began = self._clock()
+        answer, detail = None, ""
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self._ask(
+                    f"{endpoint.scheme}://{endpoint.authority}", fill(request, {}), {}, tls_ca
+                )
+            detail = judge(request.expected, answer)
+        except TimeoutError:
+            detail = f"no answer within {timeout:g} s"
+        except (aiohttp.ClientError, OSError, ValueError, UnfitError) as error:
+            detail = _said(error)
+        return self._result("L3", began, answer, detail)
+
+    async def integration(self, door: Door, check: IntegrationCheck, color: Color) -> Result:
+        """L4: send the requests one after the other through the gateway to ``color``."""
+        began = self._clock()
+        run = _Run(check)
+        detail, counts = "", True
+        try:
+            async with asyncio.timeout(check.timeout):
+                while not detail and run.more:
+                    detail = await self._step(door, run, color)
+        except TimeoutError:
+            detail = f"the sequence took longer than {check.timeout:g} s"
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            # Its own door: no worker accepts just now, or one went. Whoever stands behind it is not
+            # to blame: for a backend's failure the gateway has an answer.
+            counts = run.answer is not None
+            detail = f"the gateway's own listener: {_said(error)}"
+        except (aiohttp.ClientError, OSError, ValueError, UnfitError) as error:
+            detail = _said(error)
+        if detail:
+            detail = f"{run}: {detail}"
+        return self._result("L4", began, run.answer, detail, counts=counts)
+
+    async def _step(self, door: Door, run: _Run, color: Color) -> str:
+        """Send a sequence's next request; say what is wrong with the answer."""
+        request = run.take()
+        sent = fill(request, run.values)
+        run.answer = answer = await self._ask(door.origin, sent, door.fields(color), None)
+        detail = _hidden(answer) or judge(request.expected, answer)
+        if not detail:
+            run.values |= captured(request, answer)
+        return detail
+
+    def _result(
+        self, level: str, began: float, answer: Answer | None, detail: str, *, counts: bool = True
+    ) -> Result:
         ended = self._clock()
         return Result(
-            level="L2",
+            level=level,
             good=not detail,
-            status=status,
+            status=answer.status if answer is not None else None,
             detail=detail,
             seconds=ended - began,
             ended=ended,
-            body=body,
+            body=answer.body if answer is not None else b"",
+            counts=counts,
         )
 
-    async def _get(self, endpoint: Endpoint, path: str, tls_ca: str | None) -> tuple[int, bytes]:
+    async def _get(self, endpoint: Endpoint, path: str, tls_ca: str | None) -> Answer:
+        origin = f"{endpoint.scheme}://{endpoint.authority}"
+        return await self._ask(origin, Filled("GET", path, (), None), {}, tls_ca)
+
+    async def _ask(
+        self, origin: str, sent: Filled, more: dict[str, str], tls_ca: str | None
+    ) -> Answer:
+        """Send one request; return its answer, the body up to ``MAX_BODY``."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True, limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "gateway-health", "Accept": "*/*"},
                 timeout=aiohttp.ClientTimeout(total=None),
+                # What is sent and judged is the octets: nothing is decompressed.
+                auto_decompress=False,
+                skip_auto_headers=("Accept-Encoding", "Content-Type"),
             )
         # As configured, octet for octet: yarl would decode and encode it anew.
-        url = URL(f"{endpoint.scheme}://{endpoint.authority}{path}", encoded=True)
-        tls = self._context(tls_ca) if endpoint.scheme == "https" else True
-        async with self._session.get(url, allow_redirects=False, ssl=tls) as answer:
+        url = URL(f"{origin}{sent.path}", encoded=True)
+        tls = self._context(tls_ca) if origin.startswith("https:") else True
+        async with self._session.request(
+            sent.method,
+            url,
+            headers=[*sent.fields, *more.items()],
+            data=sent.body,
+            allow_redirects=False,
+            ssl=tls,
+        ) as answer:
             body = b""
             while len(body) < MAX_BODY and (part := await answer.content.read(MAX_BODY)):
                 body += part
-            return answer.status, body[:MAX_BODY]
+            fields = {name.lower(): value for name, value in answer.headers.items()}
+            return Answer(answer.status, fields, body[:MAX_BODY])
 
     def _context(self, tls_ca: str | None) -> ssl.SSLContext:
         if tls_ca not in self._contexts:
@@ -141,6 +264,14 @@ class NetworkProbes:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def _hidden(answer: Answer) -> str:
+    """Say where an answer is not the color's own: made by the gateway, or hiding a failure."""
+    for name in ("x-gateway-error", "x-gateway-served-by"):
+        if name in answer.fields:
+            return f"answered {answer.status} by the gateway itself ({answer.fields[name]})"
+    return ""
 
 
 def _said(error: Exception) -> str:

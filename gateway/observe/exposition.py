@@ -23,6 +23,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
@@ -54,7 +55,8 @@ class MetricsView:
     ``reloads`` counts configuration reloads by result (``ok``, ``refused``), and
     ``lagging_workers`` those that have not acknowledged the snapshot asked for.
     ``state_in_memory`` says that no state store could be opened. ``build`` is what
-    ``hot.compiled_state()`` says.
+    ``hot.compiled_state()`` says. ``probes`` counts probes by service, color, level and result,
+    with the seconds that they took together.
     """
 
     board: Board
@@ -69,6 +71,7 @@ class MetricsView:
     now: int = 0
     version: str = ""
     build: str = ""
+    probes: tuple[tuple[tuple[str, str, str, str], tuple[int, float]], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class GatewayCollector(Collector):
         )
         yield from self._endpoints()
         yield from self._breakers()
+        yield from self._probes()
         yield from self._processes()
         yield from self._connections()
 
@@ -247,6 +251,27 @@ class GatewayCollector(Collector):
                 openings.add_metric(values, board.breaker_opened(cell))
                 ejected.add_metric(values, float(board.ejected(cell, now)))
         yield from (state, openings, ejected)
+
+    def _probes(self) -> Iterator[Metric]:
+        """Yield control's own probes: how many, by how they went, and how long they took."""
+        total = CounterMetricFamily(
+            "gateway_probes",
+            "Health probes, by their level and result.",
+            labels=["service", "color", "level", "result"],
+        )
+        seconds = SummaryMetricFamily(
+            "gateway_probe_seconds",
+            "How long health probes took.",
+            labels=["service", "color", "level"],
+        )
+        sums: dict[tuple[str, str, str], tuple[int, float]] = {}
+        for (service, color, level, result), (count, took) in self._view.probes:
+            total.add_metric([service, color, level, result], count)
+            before = sums.get((service, color, level), (0, 0.0))
+            sums[service, color, level] = before[0] + count, before[1] + took
+        for labels, (count, took) in sums.items():
+            seconds.add_metric(labels, count_value=count, sum_value=took)
+        yield from (total, seconds)
 
     def _processes(self) -> Iterator[Metric]:
         """Yield workers, restarts and reloads."""

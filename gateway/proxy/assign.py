@@ -1,8 +1,9 @@
 """Phase 5, assign: which side of a service a request belongs to, and why.
 
-In this order: the color that an integration check of the gateway's own forces; a tester's signed
-override; an internal caller that quotes the split it is part of; the client's own cohort. The decision is one object that is made only where there is something to
-decide; without a split, an override or an internal caller everything is stable's.
+In this order: the color that one of the gateway's own integration checks forces; a tester's signed
+override; an internal caller that quotes the split it is part of; the client's own cohort. The
+decision is one object that is made only where there is something to decide; without any of these
+everything is stable's.
 """
 
 from __future__ import annotations

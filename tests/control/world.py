@@ -25,7 +25,9 @@ from gateway.config.snapshot import Color, Endpoint, Service, Topology, Traffic
 from gateway.control.app import Control, Outside
 from gateway.control.settings import ServiceSettings, Settings, SettingsError, Token
 from gateway.control.store import SqliteStore, Store
-from gateway.health.policy import HealthPolicy, HttpCheck
+from gateway.health.answers import Request
+from gateway.health.door import Door
+from gateway.health.policy import HealthPolicy, HttpCheck, IntegrationCheck
 from gateway.health.probes import Result
 
 VIEWER, OPERATOR, ADMIN = "viewer-secret", "operator-secret", "admin-secret"
@@ -81,11 +83,18 @@ def settings(
 
 @dataclass
 class FakeProbes:
-    """Answers from a table: URLs in ``down`` fail, ``bodies`` are their health answers."""
+    """Answers from a table: URLs in ``down`` fail, ``bodies`` are their health answers.
+
+    ``broken`` fail L3; L4 fails for (service, color) in ``apart``, the service being its first
+    request's first segment.
+    """
 
     down: set[str] = field(default_factory=set)
     bodies: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    apart: set[tuple[str, Color]] = field(default_factory=set)
+    through: list[tuple[str, Color]] = field(default_factory=list)
 
     async def tcp(self, endpoint: Endpoint, timeout: float) -> Result:
         self.asked.append(endpoint.url)
@@ -98,6 +107,20 @@ class FakeProbes:
     ) -> Result:
         body = self.bodies.get(endpoint.url, b'{"version": "1"}')
         return Result(level="L2", good=True, status=200, body=body)
+
+    async def business(
+        self, endpoint: Endpoint, request: Request, timeout: float, tls_ca: str | None
+    ) -> Result:
+        good = endpoint.url not in self.broken
+        return Result(level="L3", good=good, status=200, detail="" if good else "broken")
+
+    async def integration(self, door: Door, check: IntegrationCheck, color: Color) -> Result:
+        await asyncio.sleep(0)
+        service = check.requests[0].path.split("/")[1]
+        self.through.append((service, color))
+        good = (service, color) not in self.apart
+        detail = "" if good else "(GET /): answered 500, expected 200"
+        return Result(level="L4", good=good, status=200 if good else 500, detail=detail, body=b"no")
 
 
 class FakeWorker:

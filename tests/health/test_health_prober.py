@@ -12,17 +12,21 @@ import pytest
 from aiohttp import web
 
 from gateway.board import layout
-from gateway.config.snapshot import Endpoint
+from gateway.config.snapshot import Color, Endpoint
 from gateway.control.tasks import Tasks
+from gateway.health.answers import Request
+from gateway.health.door import Door
 from gateway.health.machine import Health
-from gateway.health.policy import HealthPolicy, HttpCheck
-from gateway.health.prober import JITTER, Monitor, Prober, Target
+from gateway.health.monitor import Change
+from gateway.health.policy import HealthPolicy, HttpCheck, IntegrationCheck
+from gateway.health.prober import JITTER, Monitor, Nobody, Prober, Target
 from gateway.health.probes import KEPT_BODY, NetworkProbes, Result
 
 
 class FakeBoard:
     def __init__(self) -> None:
         self.cells: dict[int, int] = {}
+        self.passes: dict[int, int] = {}
 
     def health(self, cell: int) -> int:
         return self.cells.get(cell, layout.UNKNOWN)
@@ -32,30 +36,44 @@ class FakeBoard:
         self.cells[cell] = health
         return changed
 
+    def set_passes(self, cell: int, passes: int) -> None:
+        self.passes[cell] = passes
+
 
 class FakeProbes:
     """Good unless told otherwise; counts what is under way."""
 
     def __init__(self) -> None:
-        self.tcp_good = self.http_good = True
+        self.bad: set[str] = set()
         self.asked: list[str] = []
-        self.under_way = self.most = 0
+        self.under_way: dict[str, int] = {}
+        self.most = 0
 
     async def tcp(self, endpoint: Endpoint, timeout: float) -> Result:
-        return await self._ask("L1", endpoint, self.tcp_good)
+        return await self._ask("L1", endpoint.id)
 
     async def http(
         self, endpoint: Endpoint, check: HttpCheck, timeout: float, tls_ca: str | None
     ) -> Result:
-        return await self._ask("L2", endpoint, self.http_good)
+        return await self._ask("L2", endpoint.id)
 
-    async def _ask(self, level: str, endpoint: Endpoint, good: bool) -> Result:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        self.asked.append(f"{level} {endpoint.id}")
+    async def business(
+        self, endpoint: Endpoint, request: Request, timeout: float, tls_ca: str | None
+    ) -> Result:
+        return await self._ask("L3", endpoint.id)
+
+    async def integration(self, door: Door, check: IntegrationCheck, color: Color) -> Result:
+        return await self._ask("L4", f"{check.requests[0].path}-{color}")
+
+    async def _ask(self, level: str, name: str) -> Result:
+        asked = f"{level} {name}"
+        self.under_way[asked] = self.under_way.get(asked, 0) + 1
+        self.most = max(self.most, self.under_way[asked])
+        self.asked.append(asked)
         await asyncio.sleep(0)
-        self.under_way -= 1
-        return Result(level=level, good=good)
+        self.under_way[asked] -= 1
+        good = level not in self.bad and asked not in self.bad
+        return Result(level=level, good=good, detail="" if good else "bad")
 
 
 class Clock:
@@ -89,7 +107,7 @@ class Clock:
         await self.asleep(sum(not future.cancelled() for future in sleeping))
 
 
-class World:
+class World(Nobody):
     def __init__(self) -> None:
         self.board, self.probes, self.clock, self.tasks = (
             FakeBoard(),
@@ -104,9 +122,12 @@ class World:
             self.tasks,
             random=random.Random(7),
             now=lambda: 1,
-            changed=lambda endpoint, health: self.changes.append((endpoint.id, health.word)),
+            listener=self,
             sleep=self.clock.sleep,
         )
+
+    def changed(self, change: Change) -> None:
+        self.changes.append((change.target.endpoint.id, change.health.word))
 
 
 @pytest.fixture
@@ -143,13 +164,13 @@ async def test_the_first_good_probe_makes_an_endpoint_up(world: World) -> None:
 
 
 async def test_l2_is_asked_only_while_l1_holds(world: World) -> None:
-    world.probes.tcp_good = False
+    world.probes.bad.add("L1")
     world.prober.watch([target()])
     for _ in range(2):
         await world.clock.tick()
     assert world.probes.asked == ["L1 a"] * 3
     assert world.changes == [("a", "down")]
-    world.probes.tcp_good = True
+    world.probes.bad.clear()
     await world.clock.tick()
     assert world.prober.health("a") is Health.DOWN  # rise: 2
     await world.clock.tick()
@@ -160,7 +181,7 @@ async def test_l2_is_asked_only_while_l1_holds(world: World) -> None:
 async def test_one_failed_probe_ejects_nobody_and_asks_no_sooner(world: World) -> None:
     world.prober.watch([target()])
     await world.clock.asleep()
-    world.probes.http_good = False
+    world.probes.bad.add("L2")
     await world.clock.tick()
     assert world.board.cells == {0: layout.UP}
     assert world.clock.slept[-1] > 2
@@ -178,7 +199,7 @@ async def test_intervals_are_jittered_and_shorter_while_down(world: World) -> No
     up = world.clock.slept[:]
     assert len(set(up)) == len(up)
     assert all(5.0 * JITTER[0] <= each <= 5.0 * JITTER[1] for each in up)
-    world.probes.tcp_good = False
+    world.probes.bad.add("L1")
     for _ in range(3):
         await world.clock.tick()
     assert all(1.0 * JITTER[0] <= each <= 1.0 * JITTER[1] for each in world.clock.slept[-2:])
@@ -210,7 +231,7 @@ async def test_another_policy_is_in_force_at_once_and_health_stays(world: World)
 
 async def test_what_the_board_knows_is_where_a_new_prober_begins(world: World) -> None:
     world.board.cells[0] = layout.UP
-    world.probes.tcp_good = False
+    world.probes.bad.add("L1")
     world.prober.watch([target()])
     await world.clock.asleep()
     assert world.prober.health("a") is Health.UP
@@ -244,7 +265,7 @@ async def test_a_trial_ends_when_all_are_up_and_accepted(world: World) -> None:
 
 
 async def test_a_trial_that_runs_out_of_time_gives_its_evidence(world: World) -> None:
-    world.probes.tcp_good = False
+    world.probes.bad.add("L1")
     monitors, good = await world.prober.trial([target(cell=-1)], seconds=0.02)
     assert not good
     assert monitors[0].last["L1"].good is False

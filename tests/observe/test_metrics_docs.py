@@ -39,6 +39,7 @@ def collected() -> list[Metric]:
             topology=Topology(number=1, services=(Service(name="a", row=1),), pools=(pool,)),
             traffic=Traffic(revision=1, services=(ServiceTraffic(service="a", stable="blue"),)),
             platform=Picture("full", {"a": "up"}),
+            probes=((("a", "blue", "L1", "pass"), (1, 0.1)),),
         )
         return list(GatewayCollector(view).collect())
     finally:

@@ -22,10 +22,11 @@ from gateway.config.schema.entry import (
     SecurityProfile,
     State,
 )
+from gateway.config.schema.health import Health
 from gateway.config.schema.pages import ErrorPage, Fallback, PageFile, Static
 from gateway.config.schema.releases import Releases, Triggers
 from gateway.config.schema.routes import Route, RouteTimeouts
-from gateway.config.schema.services import Health, PoolSection, Service, Timeouts
+from gateway.config.schema.services import PoolSection, Service, Timeouts
 from gateway.config.schema.traffic import Assets, Cohort, TrafficSection
 from gateway.config.schema.types import LogPlace, Network, Section, ServiceName, Workers, key
 from gateway.config.secrets import Secrets

@@ -109,9 +109,7 @@ Target = Annotated[
     PlainValidator(parse_target),
     WithJsonSchema({"type": "string", "title": "path and query", "pattern": "^/"}),
 ]
-Body = Annotated[
-    str, PlainValidator(_body), WithJsonSchema({"type": "string", "title": "text"})
-]
+Body = Annotated[str, PlainValidator(_body), WithJsonSchema({"type": "string", "title": "text"})]
 JsonPath = Annotated[
     str, PlainValidator(_json_path), WithJsonSchema({"type": "string", "title": "place in JSON"})
 ]

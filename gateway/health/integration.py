@@ -1,0 +1,227 @@
+"""Integration checks (L4): one sequence of requests a pool, through the gateway, in order.
+
+A pool's check runs only while an endpoint of it holds the levels below, and only while the services
+that it depends on are up: below first, so that a failure is shown where it is. What a run shows
+while something below is down, or about to be, counts against nobody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.health.machine import UNSEEN, Health, Level
+from gateway.health.monitor import PoolCheck, grouped
+from gateway.health.order import CLEAR, Below, PoolSeen, ServiceSeen, below, names_below
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from gateway.config.snapshot import Color
+    from gateway.health.door import Door
+    from gateway.health.monitor import Monitor
+    from gateway.health.policy import IntegrationCheck
+    from gateway.health.prober import Starter
+    from gateway.health.probes import Probes, Result
+
+#: Seconds between two looks at whether a check may be run, at most.
+LOOK = 0.25
+
+
+class Sides(Protocol):
+    """Where traffic goes (``gateway.control.targets.Sides``)."""
+
+    def carrying(self, service: str) -> frozenset[Color]:
+        """Return the colors that requests are assigned to."""
+
+    def closed(self, service: str, color: Color) -> bool:
+        """Tell whether nothing is sent to a color: no check could go there either."""
+
+
+class AllOpen:
+    """Both colors carry traffic, for who does not know."""
+
+    def carrying(self, service: str) -> frozenset[Color]:
+        """Return both colors."""
+        del service
+        return frozenset({"blue", "green"})
+
+    def closed(self, service: str, color: Color) -> bool:
+        """Tell that it is open."""
+        del service, color
+        return False
+
+
+class Integration:
+    """Runs pools' checks. ``moved`` is called with a pool whose level or waiting is another."""
+
+    def __init__(
+        self,
+        probes: Probes,
+        tasks: Starter,
+        *,
+        jittered: Callable[[float], float],
+        sleep: Callable[[float], Awaitable[None]],
+        moved: Callable[[PoolCheck], None],
+        heard: Callable[[str, Color, Result], None],
+    ) -> None:
+        self._probes = probes
+        self._tasks = tasks
+        self._jittered = jittered
+        self._sleep = sleep
+        self._moved = moved
+        self._heard = heard
+        self._checks: dict[tuple[str, Color], PoolCheck] = {}
+        self._pools: dict[str, dict[Color, list[Monitor]]] = {}
+        self._depends: dict[str, tuple[str, ...]] = {}
+        #: Where requests go in; None: there is no way in, and nothing is run.
+        self.door: Door | None = None
+        self.sides: Sides = AllOpen()
+
+    def watch(self, monitors: dict[str, Monitor]) -> None:
+        """Check exactly the pools of these endpoints from now on.
+
+        A pool is another one with another generation: nothing is known of it then.
+        """
+        wanted = dict(grouped(monitors))
+        self._pools, self._depends = {}, {}
+        for (service, color), members in wanted.items():
+            self._pools.setdefault(service, {})[color] = members
+            self._depends[service] = members[0].target.policy.depends_on
+        for key in list(self._checks):
+            if key not in wanted or wanted[key][0].target.policy.integration is None:
+                self._stop(self._checks.pop(key))
+        for members in wanted.values():
+            check = self._check_of(members)
+            for member in members:
+                member.pool = check
+
+    def _check_of(self, members: list[Monitor]) -> PoolCheck | None:
+        """Return a pool's check, begun anew where it is another one than before."""
+        target = members[0].target
+        if target.policy.integration is None:
+            return None
+        key = target.service, target.color
+        check = self._checks.get(key)
+        if check is None or check.generation != target.generation:
+            if check is not None:
+                self._stop(check)
+            check = PoolCheck(*key, target.generation, target.policy, level=_inherited(members))
+            self._checks[key] = check
+        check.members = members
+        if check.task is None or check.policy != target.policy:
+            check.policy = target.policy
+            self._stop(check)
+            check.task = self._tasks.start(self._keep(check), name=f"probe {check.name}")
+        return check
+
+    @staticmethod
+    def _stop(check: PoolCheck) -> None:
+        if check.task is not None:
+            check.task.cancel()
+            check.task = None
+
+    # --- one pool ---------------------------------------------------------------------------------
+
+    async def _keep(self, check: PoolCheck) -> None:
+        while True:
+            ran = await self._round(check)
+            policy, integration = check.policy, check.policy.integration
+            assert integration is not None
+            if not ran:
+                pause = min(policy.interval_down, LOOK)
+            elif check.level.health is Health.UP:
+                pause = integration.interval
+            else:
+                pause = policy.interval_down
+            await self._sleep(self._jittered(pause))
+
+    async def _round(self, check: PoolCheck) -> bool:
+        """Run a pool's check where it may be run; tell whether it was."""
+        if self._look(check):
+            self.reconsider()
+        integration = check.policy.integration
+        if self.door is None or integration is None or not check.ready:
+            return False
+        if self.sides.closed(check.service, check.color):
+            return False
+        if not self.below(check.service, check.color).clear:
+            return False
+        result = await self._run(check, integration, self.door)
+        check.took(result)
+        self._heard(check.service, check.color, result)
+        self._moved(check)
+        self.reconsider()
+        return True
+
+    async def _run(self, check: PoolCheck, integration: IntegrationCheck, door: Door) -> Result:
+        result = await self._probes.integration(door, integration, check.color)
+        if result.good or not result.counts:
+            return result
+        under = self.below(check.service, check.color)
+        suspects = under.down or under.doubtful
+        if suspects or not check.ready:
+            # Something below is failing too and not yet known to be down: that will be found where
+            # it is, or it will not be there the next time.
+            why = f" (not counted: {', '.join(suspects) or 'a level below'} is failing)"
+            return _uncounted(result, why)
+        return result
+
+    def reconsider(self) -> None:
+        """Look at every pool's dependencies again: an endpoint's health has moved.
+
+        What one pool comes to may concern the ones above it; there are no circles.
+        """
+        for _ in range(len(self._checks) + 1):
+            moved = [check for check in self._checks.values() if self._look(check)]
+            if not moved:
+                return
+
+    def _look(self, check: PoolCheck) -> bool:
+        """Note what a pool waits for, and what its level still says; tell whether that moved."""
+        before = check.waiting, check.level
+        check.waiting = self.below(check.service, check.color).down
+        if not check.ready:
+            # As with every level: what it said before means nothing after one below has failed.
+            check.level = UNSEEN
+        elif check.waiting:
+            check.held_back()
+        if (check.waiting, check.level) == before:
+            return False
+        self._moved(check)
+        return True
+
+    # --- order ------------------------------------------------------------------------------------
+
+    def below(self, service: str, color: Color) -> Below:
+        """Return what is the matter with the services that one depends on."""
+        if not self._depends.get(service):
+            return CLEAR
+        names = names_below(service, self._depends)
+        return below(color, [(name, self._seen(name)) for name in names if name in self._pools])
+
+    def _seen(self, service: str) -> ServiceSeen:
+        pools = {
+            color: PoolSeen(
+                tuple(member.health for member in members),
+                doubtful=any(member.doubtful for member in members),
+                probed=bool(members[0].target.policy.levels),
+            )
+            for color, members in self._pools[service].items()
+            if not self.sides.closed(service, color)
+        }
+        return ServiceSeen(pools, self.sides.carrying(service))
+
+    def check(self, service: str, color: Color) -> PoolCheck | None:
+        """Return what is known of a pool's check, None where it has none."""
+        return self._checks.get((service, color))
+
+
+def _inherited(members: list[Monitor]) -> Level:
+    """Return the level of a check whose endpoints the board knew (control was restarted)."""
+    known = any(member.health is Health.UP and not member.last for member in members)
+    return Level(Health.UP) if known else UNSEEN
+
+
+def _uncounted(result: Result, why: str) -> Result:
+    return replace(result, counts=False, detail=result.detail + why)
