@@ -18,7 +18,7 @@ log = logging.getLogger("gateway.control")
 
 
 class HealthNews:
-    """The prober's listener (``gateway.health.prober.Listener``)."""
+    """The prober's listener (``gateway.health.seams.Listener``)."""
 
     def __init__(self, events: Events) -> None:
         self._events = events

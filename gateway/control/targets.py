@@ -33,7 +33,7 @@ def targets(settings: Settings, topology: Topology) -> list[Target]:
 
 
 class StateSides:
-    """Where traffic goes, from the state in force (``gateway.health.integration.Sides``)."""
+    """Where traffic goes, from the state in force (``gateway.health.seams.Sides``)."""
 
     def __init__(self, state: Callable[[], State]) -> None:
         self._state = state

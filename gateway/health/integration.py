@@ -8,11 +8,12 @@ while something below is down, or about to be, counts against nobody.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway.health.machine import UNSEEN, Health, Level
 from gateway.health.monitor import PoolCheck, grouped
 from gateway.health.order import CLEAR, Below, PoolSeen, ServiceSeen, below, names_below
+from gateway.health.seams import AllOpen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -21,35 +22,11 @@ if TYPE_CHECKING:
     from gateway.health.door import Door
     from gateway.health.monitor import Monitor
     from gateway.health.policy import IntegrationCheck
-    from gateway.health.prober import Starter
     from gateway.health.probes import Probes, Result
+    from gateway.health.seams import Sides, Starter
 
 #: Seconds between two looks at whether a check may be run, at most.
 LOOK = 0.25
-
-
-class Sides(Protocol):
-    """Where traffic goes (``gateway.control.targets.Sides``)."""
-
-    def carrying(self, service: str) -> frozenset[Color]:
-        """Return the colors that requests are assigned to."""
-
-    def closed(self, service: str, color: Color) -> bool:
-        """Tell whether nothing is sent to a color: no check could go there either."""
-
-
-class AllOpen:
-    """Both colors carry traffic, for who does not know."""
-
-    def carrying(self, service: str) -> frozenset[Color]:
-        """Return both colors."""
-        del service
-        return frozenset({"blue", "green"})
-
-    def closed(self, service: str, color: Color) -> bool:
-        """Tell that it is open."""
-        del service, color
-        return False
 
 
 class Integration:

@@ -9,18 +9,20 @@ changes nothing for endpoints that are still in it. The level above all, L4, is 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from gateway.health.integration import Integration
 from gateway.health.machine import Health
-from gateway.health.monitor import Change, Monitor, PoolCheck, Target, change_of
+from gateway.health.monitor import Monitor, Target, change_of
+from gateway.health.seams import Nobody
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.config.snapshot import Color
+    from gateway.health.monitor import PoolCheck
     from gateway.health.probes import Probes, Result
+    from gateway.health.seams import HealthCells, Listener, Starter
 
 __all__ = ["JITTER", "TRIAL_INTERVAL", "Monitor", "Prober", "Target", "evidence", "probe_once"]
 
@@ -32,52 +34,6 @@ TRIAL_INTERVAL = 0.5
 
 #: Seconds that are no time at all: what is left of an interval that has passed.
 _NOTHING = 1e-6
-
-
-class Starter(Protocol):
-    """Starts named tasks and keeps them referenced (``gateway.control.tasks.Tasks``)."""
-
-    def start(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        """Run ``coroutine`` in the background."""
-
-
-class HealthCells(Protocol):
-    """The board's side (``gateway.board.board.Board``)."""
-
-    def health(self, cell: int) -> int:
-        """Return an endpoint's health word."""
-
-    def set_health(self, cell: int, health: int, now: int) -> bool:
-        """Set an endpoint's health word; tells whether it changed."""
-
-    def set_passes(self, cell: int, passes: int) -> None:
-        """Set how many probes in a row passed."""
-
-
-class Listener(Protocol):
-    """Who is told of what the prober finds."""
-
-    def changed(self, change: Change) -> None:
-        """Take note of an endpoint's other health."""
-
-    def waits(self, check: PoolCheck) -> None:
-        """Take note of a pool that waits for other services, or no longer does."""
-
-    def heard(self, service: str, color: Color, result: Result) -> None:
-        """Take note of one probe's result."""
-
-
-class Nobody:
-    """A listener that listens to nothing."""
-
-    def changed(self, change: Change) -> None:
-        """Do nothing."""
-
-    def waits(self, check: PoolCheck) -> None:
-        """Do nothing."""
-
-    def heard(self, service: str, color: Color, result: Result) -> None:
-        """Do nothing."""
 
 
 async def probe_once(

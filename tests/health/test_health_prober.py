@@ -19,8 +19,9 @@ from gateway.health.door import Door
 from gateway.health.machine import Health
 from gateway.health.monitor import Change
 from gateway.health.policy import HealthPolicy, HttpCheck, IntegrationCheck
-from gateway.health.prober import JITTER, Monitor, Nobody, Prober, Target
+from gateway.health.prober import JITTER, Monitor, Prober, Target
 from gateway.health.probes import KEPT_BODY, NetworkProbes, Result
+from gateway.health.seams import Nobody
 
 
 class FakeBoard:
