@@ -21,7 +21,13 @@ from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
 from gateway.proxy.answer import cookie_lines
-from gateway.proxy.assign import Assignment, assign_cohort, assign_internal, assign_override
+from gateway.proxy.assign import (
+    Assignment,
+    assign_cohort,
+    assign_internal,
+    assign_override,
+    assign_probe,
+)
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import Failure, status_of
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
@@ -86,6 +92,7 @@ _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
 _HOST = cython.declare(cython.int, HOST)
 _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
+_GW_OVERRIDE = cython.declare(cython.int, GW_OVERRIDE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _DATE_BIT = cython.declare(cython.ulonglong, mask(DATE))
@@ -515,6 +522,7 @@ class Exchange:
     _tried: list[Endpoint] | None
     _retries: cython.int
     _rescuing: cython.bint
+    _only: cython.bint
     _failure: Failure | None
     _counted_as: cython.int
     _body_ended: cython.bint
@@ -571,6 +579,7 @@ class Exchange:
         self._tried = None
         self._retries = 0
         self._rescuing = False
+        self._only = False
         self._failure = None
         self._counted_as = -1
         self._body_ended = self._framing == _BODY_NONE
@@ -721,6 +730,13 @@ class Exchange:
             self.downstream.limit_body(view.body_limit)
         self.deadline = self._started + view.total
         self.downstream.expect(self.deadline, view.between)
+        if (self._seen >> _GW_OVERRIDE) & 1:
+            self._assignment = assign_probe(self.serving, self.core, self.head, view.stable_green)
+            # An integration check: the color that it names answers, or the gateway's error does.
+            # Nothing that keeps visitors away keeps it away: how else would a service come back?
+            self._only = self._assignment is not None
+            if self._only:
+                return True
         if view.maintenance >= 0.0:
             name = self.route.service_name
             raise Failure("maintenance", name, retry_after=view.maintenance)
@@ -745,13 +761,13 @@ class Exchange:
         memo = self._memo
         forced: cython.bint = self.core.forced_stable
         weight: cython.int = 0 if forced else view.weight
-        assignment: Assignment | None = None
+        assignment: Assignment | None = self._assignment
         if (self._seen >> _COOKIE) & 1:
             if (self._repeated >> _COOKIE) & 1:
                 self._cookie = b"; ".join(head.get_all(COOKIE))
             else:
                 self._cookie = head.get(_COOKIE)
-        if view.overridable:
+        if assignment is None and view.overridable:
             assignment = assign_override(
                 self.serving, self.core, head, self._cookie, self._host, memo.tls
             )
@@ -772,7 +788,10 @@ class Exchange:
                 memo.tls,
             )
         self._assignment = assignment
-        self._candidate = not forced and assignment is not None and assignment.candidate
+        # The rollback's flag is about visitors: what is on the candidate may still be looked at.
+        self._candidate = (
+            assignment is not None and assignment.candidate and (not forced or self._only)
+        )
         self._green = view.stable_green != self._candidate
         return True
 
@@ -798,6 +817,8 @@ class Exchange:
         if self._attempt_at(pool):
             return True
         if pool.closed or not pool.members:
+            if self._only:
+                raise Failure("no-endpoint", self.route.service_name)
             # Taken out by hand, or not deployed: the other side serves.
             self._green = not self._green
             self._candidate = not self._candidate
@@ -1035,7 +1056,7 @@ class Exchange:
         bits: cython.int = self._view.calls_for(head.status)
         if (bits or self._rescuing) and self._is_bad(attempt, head, body, ended, bits):
             return
-        if self._view.assets is not None and self._is_asset():
+        if self._view.assets is not None and not self._only and self._is_asset():
             second: cython.bint = self._held is not None and self._held.asset
             if second and head.status >= 400:
                 attempt.abandon()
@@ -1068,7 +1089,7 @@ class Exchange:
         assignment = self._assignment
         view = self._view
         seen: cython.ulonglong = head.seen
-        if view.intercepts and head.status >= 400 and self._intercept(head):
+        if view.intercepts and not self._only and head.status >= 400 and self._intercept(head):
             return True
         self._status = head.status
         self._at_once = ended
@@ -1368,7 +1389,7 @@ class Exchange:
     def _may_rescue(self, bits: cython.int, unsent: cython.bint) -> cython.bint:
         """Tell whether stable may answer for the candidate, which failed so."""
         methods = self._view.again.rescue_methods
-        if not self._candidate or self._rescuing or not bits & _RESCUE or not methods:
+        if not self._candidate or self._rescuing or self._only or not bits & _RESCUE or not methods:
             return False
         return unsent or self._method in methods
 
@@ -1416,6 +1437,8 @@ class Exchange:
 
         ``failure``: what it hides; None: a backend's answer.
         """
+        if self._only:
+            return False
         plan = self._view.plan
         attempt = self._attempt
         # Who wants a tunnel can do nothing with a page.
