@@ -87,15 +87,15 @@ def _sequence(place: Place, requests: list[Mapping[str, Data]]) -> Iterator[Faul
             for name in names_in(text):
                 # The braces of a body may be JSON's own; those of a path can only be ours.
                 if name not in known and (strict or name in ever):
-                    hint = (
-                        "is captured only later"
-                        if name in ever
-                        else f"is captured nowhere, {suggestion(name, ever)}"
-                        if ever
-                        else "is captured nowhere, expected it in the capture of a request before"
-                    )
-                    yield Fault((*here, *inner), f"{{{name}}} {hint}")
+                    hint = "only later" if name in ever else f"nowhere, {_instead(name, known)}"
+                    yield Fault((*here, *inner), f"{{{name}}} is captured {hint}")
         known |= {name for name in _mapping(request.get("capture")) if isinstance(name, str)}
+
+
+def _instead(name: str, known: set[str]) -> str:
+    """Say what to write instead of a name that nothing captures."""
+    found = suggestion(name, known) if known else ""
+    return found if "did you mean" in found else "expected it in the capture of a request before"
 
 
 def _texts(request: Mapping[str, Data]) -> Iterator[tuple[Place, str, bool]]:

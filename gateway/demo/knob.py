@@ -21,7 +21,7 @@ Sleep = Callable[[float], Awaitable[None]]
 MAX_SLOW_MS: Final = 3_600_000
 
 #: Paths that the knob leaves alone.
-EXEMPT: Final = frozenset({"/health", "/_demo"})
+EXEMPT: Final = frozenset({"/health", "/_demo", "/api/chat/selftest"})
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,6 +19,38 @@ _COLOR_BASE = {"blue": 4100, "green": 4200}
 DRAIN_TIMEOUT = "2s"
 
 
+_OK = {"status": "ok"}
+
+#: The deeper levels of health. L4 goes through the gateway: the website's asks the three APIs, too.
+LEVELS: dict[str, dict[str, object]] = {
+    "website": {
+        "L4": {
+            "requests": [
+                {"path": "/", "answer_fields": {"Content-Type": "text/html*"}},
+                {"path": "/api/newsroom/articles", "capture": {"article": "articles.0.id"}},
+                {
+                    "path": "/today?article={article}",
+                    "answer_fields": {"Content-Type": "text/html*"},
+                },
+            ]
+        }
+    },
+    "ivor": {
+        "L3": {"path": "/api/chat/selftest", "json": _OK},
+        "L4": {
+            "requests": [
+                {
+                    "path": "/api/ivor/resources",
+                    "json": {"service": "ivor", "resources.0.title": {"present": True}},
+                }
+            ]
+        },
+    },
+    "events": {"L3": {"path": "/health", "json": _OK}},
+    "newsroom": {"L3": {"path": "/health", "json": _OK}},
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
     """One service process and its port."""
@@ -132,7 +164,7 @@ def configuration(layout: Layout, folder: Path) -> dict[str, object]:
         service: {
             **{color: {"endpoints": layout.endpoints(service, color)} for color in COLORS},
             "drain_timeout": DRAIN_TIMEOUT,
-            "health": {"interval": "1s", "L2": {"path": "/health"}},
+            "health": {"interval": "1s", "L2": {"path": "/health"}, **LEVELS[service]},
             **_degradation(service),
         }
         for service in REPLICAS

@@ -32,6 +32,7 @@ def test_the_usual_layout_is_what_the_example_file_has() -> None:
     for name, service in services.items():
         for color in ("blue", "green"):
             assert service[color] == example["services"][name][color]
+        assert service["health"] == example["services"][name]["health"]
         assert service.get("depends_on") == example["services"][name].get("depends_on")
         assert example["services"][name]["fallback"] == _relative(service["fallback"])
 

@@ -88,6 +88,12 @@ def _json_path(value: object) -> str:
     return value
 
 
+def _scalar(value: object) -> JsonScalar:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise ValueError(f"found {shown(value)}, expected a value, or keys such as present and above")
+
+
 def _capture_name(value: object) -> str:
     if not isinstance(value, str) or NAME.fullmatch(value) is None:
         raise ValueError(f"{shown(value)} is not a name, expected letters, digits and underscores")
@@ -112,6 +118,11 @@ Target = Annotated[
 Body = Annotated[str, PlainValidator(_body), WithJsonSchema({"type": "string", "title": "text"})]
 JsonPath = Annotated[
     str, PlainValidator(_json_path), WithJsonSchema({"type": "string", "title": "place in JSON"})
+]
+JsonValue = Annotated[
+    JsonScalar,
+    PlainValidator(_scalar),
+    WithJsonSchema({"title": "value", "type": ["string", "number", "boolean", "null"]}),
 ]
 CaptureName = Annotated[
     str, PlainValidator(_capture_name), WithJsonSchema({"type": "string", "title": "name"})
@@ -139,7 +150,7 @@ class JsonTest(Section):
     """What a value in a JSON answer must be, where it is not simply given. All of it holds."""
 
     present: Flag | None = key(None, description="Whether it is there at all.")
-    not_: JsonScalar = key(None, alias="not", description="It is there and is not this.")
+    not_: JsonValue = key(None, alias="not", description="It is there and is not this.")
     above: Number | None = key(None, description="It is a number above this.")
     below: Number | None = key(None, description="It is a number below this.")
 
@@ -150,7 +161,7 @@ def scalar_or_test(value: object) -> str:
 
 
 JsonExpectation = Annotated[
-    Annotated[JsonScalar, Tag(_SCALAR)] | Annotated[JsonTest, Tag(_TEST)],
+    Annotated[JsonValue, Tag(_SCALAR)] | Annotated[JsonTest, Tag(_TEST)],
     Discriminator(scalar_or_test),
 ]
 
