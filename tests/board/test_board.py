@@ -230,6 +230,15 @@ def test_health_moves_its_time_only_when_it_changes(board: Board) -> None:
     assert (board.health(3), board.health_changed(3)) == (layout.UNKNOWN, 0)
 
 
+def test_passes_in_a_row_go_with_their_endpoint(board: Board) -> None:
+    board.set_passes(3, 7)
+    assert (board.passes(3), board.passes(4)) == (7, 0)
+    board.clear_cell(3)
+    assert board.passes(3) == 0
+    with pytest.raises(IndexError):
+        board.set_passes(layout.MAX_ENDPOINTS, 1)
+
+
 def test_control_writes_its_own_words(board: Board) -> None:
     board.beat_control(123)
     board.set_control_state(layout.STATE_READY)

@@ -109,6 +109,22 @@ async def test_status_verbose_shows_endpoints_with_their_last_probe(
     ended = await gateway("status", "-v")
     assert "ivor-green-2-0" in ended.out
     assert "L2 failed 1 s ago: status 503, expected 200" in ended.out
+    assert "boot" in ended.out
+    assert "\x1b" not in ended.out
+
+
+async def test_status_says_who_waits_for_whom(admin: FakeAdmin, gateway: Run) -> None:
+    service = {
+        **STATUS["services"][0],  # type: ignore[index]
+        "depends_on": ["events", "stock"],
+        "dependency_down": ["events"],
+        "pools": [{**POOL, "waiting": ["events"]}],
+    }
+    admin.answer("GET", "/v1/status", {**STATUS, "services": [service]})
+    ended = await gateway("status")
+    assert ended.code == 0
+    assert "waits for events" in ended.out
+    assert "ivor: events, which it needs, is down" in ended.err
 
 
 async def test_status_json_is_the_answer_as_it_came(admin: FakeAdmin, gateway: Run) -> None:

@@ -311,3 +311,19 @@ def test_a_state_store_that_cannot_be_used_is_said(board: Board) -> None:
     assert values(board, "gateway_state_fallback") == {(): 0}
     view = MetricsView(board=board, topology=TOPOLOGY, traffic=TRAFFIC, state_in_memory=True)
     assert b"\ngateway_state_fallback 1.0\n" in render(view)
+
+
+def test_probes_are_counted_by_result_and_timed_by_level(board: Board) -> None:
+    view = MetricsView(
+        board=board,
+        topology=TOPOLOGY,
+        traffic=TRAFFIC,
+        probes=(
+            (("a", "blue", "L2", "fail"), (1, 2.0)),
+            (("a", "blue", "L2", "pass"), (3, 0.5)),
+        ),
+    )
+    text = render(view).decode()
+    assert 'gateway_probes_total{color="blue",level="L2",result="pass",service="a"} 3.0' in text
+    assert 'gateway_probe_seconds_count{color="blue",level="L2",service="a"} 4.0' in text
+    assert 'gateway_probe_seconds_sum{color="blue",level="L2",service="a"} 2.5' in text
