@@ -103,15 +103,22 @@ class Integration:
     async def _keep(self, check: PoolCheck) -> None:
         while True:
             ran = await self._round(check)
-            policy, integration = check.policy, check.policy.integration
-            assert integration is not None
-            if not ran:
-                pause = min(policy.interval_down, LOOK)
-            elif check.level.health is Health.UP:
-                pause = integration.interval
-            else:
-                pause = policy.interval_down
-            await self._sleep(self._jittered(pause))
+            await self._pause(check, ran=ran)
+
+    async def _pause(self, check: PoolCheck, *, ran: bool) -> None:
+        """Wait for the next run; no longer, once what the last one had shown is void."""
+        policy, integration = check.policy, check.policy.integration
+        assert integration is not None
+        up = check.level.health is Health.UP
+        if not ran:
+            left = min(policy.interval_down, LOOK)
+        else:
+            left = integration.interval if up else policy.interval_down
+        left = self._jittered(left)
+        while left > 0 and (not (ran and up) or check.level.health is Health.UP):
+            step = min(left, policy.interval_down)
+            await self._sleep(step)
+            left -= step
 
     async def _round(self, check: PoolCheck) -> bool:
         """Run a pool's check where it may be run; tell whether it was."""

@@ -154,6 +154,12 @@ def probe(endpoint: dict[str, Any], level: str) -> dict[str, Any]:
     return found
 
 
+def _lines(platform: Platform, what: str) -> list[str]:
+    """Whole lines of the access log with ``what`` in them."""
+    text = (platform.gateway.folder / "access.log").read_text()
+    return [line for line in text.splitlines(keepends=True) if what in line and line[-1] == "\n"]
+
+
 def test_l4_goes_through_the_gateway_to_a_color_without_weight(platform: Platform) -> None:
     for color in ("blue", "green"):
         endpoint = platform.until("web", color, "up")
@@ -175,12 +181,11 @@ def test_l4_goes_through_the_gateway_to_a_color_without_weight(platform: Platfor
     assert not any("override" in head.lower() for head in heads)
     selftests = platform.backends["web", "blue"].asked("/selftest?deep=1")
     assert "X-Why: probe\r\n" in selftests[0]
-    log = (platform.gateway.folder / "access.log").read_text().splitlines()
-    checks = [json.loads(line) for line in log if "/orders/" in line]
-    assert {line["override"] for line in checks} == {True}
+    log = wait_until(lambda: _lines(platform, "/orders/"), "the checks are in the log")
+    assert {json.loads(line)["override"] for line in log} == {True}
     metrics = platform.gateway.api("GET", "/metrics").body
     assert 'gateway_probes_total{color="green",level="L4",result="pass",service="web"}' in metrics
-    said = platform.gateway.said() + "\n".join(log)
+    said = platform.gateway.said() + (platform.gateway.folder / "access.log").read_text()
     assert "gw_override" not in said
 
 
