@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.snapshot import Cohort, Color, Rescue, ServiceTraffic
+from gateway.board import layout
+from gateway.config.snapshot import COLORS, Cohort, Color, Rescue, ServiceTraffic
 from gateway.policy.override import mint, mint_probe
+from gateway.proxy.platform import INTERVAL
 from tests.support.rig import EPOCH, Rig, endpoint, pool, service, topology, traffic
 
 SECRET = b"a secret of control's own"
@@ -143,3 +145,32 @@ def test_an_asset_is_not_asked_of_the_other_color(rig: Rig) -> None:
     assert rig.client.answer().status == 404
     assert rig.dialling == 0
     rig.over([404])
+
+
+def test_maintenance_keeps_visitors_away_and_no_checks(rig: Rig) -> None:
+    rig.serve(
+        topology(number=2, cohort=Cohort(probe_secret=SECRET)),
+        traffic(ServiceTraffic(service="web", stable="blue", maintenance=60.0)),
+    )
+    rig.client.get()
+    assert rig.client.answer().field(b"x-gateway-error") == b"maintenance"
+    for color in COLORS:
+        rig.client.get(fields=_field(color))
+        assert rig.backend().fields[b"x-release-color"] == color.encode()
+        rig.backend().ok()
+        assert rig.client.answer().status == 200
+
+
+def test_a_check_that_writes_is_let_through_in_read_only_mode(rig: Rig) -> None:
+    """A service that is down would never come back by it otherwise."""
+    _serve(rig, services=[service(critical=True)])
+    for cell in (0, 1):
+        rig.words[layout.cell_at(cell) + layout.CELL_HEALTH] = layout.DOWN
+    rig.advance(INTERVAL + 0.1)
+    post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n{}\r\n"
+    rig.connect().send(post.format("").encode())
+    assert rig.client.answer().field(b"x-gateway-error") == b"read-only"
+    rig.connect().send(post.format(_field("green", expires=int(EPOCH) + 3600)).encode())
+    assert rig.backend().fields[b"x-release-color"] == b"green"
+    rig.backend().ok()
+    assert rig.client.answer().status == 200

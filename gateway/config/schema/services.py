@@ -25,7 +25,6 @@ from gateway.config.schema.types import (
     ServiceName,
     Share,
     Size,
-    Status,
     Timeout,
     key,
 )
