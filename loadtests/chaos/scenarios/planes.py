@@ -61,6 +61,7 @@ def prober_killed(stage: Stage, pace: Pace) -> list[Check]:
     try:
         wait_for(lambda: _opened(gateway), "the breaker opens", 3)
         backend.order(mode="hang")
+        hung = time.monotonic()
         port = wait_for(asked, "a probe arrives", 4)
     except ToolError as error:
         return [Check("the open breaker probes", str(error), ok=False)]
@@ -73,12 +74,17 @@ def prober_killed(stage: Stage, pace: Pace) -> list[Check]:
     killed = kill(prober)
     rows = load.rows()
     good = [row for row in rows if row.good and row.due > killed]
+    early = [row for row in rows if row.good and hung < row.due <= killed]
     again = min((row.due for row in good), default=0.0)
     # Two: the interval may begin anew with the failure that the kill was.
     bar = 2 * RESET_AFTER + 0.5
     later = between(rows, killed + bar, killed + 3600)
     return [
-        Check("one probe at a time on the machine", f"{alone} under way", alone == 1),
+        Check(
+            "one probe at a time on the machine, and nobody else served meanwhile",
+            f"{alone} under way, {len(early)} served",
+            alone == 1 and not early,
+        ),
         Check(
             f"its holder killed, another probes within an interval (bar {bar:g} s)",
             f"served again after {again - killed:.2f} s" if again else "never served again",
