@@ -1,4 +1,5 @@
 -- A browser's request: 13 fields with the cohort cookie, over 1,000 different clients.
+-- `wrk … -- HOST` asks that host, and as a page that is followed, not loaded again: no max-age=0.
 -- At the end one line of JSON for bench.py, after a marker of its own.
 local clients = 1000
 local requests = {}
@@ -20,6 +21,10 @@ init = function(args)
     ["Sec-Fetch-User"] = "?1",
     ["Cache-Control"] = "max-age=0",
   }
+  if args[1] then
+    fields["Host"] = args[1]
+    fields["Cache-Control"] = nil
+  end
   math.randomseed(7)
   for i = 1, clients do
     -- 16 random octets in unpadded URL-safe base64, as the gateway makes them.

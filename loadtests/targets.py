@@ -105,15 +105,16 @@ http {{
     return [program("nginx") or "nginx", "-c", str(path), "-p", str(folder)]
 
 
-def start_backend(folder: Path, ports: tuple[int, ...]) -> Child:
+def start_backend(folder: Path, ports: tuple[int, ...], more: str = "") -> Child:
     """Start nginx answering ``BODY`` octets on each port: cheap, and the same for everybody.
 
-    The first half of the ports plays blue, the second green; ``X-Served-By`` says so.
+    The first half of the ports plays blue, the second green; ``X-Served-By`` says so. ``more`` are
+    further directives of nginx's.
     """
     body = ("0123456789abcdef" * (BODY // 16))[:BODY]
     servers = "\n".join(
         f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ default_type text/html;"
-        f" add_header X-Served-By {'blue' if at < len(ports) // 2 else 'green'};"
+        f" add_header X-Served-By {'blue' if at < len(ports) // 2 else 'green'}; {more}"
         f' return 200 "{body}"; }} }}'
         for at, port in enumerate(ports)
     )
@@ -365,6 +366,10 @@ http://127.0.0.1:{place.port}, http://bench.example:{place.port} {{
 # --- the gateway -------------------------------------------------------------------------------
 
 
+#: The host whose answers the gateway stores.
+CACHED_HOST = "cached.example"
+
+
 def gateway_config(place: Place) -> str:
     """Return the gateway's configuration for the bench."""
     pools = "\n".join(
@@ -384,7 +389,9 @@ services:
   news:
     max_in_flight: 10000
 {pools}
-routes: [{{path: /, service: news, security: page}}]
+routes:
+  - {{path: /, service: news, security: page}}
+  - {{host: {CACHED_HOST}, path: /, service: news, security: page, cache: on}}
 security:
   profiles:
     page: {{csp_report_only: "default-src 'self'", csp: null, hsts: 5m, frame: deny,

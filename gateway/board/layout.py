@@ -78,6 +78,9 @@ S_FORCED_STABLE = 12  # 1 while the rollback flag file is in force
 S_SLOT = 13
 S_NUMBER = 14  # snapshot number served
 S_REFUSED = 15  # requests refused by the framing rules (counter)
+#: Writes to the cache (counter, from a number drawn at the start): while no worker's moves, what
+#: was read of the cache is what is there.
+S_CACHE_WRITES = 20
 SLAB_HEADER_WORDS = 64
 
 STATE_FREE, STATE_STARTING, STATE_READY, STATE_DRAINING, STATE_GONE = 0, 1, 2, 3, 4
@@ -90,6 +93,9 @@ MAX_SERVICES = 256
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "other")
 #: ``none``: the client left before an answer began.
 CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
+#: How the cache met a request: by a fresh copy; by the backend; by a stale copy; by a copy that the
+#: backend confirmed; by the backend, for it is not the cache's; by another request's answer.
+CACHE_RESULTS = ("hit", "miss", "stale", "revalidated", "bypass", "coalesced")
 #: Upper bounds of the histograms' buckets in milliseconds; one more for everything above.
 BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000)
 HISTOGRAM_WORDS = len(BOUNDS_MS) + 1 + 1  # buckets (not cumulative), then the sum in microseconds
@@ -103,7 +109,7 @@ SIDES = 4  # side = role * 2 + color; role: stable 0, candidate 1; color: blue 0
 ROW_RETRIES = SIDES * SIDE_WORDS
 ROW_RESCUES = ROW_RETRIES + 1
 ROW_FALLBACKS = ROW_RETRIES + 2  # stale, static
-ROW_CACHE = ROW_RETRIES + 4  # hit, miss, stale, revalidated, bypass, coalesced
+ROW_CACHE = ROW_RETRIES + 4  # in the order of CACHE_RESULTS
 ROW_RATE_LIMITED = ROW_RETRIES + 10
 ROW_IN_FLIGHT = ROW_RETRIES + 11  # gauge
 ROW_ASSET_SECOND_TRIES = ROW_RETRIES + 12

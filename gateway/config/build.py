@@ -7,6 +7,7 @@ in, a route's timeouts merged with its service's, security profiles as the field
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from gateway.config import snapshot
@@ -110,6 +111,7 @@ def build_topology(
         on_control_lost=snapshot.OnControlLost(
             after=config.on_control_lost.after, do=config.on_control_lost.do
         ),
+        cache=_cache(config),
         access_log=config.access_log,
         error_pages=tuple(_error_page(page, files) for page in config.error_pages),
         files=files.contents,  # last: by now everything that names one has been built
@@ -284,6 +286,16 @@ def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts], retries: int
         security=route.security or "",
         retry=None if route.retry is None else _retry(route.retry, retries),
         rescue=None if route.rescue is None else _rescue(route.rescue),
+        cache=route.cache == "on",
+    )
+
+
+def _cache(config: Config) -> snapshot.CacheStore:
+    beside = str(PurePath(config.state.path).with_name("cache"))
+    return snapshot.CacheStore(
+        path=config.cache.path or beside,
+        size=config.cache.size,
+        entry=config.cache.entry,
     )
 
 

@@ -19,7 +19,8 @@ from gateway.config.addresses import (
 )
 from gateway.config.cross_health import health_faults
 from gateway.config.faults import Fault, suggestion
-from gateway.config.schema import Admin
+from gateway.config.scalars import parse_size
+from gateway.config.schema import Admin, Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -255,6 +256,18 @@ def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
         seen.setdefault((host, path), index)
 
 
+def _cache(data: Mapping[str, Data]) -> Iterator[Fault]:
+    cache = mapping(data.get("cache"))
+    try:
+        size = parse_size(str(cache.get("size", Cache.model_fields["size"].default)))
+        entry = parse_size(str(cache.get("entry", Cache.model_fields["entry"].default)))
+    except ValueError:
+        return  # the types have said so
+    if entry > size // 8:
+        here = ("cache", "entry") if "entry" in cache else ("cache", "size")
+        yield Fault(here, "is no room for eight answers, expected entry to be at most size / 8")
+
+
 def _steps(data: Mapping[str, Data]) -> Iterator[Fault]:
     last: float = -1.0
     for index, item in enumerate(items(mapping(data.get("releases")).get("steps"))):
@@ -276,6 +289,7 @@ def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
         *_listeners(data),
         *_admin(data),
         *_at_most_one(("traffic", "cohort"), cohort, "secret_file", "secret_env"),
+        *_cache(data),
         *_services(data),
         *_routes(data),
         *_steps(data),

@@ -21,7 +21,6 @@ _FRONT_DOOR = "has no effect yet: this version does not guard by it"
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
     # Health, breakers, retries, cache and fallbacks.
-    "routes[].cache": "has no effect yet: nothing is kept",
     # Releases that judge themselves.
     "services.*.triggers": _RELEASES,
     "releases": _RELEASES,

@@ -213,6 +213,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: None: the service's.
     retry: Retry | None = None
     rescue: Rescue | None = None
+    #: Whether answers are stored and served again.
+    cache: bool = False
 
 
 class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,6 +254,14 @@ class Cohort(msgspec.Struct, frozen=True, kw_only=True):
         """Say everything but the secrets."""
         secret = "set" if self.secret else "none"
         return f"Cohort(cookie={self.cookie!r}, header={self.header!r}, secret={secret})"
+
+
+class CacheStore(msgspec.Struct, frozen=True, kw_only=True):
+    """Where answers are stored: a folder, octets of all of it and of one answer."""
+
+    path: str = ""
+    size: int = 256 * 1024 * 1024
+    entry: int = 8 * 1024 * 1024
 
 
 class OnControlLost(msgspec.Struct, frozen=True, kw_only=True):
@@ -294,6 +304,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     assets_keep: float = 7 * 86_400.0
     behind_cdn: bool = False
     on_control_lost: OnControlLost = OnControlLost()
+    cache: CacheStore = CacheStore()
     access_log: str = "-"
     #: For statuses that a service has no page of its own for.
     error_pages: tuple[ErrorPage, ...] = ()

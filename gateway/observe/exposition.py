@@ -146,6 +146,7 @@ class GatewayCollector(Collector):
             rows[1:],
             layout.ROW_RESCUES,
         )
+        yield _cache(rows[1:])
         yield self._weights()
         yield GaugeMetricFamily(
             "gateway_state_fallback",
@@ -371,6 +372,18 @@ def _histogram(name: str, about: str, at: int, sides: Iterable[_Side]) -> Metric
         if cumulative[-1]:
             buckets = list(zip(_LE, map(float, cumulative), strict=True))
             family.add_metric(side.labels, buckets=buckets, sum_value=words[-1] / 1e6)
+    return family
+
+
+def _cache(rows: list[_Row]) -> Metric:
+    family = CounterMetricFamily(
+        "gateway_cache",
+        "Requests of routes with a cache, by how it met them.",
+        labels=["service", "result"],
+    )
+    for row in rows:
+        for at, result in enumerate(layout.CACHE_RESULTS):
+            family.add_metric([row.name, result], row.words[layout.ROW_CACHE + at])
     return family
 
 

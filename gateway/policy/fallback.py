@@ -95,6 +95,11 @@ class FallbackPlan:
         """Whether there is any."""
         return bool(self._rules)
 
+    @property
+    def stale(self) -> bool:
+        """Whether any of them is a stored copy."""
+        return any(rule.stale for rule in self._rules)
+
     def rules(self, method: bytes, path: bytes) -> tuple[Rule, ...]:
         """Return the rules that may answer a request, in the order to try them."""
         return tuple(rule for rule in self._rules if rule.holds(method, path))

@@ -19,10 +19,11 @@ from gateway.proxy.wheel import TICK, Wheel
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from gateway.proxy.cache import Cache
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.errors import Failure
     from gateway.proxy.kept import KeptAssets
-    from gateway.proxy.links import Answered, Client, LastGood
+    from gateway.proxy.links import Answered, Client
     from gateway.proxy.record import Recorder
     from gateway.proxy.serving import Serving
     from gateway.proxy.tunnel import Tunnel
@@ -88,7 +89,7 @@ class Core:
         self.serving: Serving = nothing()
         self.platform = PlatformView(words, slabs)
         self.kept: KeptAssets | None = None
-        self.cache: LastGood | None = None
+        self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()

@@ -381,6 +381,24 @@ class DownstreamConnection:
             lines += _KEEP_LINE
         self._send(head.render(_status_line(head), drop, lines), body, ended, None)
 
+    def deliver(self, block: bytes, lines: bytes, body: bytes) -> None:
+        """Send a whole answer whose head is built already.
+
+        ``block`` are its status line and field lines, its length among them, ``lines`` more of
+        them, each with its CRLF. ``body`` is empty where the method or the status wants none.
+        """
+        self._answer_to(_ANSWER_HEAD)
+        self._answer_body = _BODY_NONE
+        if not self._goes_on():
+            self._keep = False
+            lines += _CLOSE_LINE
+        elif self._minor == 0:
+            lines += _KEEP_LINE
+        if not self.closed:
+            self.sent += len(body)
+            self._transport.write(b"".join((block, lines, b"\r\n", body)))
+            self._finish()
+
     def write(self, payload: bytes) -> None:
         """Send more of the answer's body."""
         if payload:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.board import layout
 from gateway.policy.assets import wrong_type
+from gateway.policy.caching.saying import hit_lines
 from gateway.policy.cohort import strip_cookies
 from gateway.policy.fallback import SAFE
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
@@ -28,25 +29,37 @@ from gateway.proxy.assign import (
     assign_override,
     assign_probe,
 )
+from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import Failure, status_of
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
+from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
 from gateway.proxy.tunnel import Tunnel
+from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
 from gateway.proxy.wheel import NEVER
 from gateway.wire.body import encode_chunk, encode_last_chunk
 from gateway.wire.errors import WireError
 from gateway.wire.fields import (
+    AUTHORIZATION,
     CACHE_CONTROL,
     CDN_CACHE_CONTROL,
     CONTENT_LENGTH,
     CONTENT_TYPE,
     COOKIE,
     DATE,
+    EXPECT,
     FORWARDED,
     GW_OVERRIDE,
     HOP_BY_HOP,
     HOST,
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+    PRAGMA,
+    RANGE,
     TE,
     TRACEPARENT,
     TRACESTATE,
@@ -79,8 +92,36 @@ if TYPE_CHECKING:
 
 #: Octets of a request's body that wait for a connection to be made.
 MAX_PENDING = 64 * 1024
+#: Octets of a stored body that are written at a time.
+SLICE = 64 * 1024
 
 _MAX_PENDING = cython.declare(cython.Py_ssize_t, MAX_PENDING)
+_SLICE = cython.declare(cython.Py_ssize_t, SLICE)
+_SERVE = cython.declare(cython.int, SERVE)
+_WAIT = cython.declare(cython.int, WAIT)
+_REFUSE = cython.declare(cython.int, REFUSE)
+_INSTEAD = cython.declare(cython.int, INSTEAD)
+_AUTHORIZATION_BIT = cython.declare(cython.ulonglong, mask(AUTHORIZATION))
+_TLS = (b"https", b"s")
+#: What a request asks of a cache beyond a fresh copy.
+_UNUSUAL = cython.declare(
+    cython.ulonglong,
+    mask(
+        CACHE_CONTROL,
+        IF_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_NONE_MATCH,
+        IF_UNMODIFIED_SINCE,
+        PRAGMA,
+        RANGE,
+    ),
+)
+
+#: Of a request that is made once more to validate a copy: what was only the client's business.
+_QUIET_DROP = HOP_BY_HOP | mask(
+    CACHE_CONTROL, EXPECT, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, PRAGMA, RANGE, X_REQUEST_ID
+)
+_QUIET_DROP_MASK = cython.declare(cython.ulonglong, _QUIET_DROP)
 _NEVER = cython.declare(cython.double, NEVER)
 _RETRY = cython.declare(cython.int, RETRY)
 _RESCUE = cython.declare(cython.int, RESCUE)
@@ -161,6 +202,7 @@ class RouteView:
     behind_cdn: cython.bint
     own_cookies: tuple[bytes, ...]
     assets: AssetPaths | None
+    shelf: Shelf | None
     again: SecondTries
     statuses: bytes
     replay: cython.Py_ssize_t
@@ -192,6 +234,12 @@ class RouteView:
         self.behind_cdn = serving.behind_cdn
         self.own_cookies = serving.own_cookies
         self.assets = serving.assets
+        self.shelf = None
+        plan = service.degraded.plan
+        if route.cache or plan.stale:
+            self.shelf = Shelf(
+                route.cache, service.row, service.scopes, plan if plan.stale else None
+            )
         self.again = route.again
         self.statuses = route.again.verdicts.statuses
         self.replay = route.again.replay
@@ -513,6 +561,10 @@ class Exchange:
     _attempt: Attempt | None
     _held: HeldAnswer | None
     _keeper: Keeper | None
+    _visit: Visit | None
+    _stored_lines: bytes
+    _rest: bytes
+    _rest_at: cython.Py_ssize_t
     _endpoint: str
     _request: bytes
     _pending: list[bytes]
@@ -570,6 +622,10 @@ class Exchange:
         self._attempt = None
         self._held = None
         self._keeper = None
+        self._visit = None
+        self._stored_lines = b""
+        self._rest = b""
+        self._rest_at = 0
         self._endpoint = ""
         self._request = b""
         self._pending = []
@@ -607,12 +663,26 @@ class Exchange:
                 return
             self._guard()
             self._assign()
+            if self._view.shelf is not None and not self._only and self._recall():
+                return
             if self._select():
                 self._forward()
         except Failure as failure:
             self._give_up(failure)
         except WireError as error:
             self.fail(Failure("bad-request", str(error), status=error.status, cause=error))
+
+    def on_recalled(self) -> None:
+        """Go on where another request's answer was waited for: serve it, or forward."""
+        if self._recorded:
+            return
+        try:
+            if self._look():
+                return
+            if self._select():
+                self._forward()
+        except Failure as failure:
+            self._give_up(failure)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -803,6 +873,96 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
+    def _recall(self) -> cython.bint:
+        """Phase 6: a copy of that side. True where it answers, or where one is waited for."""
+        cache = self.core.cache
+        view = self._view
+        memo = self._memo
+        head: Head = self.head
+        if cache is None or head.upgrade:
+            return False
+        host: bytes = memo.host_field or self._authority
+        secure: cython.bint = memo.tls
+        authorized: cython.bint = self._seen & _AUTHORIZATION_BIT != 0
+        if memo.trusted:
+            secure = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if secure else b"") in _TLS
+            told = forwarded_host(head.get(X_FORWARDED_HOST), host)
+            if told != host:
+                host = host + b"," + told
+        if memo.trusted or memo.internal:
+            authorized = authorized or self._identity() is not None
+        host = host.lower()
+        target: bytes = strip_target(self._target) if view.overridable else self._target
+        cookie: bytes = b""
+        if self._cookie is not None:
+            cookie = memo.without_own(self._cookie, view.own_cookies)
+        shelf = view.shelf
+        assert shelf is not None
+        if (
+            shelf.cached
+            and not self._seen & _UNUSUAL
+            and self._framing == _BODY_NONE
+            and (self.to_head or self._method == b"GET")
+        ):
+            ready = cache.ready(
+                shelf, self._green, secure, host, target, head, cookie, authorized or cookie != b""
+            )
+            if ready is not None:
+                return self._serve_ready(ready)
+        self._visit = Visit(
+            cache,
+            shelf,
+            self,
+            head,
+            self._method,
+            self._framing != _BODY_NONE,
+            self._green,
+            secure,
+            host,
+            target,
+            self._path,
+            cookie,
+            authorized,
+        )
+        return self._look()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _serve_ready(self, ready: Ready) -> cython.bint:
+        """Answer with a fresh copy; where nothing about it is special, with what is built of it."""
+        view = self._view
+        assignment = self._assignment
+        copy = ready.copy
+        body: bytes = b"" if self.to_head else ready.body
+        assert copy is not None
+        if len(body) > _SLICE or (
+            assignment is not None and (view.behind_cdn or assignment.set_cookie)
+        ):
+            self._stored_lines = ready.lines
+            return self._send_stored(copy.head, body)
+        self._status = ready.status
+        self.downstream.deliver(
+            ready.block(view.security),
+            b"X-Request-Id: " + self._request_id + b"\r\n" + ready.lines,
+            body,
+        )
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _look(self) -> cython.bint:
+        visit = self._visit
+        assert visit is not None
+        verdict: cython.int = visit.recall()
+        if verdict == _SERVE:
+            self._serve_copy()
+            return True
+        if verdict == _REFUSE:
+            raise Failure("only-if-cached")
+        return verdict == _WAIT
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
     def _select(self) -> cython.bint:
         """Phase 7: an endpoint of the side, counted against in the same step.
 
@@ -924,6 +1084,10 @@ class Exchange:
                 parts.append(b"Host: " + self._authority + b"\r\n")
             else:
                 parts.append(attempt.endpoint.host_line)
+        visit = self._visit
+        if visit is not None and visit.lines and visit.green == self._green:
+            drop |= visit.drop
+            parts.append(visit.lines)
         if attempt.wants_upgrade:
             parts.append(b"Connection: Upgrade\r\nUpgrade: ")
             parts.append(head.get(_UPGRADE) or b"")
@@ -1079,11 +1243,90 @@ class Exchange:
                     self._keeper = None
         if self._held is not None:
             self._drop_held()
+        if self._visit is not None and self._tell_visit(attempt, head, body, ended):
+            return
         self._respond(head, body, ended)
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _respond(self, head: Head, body: bytes, ended: cython.bint) -> cython.bint:
+    def _tell_visit(
+        self, attempt: Attempt, head: Head, body: bytes, ended: cython.bint
+    ) -> cython.bint:
+        """Have the cache see an answer; True where a copy is sent in its place."""
+        visit = self._visit
+        assert visit is not None
+        keep: cython.bint = (
+            visit.green == self._green and not self._rescuing and not self._served_by
+        )
+        if visit.on_head(head, keep) == _INSTEAD:
+            if not ended:
+                attempt.abandon()
+            self._serve_copy()
+            return True
+        visit.take(body, ended)
+        return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _serve_copy(self) -> cython.bint:
+        """Answer with what the visit chose of a copy; a large one as fast as the client reads."""
+        visit = self._visit
+        assert visit is not None
+        if visit.degraded:
+            self._answered_at = 0.0  # no backend has
+            self._served_by = "stale"
+            self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+        refresh: cython.bint = visit.refresh
+        self._send_stored(visit.answer_head, visit.answer_body)
+        if refresh:
+            self._refresh()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _refresh(self) -> cython.bint:
+        """Validate a copy that was served stale: the same request, with nobody to answer."""
+        stream = QuietStream(self.core.wheel, self._memo.peer, self._memo.tls)
+        line: bytes = b"GET %b HTTP/1.%d\r\n" % (self.head.target, self._minor)
+        head = Head(self.head.render(line, _QUIET_DROP_MASK, b"Cache-Control: max-age=0\r\n"), 0)
+        head.read_request()
+        exchange = Exchange(stream, self.core, head, self.core.clock())
+        stream.exchange = exchange
+        exchange.begin()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _send_stored(self, head: Head, body: bytes) -> cython.bint:
+        self._attempt = None
+        if len(body) <= _SLICE:
+            return self._respond(head, body, True)
+        self._rest = body
+        self._rest_at = _SLICE
+        self._respond(head, body[:_SLICE], False)
+        return self._send_rest()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _send_rest(self) -> cython.bint:
+        """Send more of a stored body, until the client has enough for now."""
+        rest = self._rest
+        size: cython.Py_ssize_t = len(rest)
+        at: cython.Py_ssize_t
+        while self._rest_at < size and not self.downstream.full and not self._recorded:
+            at = self._rest_at
+            self._rest_at = at + _SLICE
+            if self._rest_at < size:
+                self.downstream.write(rest[at : self._rest_at])
+            else:
+                self.downstream.end(rest[at:], None)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _respond(  # noqa: PLR0912 - what is added to an answer, one after the other
+        self, head: Head, body: bytes, ended: cython.bint
+    ) -> cython.bint:
         extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
         drop: cython.ulonglong = 0
         assignment = self._assignment
@@ -1101,6 +1344,10 @@ class Exchange:
             extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
             extra += b"Cache-Control: no-store\r\n"
             drop |= _CACHE_CONTROL_BITS
+        if self._visit is not None:
+            extra += self._visit.status_lines()
+        elif self._stored_lines:
+            extra += self._stored_lines
         if assignment is not None and (view.behind_cdn or assignment.set_cookie):
             unwanted, lines = cookie_lines(head, assignment.set_cookie, self.serving)
             drop |= unwanted
@@ -1135,6 +1382,8 @@ class Exchange:
             return
         if self._keeper is not None and not self._keeper.take(payload, ended):
             self._keeper = None
+        if self._visit is not None:
+            self._visit.take(payload, ended)
         if ended:
             self.downstream.end(payload, trailers)
         else:
@@ -1151,6 +1400,8 @@ class Exchange:
         attempt = self._attempt
         if attempt is not None and attempt.connection is not None and not attempt._over:
             attempt.connection.resume()
+        elif self._rest_at < len(self._rest):
+            self._send_rest()
 
     # --- assets: the other color ----------------------------------------------------------------
 
@@ -1439,6 +1690,11 @@ class Exchange:
         """
         if self._only:
             return False
+        visit = self._visit
+        silent: cython.bint = failure is not None
+        if visit is not None and visit.green == self._green and visit.on_failure(silent):
+            self._serve_copy()
+            return True
         plan = self._view.plan
         attempt = self._attempt
         # Who wants a tunnel can do nothing with a page.
@@ -1460,15 +1716,19 @@ class Exchange:
     @cython.exceptval(check=True)
     def _serve_stale(self, rule: Rule) -> cython.bint:
         """Answer with a last good answer's copy; False where none is kept."""
-        cache = self.core.cache
-        copy = None if cache is None else cache.last_good(self, rule)
+        visit = self._visit
+        if visit is None:
+            return False
+        copy = visit.last_good(self._view.stable_green, rule.max_age)
         if copy is None:
             return False
+        age: cython.longlong = int(copy.age_at(self.core.wall()))
+        self._visit = None
+        visit.leave()
+        self._stored_lines = hit_lines(age, -age)
         self._served_by = "stale"
         self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
-        self._answered_at = 0.0  # no backend has
-        self._respond(copy[0], copy[1], True)
-        return True
+        return self._send_stored(copy.head, b"" if self.to_head else copy.body)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1571,6 +1831,8 @@ class Exchange:
         if attempt is not None:
             attempt.abandon()
         self._drop_held()
+        if self._visit is not None:
+            self._visit.leave()
         self._error = failure.name
         if self._status != 0:
             self.downstream.refuse(failure, b"")  # an answer has begun: it is cut
@@ -1671,6 +1933,11 @@ class Exchange:
         self._tried = None
         self._drop_held()
         self._keeper = None
+        self._rest_at = len(self._rest)
+        visit = self._visit
+        if visit is not None:
+            self._visit = None
+            visit.leave()
         return True
 
     @cython.cfunc

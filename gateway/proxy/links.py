@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import asyncio
 
-    from gateway.policy.fallback import Rule, StaticAnswer
+    from gateway.policy.fallback import StaticAnswer
     from gateway.proxy.errors import Failure
     from gateway.proxy.wheel import Wheel
     from gateway.wire.head import Head
@@ -185,6 +185,9 @@ class Stream(Protocol):
     def respond(self, head: Head, drop: int, extra: bytes, body: bytes, ended: bool) -> None:
         """Send a final head, with what there is of its body."""
 
+    def deliver(self, block: bytes, lines: bytes, body: bytes) -> None:
+        """Send a whole answer: status line and field lines, more field lines, content."""
+
     def write(self, payload: bytes) -> None:
         """Send more of the answer's body."""
 
@@ -202,11 +205,3 @@ class Stream(Protocol):
 
     def switch(self, head: Head, extra: bytes, tunnel: Passage) -> None:
         """Send 101 and become one end of a tunnel."""
-
-
-class LastGood(Protocol):
-    """Where last good answers are kept for fallbacks."""
-
-    # Any: the exchange's own type stands above this module.
-    def last_good(self, exchange: Any, rule: Rule) -> tuple[Head, bytes] | None:
-        """Return the copy that may answer an exchange under a ``stale`` rule, None for none."""

@@ -7,6 +7,7 @@ Built from ``Topology`` and ``Traffic`` a slice at a time. What has an identity 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,7 @@ from gateway.policy.security import SecurityFields
 from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,6 +97,7 @@ class RouteRun:
     #: For plain connections and for TLS.
     security: tuple[SecurityFields, SecurityFields] | None
     again: SecondTries
+    cache: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class ServiceRun:
     degraded: Degraded
     #: Retry-After in seconds while it is in maintenance, else below 0.
     maintenance: float
+    #: What stands for service, color and generation in the cache's keys (blue, green).
+    scopes: tuple[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,8 @@ class Serving:
     behind_cdn: bool
     #: For requests that no service was found for.
     pages: ErrorPages
+    #: Whether any route's answers are stored.
+    caches: bool
 
 
 def nothing() -> Serving:
@@ -177,6 +184,7 @@ def nothing() -> Serving:
         assets=None,
         behind_cdn=False,
         pages=ErrorPages(),
+        caches=False,
     )
 
 
@@ -196,6 +204,7 @@ class Builder:
         self._topology = Topology(number=0)
         self._router = Router()
         self._router_key: tuple[object, ...] = ()
+        self._caches = False
         self._trust = ProxyTrust(())
         self._internal = ProxyTrust(())
         self._splitter = Splitter(b"")
@@ -250,6 +259,7 @@ class Builder:
             assets=AssetPaths(topology.assets) if topology.assets else None,
             behind_cdn=topology.behind_cdn,
             pages=self._degraded.common,
+            caches=self._caches,
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():
@@ -276,10 +286,12 @@ class Builder:
         }
         services = {service.name: service for service in topology.services}
         router = Router()
+        caches = False
         for chunk in topology.routes:
             for at, route in enumerate(unpack_routes(chunk)):
                 if at % SLICE == 0:
                     await asyncio.sleep(0)
+                caches = caches or route.cache
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
@@ -288,6 +300,7 @@ class Builder:
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
         self._router = router
+        self._caches = caches
         return router
 
     def _build_endpoints(self, topology: Topology) -> dict[str, Endpoint]:
@@ -358,6 +371,10 @@ class Builder:
             budget=self._budget(service),
             degraded=degraded,
             maintenance=-1.0 if moved is None or moved.maintenance is None else moved.maintenance,
+            scopes=(
+                _scope(service.name, "blue", pools[0]),
+                _scope(service.name, "green", pools[1]),
+            ),
         )
 
     def _guard(self, service: Service, members: list[Endpoint]) -> None:
@@ -418,7 +435,14 @@ def _route(
         again=second_tries(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),
+        cache=route.cache,
     )
+
+
+def _scope(service: str, color: Color, pool: Pool) -> bytes:
+    """Return what begins the cache's keys of one generation: 8 octets."""
+    name = f"{service} {color} {pool.generation}".encode()
+    return hashlib.blake2b(name, digest_size=SCOPE_OCTETS).digest()
 
 
 def _release_lines(release: str) -> tuple[bytes, bytes, bytes, bytes]:

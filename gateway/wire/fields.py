@@ -62,6 +62,15 @@ NAMES: tuple[bytes, ...] = (
     b"x-gateway-served-by",
     b"sec-fetch-site",
     b"x-real-ip",
+    b"age",
+    b"cache-status",
+    b"if-match",
+    b"if-modified-since",
+    b"if-none-match",
+    b"if-range",
+    b"if-unmodified-since",
+    b"pragma",
+    b"range",
 )
 
 (
@@ -115,6 +124,15 @@ NAMES: tuple[bytes, ...] = (
     X_GATEWAY_SERVED_BY,
     SEC_FETCH_SITE,
     X_REAL_IP,
+    AGE,
+    CACHE_STATUS,
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+    PRAGMA,
+    RANGE,
 ) = range(1, len(NAMES))
 
 assert len(NAMES) <= 64, "a set of fields is a mask of 64 bits"

@@ -203,6 +203,14 @@ class Head:
                 return _cut(self.data, self._value_at[i], self._value_end[i])
         return None
 
+    def find_all(self, name: bytes) -> list[bytes]:
+        """Return every value of the field with this lower-case name, in order."""
+        return [
+            _cut(self.data, self._value_at[i], self._value_end[i])
+            for i in range(self.count)
+            if self._name_end[i] - self._name_at[i] == len(name) and self._same(i, name)
+        ]
+
     def items(self) -> list[tuple[bytes, bytes]]:
         """Return (name in lower case, value) of every field: for tests and cold paths."""
         data: bytes = self.data

@@ -22,8 +22,10 @@ from gateway.board.locks import FileLocks
 from gateway.channel import handover, inherited, snapshotfile
 from gateway.channel.messages import Addresses, Apply, BreakerMoved, Drain
 from gateway.channel.unix import bind_unix
-from gateway.config.snapshot import Topology, Traffic
+from gateway.config.snapshot import CacheStore, Topology, Traffic
 from gateway.proxy.breaker import Breakers
+from gateway.proxy.cache import Cache
+from gateway.proxy.copies import TOUCH_EVERY, Copies
 from gateway.proxy.core import Core
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.kept import KeptAssets
@@ -34,6 +36,7 @@ from gateway.worker.control_link import ControlLink
 
 if TYPE_CHECKING:
     from gateway.channel.childspec import ChildSpec
+    from gateway.proxy.serving import Serving
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._drain_timeout = spec.drain_timeout
         self._turned = time.monotonic()
+        self._touch_at = 0.0
+        self._cache_of: CacheStore | None = None
         self._core: Core
         self._link: ControlLink
 
@@ -130,6 +135,7 @@ class Worker:
         self._words[layout.S_NUMBER] = message.number
         self._open_log(topology.access_log)
         self._keep_assets(topology)
+        self._open_cache(topology, serving)
         if not self._servers and not self._stopping.is_set():
             await self._listen()
             self._words[layout.S_STATE] = layout.STATE_READY
@@ -202,6 +208,42 @@ class Worker:
         elif kept is not None:
             kept.keep = topology.assets_keep
 
+    def _open_cache(self, topology: Topology, serving: Serving) -> None:
+        """Open the cache where something is stored there; drop what no generation has any more."""
+        stores = serving.caches or any(run.degraded.plan.stale for run in serving.services)
+        wanted = topology.cache if stores else None
+        if wanted != self._cache_of:
+            self._close_cache()
+            self._cache_of = wanted
+            if wanted is not None:
+                self._core.cache = self._cache(wanted)
+        if self._core.cache is not None:
+            scopes = frozenset(scope for run in serving.services for scope in run.scopes)
+            self._core.cache.store.keep_scopes(scopes)
+
+    def _cache(self, wanted: CacheStore) -> Cache | None:
+        core = self._core
+        try:
+            store = Copies(
+                Path(wanted.path),
+                wanted.size,
+                wanted.entry,
+                time.time,
+                self._words,
+                layout.S_CACHE_WRITES,
+            )
+        except OSError as error:
+            logger.warning("the cache cannot be opened, nothing is stored: %s", error)
+            return None
+        return Cache(
+            store, time.time, core.wheel, core.recorder, self._board.words, self._spec.slabs
+        )
+
+    def _close_cache(self) -> None:
+        cache, self._core.cache = self._core.cache, None
+        if cache is not None:
+            cache.store.close()
+
     def _lost(self, lines: int) -> None:
         self._words[layout.S_LOG_LOST] += lines
 
@@ -213,6 +255,9 @@ class Worker:
         self._words[layout.S_HEARTBEAT] = time.monotonic_ns()
         if self._log is not None:
             self._log.flush()
+        if self._core.cache is not None and now > self._touch_at:
+            self._touch_at = now + TOUCH_EVERY
+            self._core.cache.store.turn()
         forced = Path(self._spec.rollback_flag).exists() or self._control_lost()
         if forced != self._core.forced_stable:
             self._core.forced_stable = forced
@@ -253,6 +298,7 @@ class Worker:
             self._handover.close()
         if self._core.kept is not None:
             self._core.kept.close()
+        self._close_cache()
         if self._log is not None:
             self._recorder.log_to(None)
             self._log.close()

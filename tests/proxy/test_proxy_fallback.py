@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.board import layout
 from gateway.config.snapshot import Fallback, Rescue, Route, SecurityProfile, ServiceTraffic
-from gateway.policy.fallback import Rule
-from gateway.wire.head import Head
 from tests.support.rig import Rig, service, topology, traffic
 
 STALE = Fallback(kind="stale", paths=("/copies/*",), max_age=60.0)
@@ -213,33 +213,18 @@ def test_old_clients_get_it_and_their_connection_closes(rig: Rig) -> None:
 # --- stale --------------------------------------------------------------------------------------
 
 
-class Kept:
-    """Keeps one copy."""
-
-    def __init__(self, copy: bytes | None) -> None:
-        self.copy = copy
-        self.rules: list[Rule] = []
-
-    def last_good(self, exchange: object, rule: Rule) -> tuple[Head, bytes] | None:
-        del exchange
-        self.rules.append(rule)
-        if self.copy is None:
-            return None
-        head = Head(self.copy, 0)
-        assert head.read_response(False)
-        return head, self.copy[head.end :]
-
-
-COPY = (
-    b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nCDN-Cache-Control: max-age=9\r\n"
-    b"ETag: x\r\nContent-Length: 4\r\n\r\nkept"
-)
-
-
-def test_a_copy_comes_first_and_is_marked(rig: Rig) -> None:
-    kept = Kept(COPY)
-    rig.core.cache = kept
+def keep(rig: Rig, folder: Path) -> None:
+    """Have a good answer kept for the fallback."""
+    rig.caches(folder)
     fall_back(rig, STALE, JSON)
+    rig.client.get("/copies/1")
+    fields = "Cache-Control: max-age=60\r\nCDN-Cache-Control: max-age=9\r\nConnection: close\r\n"
+    rig.backend().ok(b"kept", fields)
+    assert rig.client.answer().body == b"kept"
+
+
+def test_a_copy_comes_first_and_is_marked(rig: Rig, tmp_path: Path) -> None:
+    keep(rig, tmp_path)
     rig.client.get("/copies/1")
     rig.refuses()
     answer = rig.client.answer()
@@ -247,21 +232,31 @@ def test_a_copy_comes_first_and_is_marked(rig: Rig) -> None:
     assert answer.field(b"x-gateway-served-by") == b"stale"
     assert answer.all(b"cache-control") == [b"no-store"]
     assert answer.field(b"cdn-cache-control") is None
-    assert kept.rules[0].max_age == 60.0
+    assert answer.field(b"age") == b"0"
     assert counted(rig) == (1, 0)
     line = rig.log[-1]
     assert (line["served_by"], line["error"]) == ("stale", "connect")
     assert "upstream_ms" not in line
     assert line["duration_ms"] >= 0
-    rig.over([200])
+    rig.over([200, 200])
 
 
-def test_without_a_copy_or_a_cache_the_next_fallback_answers(rig: Rig) -> None:
+def test_a_copy_that_is_too_old_does_not_answer(rig: Rig, tmp_path: Path) -> None:
+    keep(rig, tmp_path)
+    rig.advance(61)
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == FILES[0]
+    rig.over([200, 200])
+
+
+def test_without_a_copy_or_a_cache_the_next_fallback_answers(rig: Rig, tmp_path: Path) -> None:
     fall_back(rig, STALE, JSON)
     rig.client.get("/copies/1")
     rig.refuses()
     assert rig.client.answer().body == FILES[0]
-    rig.core.cache = Kept(None)
+    rig.caches(tmp_path)
+    fall_back(rig, STALE, JSON)
     rig.client.get("/copies/1")
     rig.refuses()
     assert rig.client.answer().body == FILES[0]

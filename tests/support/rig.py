@@ -19,6 +19,7 @@ import random
 from array import array
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import h11
@@ -41,6 +42,8 @@ from gateway.config.snapshot import (
     pack_routes,
 )
 from gateway.proxy.breaker import Breakers
+from gateway.proxy.cache import Cache
+from gateway.proxy.copies import Copies
 from gateway.proxy.core import Core
 from gateway.proxy.dial import made
 from gateway.proxy.downstream import DownstreamConnection
@@ -60,7 +63,17 @@ SLABS = 2
 START = 1000.0
 #: 2030-01-01: a date of the tests' own.
 EPOCH = 1_893_456_000.0
-WATCHED = frozenset({"Exchange", "Attempt", "Tunnel", "DownstreamConnection", "UpstreamConnection"})
+WATCHED = frozenset(
+    {
+        "Exchange",
+        "Attempt",
+        "Tunnel",
+        "DownstreamConnection",
+        "UpstreamConnection",
+        "Visit",
+        "QuietStream",
+    }
+)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -449,6 +462,16 @@ class Rig:
         self.core.serving = run(self.builder.build(self.topology, self.traffic))
         self.core.platform.serve(self.topology, self.traffic, self.now)
 
+    def caches(self, folder: Path, *, size: int = 8 << 20, entry: int = 1 << 20) -> Copies:
+        """Have the cache on, and the only route use it."""
+        place = layout.slab_at(0) + layout.S_CACHE_WRITES
+        store = Copies(folder, size, entry, lambda: self.wall, self.words, place)
+        self.core.cache = Cache(
+            store, lambda: self.wall, self.core.wheel, self.core.recorder, self.words, SLABS
+        )
+        self.serve(topology(routes=[Route(path="/", service="web", cache=True)]))
+        return store
+
     # --- peers ----------------------------------------------------------------------------------
 
     def connect(self, peer: str = "192.0.2.1", *, tls: bool = False) -> Client:
@@ -601,8 +624,10 @@ class Rig:
         assert not left, left
 
     def close(self) -> None:
-        """Give the collector back, whatever became of the test."""
+        """Give the collector back, whatever became of the test; close the cache."""
         gc.enable()
+        if self.core.cache is not None:
+            self.core.cache.store.close()
 
 
 Play = Callable[[Rig], None]

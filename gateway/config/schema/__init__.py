@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr
 from gateway.config.schema.entry import (
     Admin,
     AdminToken,
+    Cache,
     Limits,
     Listener,
     OnControlLost,
@@ -35,6 +36,7 @@ __all__ = [
     "Admin",
     "AdminToken",
     "Assets",
+    "Cache",
     "Cohort",
     "Config",
     "ErrorPage",
@@ -80,6 +82,7 @@ class Config(Section):
     access_log: LogPlace = key(
         "-", description="Where access log lines go: - (standard output), off, or a file's path."
     )
+    cache: Cache = key({}, description="Where answers are stored.")
     on_control_lost: OnControlLost = key({}, description="What workers do without control.")
     traffic: TrafficSection = key({}, description="How traffic is split.")
     services: dict[ServiceName, Service] = Field(

@@ -19,6 +19,7 @@ from gateway.config.schema.types import (
     Seconds,
     Section,
     Size,
+    StoreSize,
     Timeout,
     Variable,
     key,
@@ -62,6 +63,18 @@ class State(Section):
     path: FilePath = key("var/gateway.db", description="SQLite file, on a disk of this machine.")
     redis_url: RedisUrl | None = key(
         None, description="A Redis that several gateways share, without credentials in the URL."
+    )
+
+
+class Cache(Section):
+    """Where answers are stored, for routes with ``cache: on`` and for ``stale`` fallbacks."""
+
+    size: StoreSize = key("256MiB", description="All of it, on the disk; what is unused gives way.")
+    entry: Size = key(
+        "8MiB", description="One answer; a larger one is not stored. An eighth of size at most."
+    )
+    path: FilePath | None = key(
+        None, description="Folder of it, on a disk of this machine; null: cache beside state.path."
     )
 
 

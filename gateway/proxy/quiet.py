@@ -1,0 +1,140 @@
+"""A downstream without a client: for requests that the gateway makes on its own account.
+
+A copy that is served while it is validated (RFC 5861 section 3) is validated by an exchange like
+any other: the same endpoints, bounds, retries and records. What it would tell its client it tells
+this.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.proxy.errors import Failure
+from gateway.proxy.wheel import NEVER
+
+if TYPE_CHECKING:
+    import asyncio
+    from typing import Any, Protocol
+
+    from gateway.policy.fallback import StaticAnswer
+    from gateway.proxy.links import Passage
+    from gateway.proxy.wheel import Wheel
+    from gateway.wire.head import Head
+
+    class Quietly(Protocol):
+        """An exchange as this stream sees it."""
+
+        def on_answered(self) -> None:
+            """The answer is complete."""
+
+        def on_client_left(self, failure: Failure) -> None:
+            """It will not be."""
+
+        def on_total_timeout(self) -> None:
+            """It takes too long."""
+
+
+class QuietStream:
+    """A ``links.Stream`` that answers to nobody; ``exchange`` is set before it begins."""
+
+    __slots__ = ("_deadline", "_over", "_wheel", "exchange", "memo", "peer", "sent", "taken", "tls")
+
+    def __init__(self, wheel: Wheel, peer: str, tls: bool) -> None:
+        self.memo: Any = None
+        self.peer = peer
+        self.tls = tls
+        self.sent = 0
+        self.taken = 0
+        self.exchange: Quietly | None = None
+        self._wheel = wheel
+        self._deadline = NEVER
+        self._over = False
+
+    @property
+    def full(self) -> bool:
+        """Nobody reads slowly."""
+        return False
+
+    def transport(self) -> asyncio.Transport:
+        """There is none: no tunnel begins here."""
+        raise RuntimeError("a request without a client has no transport")
+
+    def expect(self, deadline: float, between: float) -> None:
+        """Bound the exchange."""
+        del between
+        waits = self._deadline != NEVER
+        self._deadline = deadline
+        if deadline != NEVER and not waits:
+            self._wheel.put(self, deadline)
+
+    def on_wheel(self, place: int, now: float) -> None:
+        """Be visited by the timer wheel."""
+        del place
+        if self._over or self._deadline == NEVER or self.exchange is None:
+            return
+        if now < self._deadline:
+            self._wheel.put(self, self._deadline)
+            return
+        self._deadline = NEVER
+        self.exchange.on_total_timeout()
+
+    def limit_body(self, limit: int) -> None:
+        """It has no body."""
+
+    def pause(self) -> None:
+        """Nothing is read."""
+
+    def resume(self) -> None:
+        """Nothing is read."""
+
+    def inform(self, head: Head) -> None:
+        """Nobody is told."""
+
+    def respond(self, head: Head, drop: int, extra: bytes, body: bytes, ended: bool) -> None:
+        """Take the answer's head."""
+        del head, drop, extra
+        self._take(body, ended)
+
+    def deliver(self, block: bytes, lines: bytes, body: bytes) -> None:
+        """Take a whole answer."""
+        del block, lines
+        self._take(body, True)
+
+    def write(self, payload: bytes) -> None:
+        """Take more of it."""
+        self._take(payload, False)
+
+    def end(self, payload: bytes, trailers: Head | None) -> None:
+        """Take the rest of it."""
+        del trailers
+        self._take(payload, True)
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Take an answer of the gateway's own."""
+        del status, lines
+        self._take(body, True)
+
+    def refuse(self, failure: Failure, extra: bytes, page: StaticAnswer | None = None) -> None:
+        """There was no answer, or not all of it."""
+        del extra, page
+        exchange, self.exchange = self.exchange, None
+        self._over = True
+        if exchange is not None:
+            exchange.on_client_left(failure)
+
+    def reply(self, status: int, lines: bytes) -> None:
+        """Take an answer without content."""
+        del status, lines
+        self._take(b"", True)
+
+    def switch(self, head: Head, extra: bytes, tunnel: Passage) -> None:
+        """Nobody asked for it."""
+        raise RuntimeError("a request without a client cannot switch protocols")
+
+    def _take(self, payload: bytes, ended: bool) -> None:
+        self.sent += len(payload)
+        if ended and not self._over:
+            self._over = True
+            exchange, self.exchange = self.exchange, None
+            if exchange is not None:
+                exchange.on_answered()
