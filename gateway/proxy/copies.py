@@ -397,7 +397,7 @@ class Copies:
         while (job := self._jobs.get()) is not None:
             try:
                 self._work(job)
-            except (lmdb.Error, OSError) as error:
+            except (lmdb.Error, OSError, struct.error, ValueError) as error:
                 self._complain(error)
 
     def _complain(self, error: Exception) -> None:

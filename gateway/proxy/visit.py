@@ -219,25 +219,23 @@ class Visit:
 
     # --- before the backend ---------------------------------------------------------------------
 
-    def recall(self) -> int:  # noqa: PLR0911 - one decision after the other
+    def recall(self) -> int:
         """Return SERVE, FORWARD, WAIT or REFUSE."""
         shelf = self._shelf
         record: object
         self._asked_at = self._cache.wall()
         if self._method != b"GET" and not self._to_head:
             return self._bypass(b"method")
-        if not shelf.cached:
-            return _FORWARD
-        if self._bodied or len(self._host) + len(self._target) > _MAX_NAME:
-            return self._bypass(b"bypass")
-        if self._seen & _UNFIT:
-            return self._bypass(b"bypass")
         if self._seen & _SPECIAL:
             self._directives = request_directives(
                 self._head.get_all(CACHE_CONTROL), self._head.get(PRAGMA)
             )
-            if self._directives.no_store:
-                return self._bypass(b"request")
+        if not shelf.cached:
+            return _FORWARD
+        if self._bodied or self._seen & _UNFIT or len(self._host + self._target) > _MAX_NAME:
+            return self._bypass(b"bypass")
+        if self._directives.no_store:
+            return self._bypass(b"request")
         self._primary = self._scope + CACHED + name_of(self._secure, self._host, self._target)
         self._key = self._primary
         self._reason = b"uri-miss"
@@ -394,7 +392,9 @@ class Visit:
         shelf = self._shelf
         cache = self._cache
         complete: cython.bint = head.body != _UNTIL_CLOSE and head.length <= cache.store.entry
-        rule = None if shelf.plan is None else shelf.plan.keeps(b"GET", self._path)
+        rule = None
+        if shelf.plan is not None and not self._directives.no_store:
+            rule = shelf.plan.keeps(b"GET", self._path)
         if not complete or not (self._collects or rule is not None):
             self._land()
             return True

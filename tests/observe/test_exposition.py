@@ -278,6 +278,12 @@ def test_promtool_finds_nothing_to_say(board: Board) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_the_cache_is_counted_by_result_over_all_workers(board: Board) -> None:
+    for at, name in enumerate(layout.CACHE_RESULTS):
+        bump(board, at % 2, 1, layout.ROW_CACHE + at, at + 1)
+        assert values(board, "gateway_cache_total")[name, "ivor"] == at + 1
+
+
 def test_fallbacks_are_counted_by_kind_over_all_workers(board: Board) -> None:
     bump(board, 0, 1, layout.ROW_FALLBACKS)
     bump(board, 2, 1, layout.ROW_FALLBACKS, 2)

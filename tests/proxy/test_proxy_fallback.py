@@ -250,6 +250,73 @@ def test_a_copy_that_is_too_old_does_not_answer(rig: Rig, tmp_path: Path) -> Non
     rig.over([200, 200])
 
 
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        ("Cookie: sid=1\r\n", ""),
+        ("Authorization: Basic eDp5\r\n", ""),
+        ("Cache-Control: no-store\r\n", ""),
+        ("", "Set-Cookie: a=b\r\n"),
+        ("", "Cache-Control: private\r\n"),
+        ("", "Cache-Control: no-store\r\n"),
+        ("", "Vary: *\r\n"),
+    ],
+)
+def test_what_is_one_persons_is_not_kept(rig: Rig, tmp_path: Path, asks: str, says: str) -> None:
+    rig.caches(tmp_path)
+    fall_back(rig, STALE, JSON)
+    rig.client.get("/copies/1", asks)
+    rig.backend().ok(b"his", says + "Connection: close\r\n")
+    assert rig.client.answer().body == b"his"
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == FILES[0]
+    rig.over([200, 200])
+
+
+def test_a_shared_path_keeps_what_anybody_got(rig: Rig, tmp_path: Path) -> None:
+    rig.caches(tmp_path)
+    fall_back(rig, Fallback(kind="stale", shared=True), JSON)
+    rig.client.get("/copies/1", "Cookie: sid=1\r\n")
+    rig.backend().ok(b"all's", "Connection: close\r\n")
+    rig.client.answer()
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == b"all's"
+    rig.client.send(b"HEAD /copies/1 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+    rig.refuses()
+    assert rig.client.answer(to_head=True).field(b"content-length") == b"5"
+    rig.over([200, 200, 200])
+
+
+def test_the_other_colors_copy_answers_where_stable_has_none(rig: Rig, tmp_path: Path) -> None:
+    keep(rig, tmp_path)
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="green")))
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == b"kept"
+    rig.client.get("/copies/1")
+    rig.backend().ok(b"green's", "Connection: close\r\n")
+    rig.client.answer()
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == b"green's"
+    rig.over([200] * 4)
+
+
+def test_a_copy_is_not_written_again_at_once(rig: Rig, tmp_path: Path) -> None:
+    keep(rig, tmp_path)
+    for body, seconds in ((b"soon", 0), (b"later", 11)):
+        rig.advance(seconds)
+        rig.client.get("/copies/1")
+        rig.backend().ok(body, "Connection: close\r\n")
+        rig.client.answer()
+        rig.client.get("/copies/1")
+        rig.refuses()
+        assert rig.client.answer().body == (b"kept" if body == b"soon" else b"later")
+    rig.over([200] * 5)
+
+
 def test_without_a_copy_or_a_cache_the_next_fallback_answers(rig: Rig, tmp_path: Path) -> None:
     fall_back(rig, STALE, JSON)
     rig.client.get("/copies/1")
