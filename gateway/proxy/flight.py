@@ -17,7 +17,7 @@ MAX_WAITING = 1024
 class Waiting(Protocol):
     """A visit that waits."""
 
-    def go_on(self, again: bool) -> bool:
+    def go_on(self, again: bool) -> None:
         """The answer is there, or will not come. ``again``: another one may be waited for."""
 
 

@@ -337,9 +337,7 @@ class Visit:
             return False
         return not flight.full
 
-    @cython.cfunc
-    @cython.exceptval(check=True)
-    def go_on(self, again: cython.bint) -> cython.bint:
+    def go_on(self, again: bool) -> None:
         """The answer that was waited for is there, or will not come."""
         waiter = self._waiter
         self._waits = False
@@ -351,7 +349,6 @@ class Visit:
         self._copy = None
         if waiter is not None:
             waiter.on_recalled()
-        return True
 
     # --- what came back -------------------------------------------------------------------------
 
