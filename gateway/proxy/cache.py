@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from gateway.policy.fallback import FallbackPlan
     from gateway.policy.security import SecurityFields
     from gateway.proxy.flight import Flight
-    from gateway.proxy.record import Recorder
     from gateway.proxy.wheel import Wheel
 
 #: URLs whose answer was lately not to be kept: nobody waits for the next one. For so many seconds.
@@ -63,7 +62,7 @@ _GATEWAYS = cython.declare(
     cython.ulonglong, mask(X_GATEWAY_ERROR, X_GATEWAY_SERVED_BY, X_REQUEST_ID)
 )
 _MAX_NAME = cython.declare(cython.Py_ssize_t, MAX_NAME)
-_ROW_CACHE = cython.declare(cython.Py_ssize_t, layout.ROW_CACHE)
+_ROW_WORDS = cython.declare(cython.Py_ssize_t, layout.ROW_WORDS)
 _WRITES_AT = cython.declare(cython.Py_ssize_t, layout.SLABS_AT + layout.S_CACHE_WRITES)
 _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 
@@ -95,7 +94,8 @@ class Shelf:
 class Ready:
     """A copy as a hit sends it: all that is the same for every client is built once.
 
-    ``lines`` are its Age and Cache-Status of this second.
+    ``lines`` are its Age and Cache-Status of this second, ``block`` all lines of its head, these
+    among them, less the blank one at the end.
     """
 
     copy: Copy | None = cython.declare(object, visibility="readonly")
@@ -103,6 +103,7 @@ class Ready:
     status: cython.int = cython.declare(cython.int, visibility="readonly")
     size: cython.Py_ssize_t = cython.declare(cython.Py_ssize_t, visibility="readonly")
     lines: bytes = cython.declare(bytes, visibility="readonly")
+    block: bytes = cython.declare(bytes, visibility="readonly")
     _record: object
     _varying: Varying | None
     _version: cython.ulonglong
@@ -132,6 +133,7 @@ class Ready:
         self.status = 0
         self.size = 0
         self.lines = b""
+        self.block = b""
         if isinstance(record, Varying):
             self._varying = record
         elif isinstance(record, Copy):
@@ -144,8 +146,10 @@ class Ready:
             self._lifetime = 0.0 if record.no_cache else record.lifetime
             self._guess = record.heuristic
 
-    def block(self, security: SecurityFields | None) -> bytes:
-        """Return the head's lines with a profile's fields, less the blank line at the end."""
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _build(self, security: SecurityFields | None, age: cython.longlong) -> cython.bint:
+        """Build the head's lines with a profile's fields, for this second."""
         copy = self.copy
         assert copy is not None
         if not self._block or self._block_of is not security:
@@ -155,7 +159,9 @@ class Ready:
             rendered = head.render(line, _GATEWAYS, more)
             self._block = rendered[: len(rendered) - 2]
             self._block_of = security
-        return self._block
+        self.lines = hit_lines(age, int(self._lifetime) - age)
+        self.block = self._block + self.lines
+        return True
 
 
 @cython.final
@@ -168,7 +174,7 @@ class Cache:
     flights: dict[bytes, Flight] = cython.declare(dict, visibility="readonly")
     wall: Callable[[], float] = cython.declare(object, visibility="readonly")
     wheel: Wheel = cython.declare(object, visibility="readonly")
-    _recorder: Recorder
+    _counts: cython.Py_ssize_t
     _unstorable: dict[bytes, float]
     _kept: dict[bytes, float]
     _ready: dict[bytes, Ready]
@@ -184,8 +190,8 @@ class Cache:
         store: Copies,
         wall: Callable[[], float],
         wheel: Wheel,
-        recorder: Recorder,
         words: memoryview,
+        slab: int,
         slabs: int,
     ) -> None:
         self._ready = {}
@@ -198,13 +204,13 @@ class Cache:
         self.flights = {}
         self.wall = wall
         self.wheel = wheel
-        self._recorder = recorder
+        self._counts = layout.slab_at(slab) + layout.ROWS_AT + layout.ROW_CACHE
         self._unstorable = {}
         self._kept = {}
 
     # --- hits -----------------------------------------------------------------------------------
 
-    def ready(
+    def ready(  # noqa: PLR0913, PLR0917 - called by position, once a request
         self,
         shelf: Shelf,
         green: cython.bint,
@@ -214,11 +220,12 @@ class Cache:
         head: Head,
         cookie: bytes,
         somebody: cython.bint,
+        security: SecurityFields | None,
     ) -> Ready | None:
         """Return a fresh copy for a GET or HEAD that asks for nothing special; mostly a hit is one.
 
         None says nothing about what ``Visit.recall`` finds. ``somebody``: the request is
-        authorized, or has cookies.
+        authorized, or has cookies; ``security`` is the route's profile.
         """
         ready: Ready | None
         varying: Varying
@@ -227,7 +234,7 @@ class Cache:
         second: cython.longlong
         version: cython.ulonglong = self._version()
         scope: bytes = shelf.scopes[1 if green else 0]
-        key: bytes = scope + (_CACHED_TLS if secure else _CACHED_PLAIN) + host + b" " + target
+        key: bytes = b"".join((scope, _CACHED_TLS if secure else _CACHED_PLAIN, host, b" ", target))
         ready = self._ready.get(key)
         if ready is None or ready._version != version:
             ready = self._confirm(key, ready, version)
@@ -248,9 +255,8 @@ class Cache:
         if left <= 0:
             return None
         second = cython.cast(cython.longlong, now) if cython.compiled else int(now)
-        if ready._second != second:
-            age = int(ready._lifetime - left)
-            ready.lines = hit_lines(age, int(ready._lifetime) - age)
+        if ready._second != second or ready._block_of is not security:
+            ready._build(security, int(ready._lifetime - left))
             ready._second = second
         if now - ready._touched > TOUCH_EVERY:
             ready._touched = now
@@ -358,7 +364,7 @@ class Cache:
     @cython.exceptval(check=True)
     def count(self, shelf: Shelf, result: cython.int) -> cython.bint:
         """Count one request of a route's by how the cache met it."""
-        self._recorder.count(shelf.row, _ROW_CACHE + result)
+        self._words[self._counts + shelf.row * _ROW_WORDS + result] += 1
         return True
 
     @cython.ccall

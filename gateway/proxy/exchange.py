@@ -905,7 +905,15 @@ class Exchange:
             and (self.to_head or self._method == b"GET")
         ):
             ready = cache.ready(
-                shelf, self._green, secure, host, target, head, cookie, authorized or cookie != b""
+                shelf,
+                self._green,
+                secure,
+                host,
+                target,
+                head,
+                cookie,
+                authorized or cookie != b"",
+                view.security,
             )
             if ready is not None:
                 return self._serve_ready(ready)
@@ -932,18 +940,18 @@ class Exchange:
         """Answer with a fresh copy; where nothing about it is special, with what is built of it."""
         view = self._view
         assignment = self._assignment
-        copy = ready.copy
         body: bytes = b"" if self.to_head else ready.body
-        assert copy is not None
         if len(body) > _SLICE or (
             assignment is not None and (view.behind_cdn or assignment.set_cookie)
         ):
+            copy = ready.copy
+            assert copy is not None
             self._stored_lines = ready.lines
             return self._send_stored(copy.head, body)
         self._status = ready.status
         self.downstream.deliver(
-            ready.block(view.security),
-            b"X-Request-Id: " + self._request_id + b"\r\n" + ready.lines,
+            ready.block,
+            b"X-Request-Id: " + self._request_id + b"\r\n",
             body,
         )
         return True

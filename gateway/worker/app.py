@@ -236,7 +236,12 @@ class Worker:
             logger.warning("the cache cannot be opened, nothing is stored: %s", error)
             return None
         return Cache(
-            store, time.time, core.wheel, core.recorder, self._board.words, self._spec.slabs
+            store,
+            time.time,
+            core.wheel,
+            self._board.words,
+            self._spec.slab,
+            self._spec.slabs,
         )
 
     def _close_cache(self) -> None:

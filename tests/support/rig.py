@@ -466,9 +466,7 @@ class Rig:
         """Have the cache on, and the only route use it."""
         place = layout.slab_at(0) + layout.S_CACHE_WRITES
         store = Copies(folder, size, entry, lambda: self.wall, self.words, place)
-        self.core.cache = Cache(
-            store, lambda: self.wall, self.core.wheel, self.core.recorder, self.words, SLABS
-        )
+        self.core.cache = Cache(store, lambda: self.wall, self.core.wheel, self.words, 0, SLABS)
         self.serve(topology(routes=[Route(path="/", service="web", cache=True)]))
         return store
 
