@@ -230,6 +230,7 @@ class Copies:
     """
 
     entry: cython.Py_ssize_t = cython.declare(cython.Py_ssize_t, visibility="readonly")
+    #: Nothing is read nor taken any more.
     broken: cython.bint = cython.declare(cython.bint, visibility="readonly")
     lost: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     _file: StoreFile
@@ -320,7 +321,8 @@ class Copies:
         size = len(record)
         with self._lock:  # type: ignore[attr-defined]
             if (
-                size > self.entry
+                self.broken
+                or size > self.entry
                 or self._pending_octets + size > MAX_PENDING
                 or self._jobs.qsize() > MAX_JOBS
             ):
@@ -358,8 +360,13 @@ class Copies:
         self._jobs.put(done)
         done.wait(timeout=10.0)
 
+    def retire(self) -> None:
+        """Read and take nothing any more: ``close`` follows, perhaps on another thread."""
+        self.broken = True
+
     def close(self) -> None:
-        """Write what waits, end the thread, close the file."""
+        """Write what waits, end the thread, close the file. Waits for the disk."""
+        self.retire()
         self.turn()
         self._jobs.put(None)
         self._thread.join(timeout=10.0)

@@ -135,7 +135,7 @@ class Worker:
         self._words[layout.S_NUMBER] = message.number
         self._open_log(topology.access_log)
         self._keep_assets(topology)
-        self._open_cache(topology, serving)
+        await self._open_cache(topology, serving)
         if not self._servers and not self._stopping.is_set():
             await self._listen()
             self._words[layout.S_STATE] = layout.STATE_READY
@@ -208,12 +208,12 @@ class Worker:
         elif kept is not None:
             kept.keep = topology.assets_keep
 
-    def _open_cache(self, topology: Topology, serving: Serving) -> None:
+    async def _open_cache(self, topology: Topology, serving: Serving) -> None:
         """Open the cache where something is stored there; drop what no generation has any more."""
         stores = serving.caches or any(run.degraded.plan.stale for run in serving.services)
         wanted = topology.cache if stores else None
         if wanted != self._cache_of:
-            self._close_cache()
+            await self._close_cache()
             self._cache_of = wanted
             if wanted is not None:
                 self._core.cache = self._cache(wanted)
@@ -244,10 +244,11 @@ class Worker:
             self._spec.slabs,
         )
 
-    def _close_cache(self) -> None:
+    async def _close_cache(self) -> None:
         cache, self._core.cache = self._core.cache, None
         if cache is not None:
-            cache.store.close()
+            cache.store.retire()
+            await asyncio.to_thread(cache.store.close)
 
     def _lost(self, lines: int) -> None:
         self._words[layout.S_LOG_LOST] += lines
@@ -303,7 +304,7 @@ class Worker:
             self._handover.close()
         if self._core.kept is not None:
             self._core.kept.close()
-        self._close_cache()
+        await self._close_cache()
         if self._log is not None:
             self._recorder.log_to(None)
             self._log.close()

@@ -102,6 +102,18 @@ def test_it_outlives_its_process(tmp_path: Path) -> None:
         made.copies.close()
 
 
+def test_after_its_end_it_is_empty_and_takes_nothing(tmp_path: Path) -> None:
+    """Requests that were under way when the configuration took the cache away still have it."""
+    made = Store(tmp_path)
+    made.put(key(), b"kept")
+    made.copies.close()
+    assert made.copies.get(key(1)) is None
+    assert not made.put(key(2))
+    again = Store(tmp_path)
+    assert again.body(key()) == b"kept"
+    again.copies.close()
+
+
 def test_it_is_nobody_elses(store: Store) -> None:
     assert store.folder.stat().st_mode & 0o077 == 0
     for path in store.folder.glob("copies*"):
