@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.board import layout
-from gateway.config.snapshot import COLORS, Cohort, Color, Rescue, ServiceTraffic
+from gateway.config.snapshot import COLORS, Cohort, Color, Rescue, Route, ServiceTraffic
 from gateway.policy.override import mint, mint_probe
 from gateway.proxy.platform import INTERVAL
 from tests.support.rig import EPOCH, Rig, endpoint, pool, service, topology, traffic
@@ -52,6 +54,18 @@ def test_a_check_reaches_its_color_at_any_weight(
     assert rig.log[0]["override"] is True
     assert rig.log[0]["color"] == color
     rig.over([200])
+
+
+def test_a_check_asks_the_backend_and_not_the_cache(rig: Rig, tmp_path: Path) -> None:
+    rig.caches(tmp_path)
+    _serve(rig, routes=[Route(path="/", service="web", cache=True)])
+    for body in (b"for all", b"for checks"):
+        rig.client.get(fields=_field("blue") if body == b"for checks" else "")
+        rig.backend().ok(body, "Cache-Control: max-age=60\r\n")
+        assert rig.client.answer().body == body
+    rig.client.get()
+    assert rig.client.answer().body == b"for all"
+    rig.over([200, 200, 200])
 
 
 @pytest.mark.parametrize(
