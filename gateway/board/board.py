@@ -347,7 +347,11 @@ class Board:
     def set_passes(self, cell: int, passes: int) -> None:
         """Set how many passed in a row; 0 after a failure."""
         _check_cell(cell)
-        self.words[layout.cell_at(cell) + layout.CELL_PASSES] = passes
+        at = layout.cell_at(cell)
+        self.words[at + layout.CELL_PASSES] = passes
+        if passes == 0:
+            # Whatever passed before the breaker opened: those that follow are new.
+            self.words[at + layout.CELL_PASSES_BEFORE] = 0
 
     def clear_cell(self, cell: int) -> None:
         """Make a cell ready for another endpoint: health unknown, never changed."""

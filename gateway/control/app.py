@@ -257,6 +257,8 @@ class Control:
 
     def _breaker_moved(self, moved: BreakerMoved) -> None:
         log.warning("the breaker of %s: %s, was %s", moved.endpoint, moved.now, moved.was)
+        if (moved.was, moved.now) == ("closed", "open"):
+            self.switchboard.parts.prober.hasten(moved.endpoint)
         pool = pool_of(self.switchboard.parts.hub.topology, moved.endpoint)
         self.events.publish(
             "breaker",

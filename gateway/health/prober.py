@@ -142,6 +142,13 @@ class Prober:
             monitor.task.cancel()
             monitor.task = None
 
+    def hasten(self, endpoint: str) -> None:
+        """Ask an endpoint now: its breaker has opened, and passes could close it early."""
+        monitor = self._monitors.get(endpoint)
+        if monitor is not None and monitor.task is not None:
+            self._stop(monitor)
+            monitor.task = self._tasks.start(self._keep(monitor), name=f"probe {endpoint}")
+
     # --- one endpoint -----------------------------------------------------------------------------
 
     async def _keep(self, monitor: Monitor) -> None:
@@ -162,7 +169,8 @@ class Prober:
         for result in found:
             left[result.level] = policy.interval_of(result.level)
             self._listener.heard(monitor.target.service, monitor.target.color, result)
-        if monitor.own is not Health.UP:
+        if monitor.own is not Health.UP or not self._board.serves(monitor.target.endpoint.cell):
+            # An open breaker waits for passes, too: its endpoint may be back before it was down.
             # All levels in each round: coming back takes ``rise`` rounds, not that for each level.
             left.update(dict.fromkeys(left, policy.interval_down))
         for level, under in zip(policy.levels[1:], policy.levels, strict=False):

@@ -93,14 +93,16 @@ class Budget:
     backend dies has what the time before has earned, and no more.
     """
 
-    __slots__ = ("_floor", "_rate", "_requests", "_saved", "_share", "_then")
+    __slots__ = ("_attempts", "_floor", "_rate", "_saved", "_second", "_share", "_then")
 
     def __init__(self, share: float, floor: float) -> None:
         self._share = share
         self._floor = floor
-        self._saved = floor
+        # Nothing is earned yet, and failures may come with the first requests.
+        self._saved = 2.0 * floor
         self._rate = floor
-        self._requests = -1
+        self._attempts = -1
+        self._second = 0
         self._then = 0.0
 
     def change(self, share: float, floor: float) -> None:
@@ -108,23 +110,33 @@ class Budget:
         if (share, floor) != (self._share, self._floor):
             self._share = share
             self._floor = floor
-            self._saved = self._rate = floor
+            self._rate = floor
+            self._saved = 2.0 * floor
 
-    def take(self, requests: int, now: float) -> bool:
+    def take(self, attempts: int, now: float) -> bool:
         """Take one retry; False where none is left.
 
-        ``requests`` counts those that have been made so far (it only grows, but for a new count
-        after a change of pools), ``now`` is in seconds.
+        ``attempts`` counts those that have been begun so far, second tries among them (it only
+        grows, but for a new count after a change of pools), ``now`` is in seconds.
         """
-        if self._requests < 0 or requests < self._requests:
-            self._requests, self._then = requests, now
+        if self._attempts < 0 or attempts < self._attempts:
+            self._begin(attempts, now)
         elif now - self._then >= LOOK:
-            self._earn(requests - self._requests, now - self._then)
-            self._requests, self._then = requests, now
+            requests = max(attempts - self._attempts - self._second, 0)
+            self._earn(requests, now - self._then)
+            self._begin(attempts, now)
         if self._saved < 1.0:
             return False
         self._saved -= 1.0
+        self._second += 1
         return True
+
+    def leave_out(self) -> None:
+        """Note an attempt that is a second try by another right: it earns nothing."""
+        self._second += 1
+
+    def _begin(self, attempts: int, now: float) -> None:
+        self._attempts, self._then, self._second = attempts, now, 0
 
     def _earn(self, requests: int, passed: float) -> None:
         rate = max(requests * self._share / passed, self._floor)

@@ -1439,6 +1439,7 @@ class Exchange:
         if not self._attempt_at(view.blue if self._green else view.green):
             return self._ask_kept()
         self.core.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
+        view.service.budget.leave_out()
         self._green = not self._green
         self._candidate = not self._candidate
         return self._begin_again()
@@ -1640,8 +1641,8 @@ class Exchange:
     def _within_budget(self) -> cython.bint:
         """Take one from the service's budget of retries, if there is one left."""
         view = self._view
-        requests = view.blue.requests() + view.green.requests()
-        return bool(view.service.budget.take(requests, self.core.clock()))
+        attempts = view.blue.requests() + view.green.requests()
+        return bool(view.service.budget.take(attempts, self.core.clock()))
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1665,6 +1666,7 @@ class Exchange:
         if not self._attempt_at(view.green if view.stable_green else view.blue):
             self._tried = tried
             return False
+        view.service.budget.leave_out()
         self._counted_as = 2 + (1 if self._green else 0)
         self._green = view.stable_green
         self._candidate = False

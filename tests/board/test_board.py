@@ -239,6 +239,15 @@ def test_passes_in_a_row_go_with_their_endpoint(board: Board) -> None:
         board.set_passes(layout.MAX_ENDPOINTS, 1)
 
 
+def test_a_failed_probe_makes_all_passes_new(board: Board) -> None:
+    before = layout.cell_at(3) + layout.CELL_PASSES_BEFORE
+    board.words[before] = 1
+    board.set_passes(3, 2)
+    assert board.words[before] == 1
+    board.set_passes(3, 0)
+    assert board.words[before] == 0
+
+
 def test_control_writes_its_own_words(board: Board) -> None:
     board.beat_control(123)
     board.set_control_state(layout.STATE_READY)

@@ -384,3 +384,31 @@ async def test_a_dependency_that_nothing_is_asked_of_holds_nobody_up(world: Worl
     await world.time.run(3)
     assert world.word("a-blue-1-0") == "up"
     assert world.word("b-blue-1-0") == "unknown"
+
+
+# --- open breakers --------------------------------------------------------------------------------
+
+
+async def test_an_endpoint_whose_breaker_opens_is_asked_at_once_and_often(world: World) -> None:
+    targeted = targets("a", policy())
+    world.prober.watch(targeted)
+    await world.time.run(20.0)
+    world.asked.clear()
+    world.cells.open.add(targeted[0].endpoint.cell)
+    began = world.time.now
+    world.prober.hasten("a-blue-1-0")
+    await world.time.run(5.0)
+    asked = world.times("L2 a-blue-1-0")
+    assert asked[0] == began
+    # At interval_down (1 s) although it has never failed a probe.
+    assert len(asked) >= 5
+    world.cells.open.clear()
+    await world.time.run(1.5)
+    world.asked.clear()
+    await world.time.run(20.0)
+    assert len(world.times("L2 a-blue-1-0")) <= 5
+
+
+async def test_who_is_not_watched_is_not_hastened(world: World) -> None:
+    world.prober.hasten("nobody")
+    assert world.asked == []

@@ -40,6 +40,9 @@ class FakeBoard:
     def set_passes(self, cell: int, passes: int) -> None:
         self.passes[cell] = passes
 
+    def serves(self, cell: int) -> bool:
+        return True
+
 
 class FakeProbes:
     """Good unless told otherwise; counts what is under way."""

@@ -59,6 +59,8 @@ class Cells:
     def __init__(self) -> None:
         self.healths: dict[int, int] = {}
         self.passes: dict[int, int] = {}
+        #: Cells whose breakers are open.
+        self.open: set[int] = set()
 
     def health(self, cell: int) -> int:
         return self.healths.get(cell, layout.UNKNOWN)
@@ -70,6 +72,9 @@ class Cells:
 
     def set_passes(self, cell: int, passes: int) -> None:
         self.passes[cell] = passes
+
+    def serves(self, cell: int) -> bool:
+        return cell not in self.open
 
 
 class World:

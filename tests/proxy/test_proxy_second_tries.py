@@ -259,7 +259,7 @@ def test_a_client_that_leaves_is_no_failure(rig: Rig) -> None:
 
 
 def test_retries_end_with_their_budget(rig: Rig) -> None:
-    retry = Retry(attempts=1, on=("503",), methods=("GET",), budget=0.2, floor=2.0)
+    retry = Retry(attempts=1, on=("503",), methods=("GET",), budget=0.2, floor=1.0)
     _serve(rig, retry=retry, breaker=Breaker(failures=0))
     for _ in range(10):
         rig.client.get()
