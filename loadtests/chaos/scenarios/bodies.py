@@ -11,7 +11,7 @@ FRAMINGS = ("length", "chunked", "close")
 def cut_bodies(stage: Stage, pace: Pace) -> list[Check]:
     """Cut answers of each framing: their clients are cut, and nothing of it is kept."""
     (backend,) = stage.backends("cutter", fields="Cache-Control: max-age=600\r\n")
-    keys = {"breaker": {"failures": 1000}, "health": {"interval": "1h"}}
+    keys = {"breaker": {"failures": 1000}, "health": {"interval": "1h", "interval_down": "1h"}}
     gateway = stage.gateway({"cached": ([backend], keys)}, cache=["cached"])
     seconds = pace.seconds / 4
     rows = []

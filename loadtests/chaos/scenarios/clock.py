@@ -57,7 +57,7 @@ def clock_jumps(stage: Stage, pace: Pace) -> list[Check]:
     sick, fine = stage.backends("sick", "fine")
     keys: dict[str, Any] = {
         "breaker": {"failures": 5, "reset_after": f"{RESET_AFTER:g}s"},
-        "health": {"interval": "1h"},
+        "health": {"interval": "1h", "interval_down": "1h"},
     }
     env = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(clock.path)}
     gateway = stage.gateway({"sick": ([sick], keys), "fine": ([fine], {})}, env=env)

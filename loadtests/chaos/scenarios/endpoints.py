@@ -80,7 +80,7 @@ def silent(stage: Stage, pace: Pace) -> list[Check]:
                 {
                     "timeouts": {"first_byte": f"{FIRST_BYTE * 1e3:g}ms"},
                     "breaker": {"failures": 5, "reset_after": f"{RESET_AFTER:g}s"},
-                    "health": {"interval": "1h"},
+                    "health": {"interval": "1h", "interval_down": "1h"},
                     "retries": 1,
                 },
             ),

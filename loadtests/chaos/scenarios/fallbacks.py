@@ -20,7 +20,7 @@ def only_one_killed(stage: Stage, pace: Pace) -> list[Check]:
     keys: dict[str, object] = {
         "breaker": {"failures": 5, "reset_after": f"{RESET_AFTER:g}s"},
         # Probes would see it, too: here the breaker alone is on trial.
-        "health": {"interval": "1h"},
+        "health": {"interval": "1h", "interval_down": "1h"},
     }
     stale = {"stale": {"max_age": "1h", "shared": True}}
     gateway = stage.gateway(

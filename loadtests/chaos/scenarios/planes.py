@@ -48,7 +48,7 @@ def prober_killed(stage: Stage, pace: Pace) -> list[Check]:
     keys: dict[str, Any] = {
         "breaker": {"failures": 5, "reset_after": f"{RESET_AFTER:g}s"},
         "timeouts": {"first_byte": "8s"},
-        "health": {"interval": "1h"},
+        "health": {"interval": "1h", "interval_down": "1h"},
     }
     gateway = stage.gateway({"web": ([backend], keys)})
     workers = gateway.pids("worker")
@@ -118,7 +118,7 @@ def reload_while_open(stage: Stage, pace: Pace) -> list[Check]:
     (backend,) = stage.backends("only", errors=1.0)
     keys: dict[str, Any] = {
         "breaker": {"failures": 5, "reset_after": "30s"},
-        "health": {"interval": "1h"},
+        "health": {"interval": "1h", "interval_down": "1h"},
     }
     gateway = stage.gateway({"web": ([backend], keys)})
     load = stage.load(gateway, "/web/{n}", pace.rate / 5, 3 if pace.short else 8)
