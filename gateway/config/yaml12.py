@@ -294,17 +294,21 @@ def _compose(text: str, composer: Any) -> Document:
         mark = error.problem_mark or error.context_mark
         place = START if mark is None else _mark(mark)
         what = error.problem or "cannot be read"
+        if "nesting depth" in what:  # libyaml has a bound of its own from 0.2.6 on
+            return _too_deep(place)
         context = f" ({error.context})" if error.context else ""
         if "'\\t'" in what:
             context = " (indent with spaces)"
         return Document(faults=[YamlFault(place, (), f"not YAML: {what}{context}")])
     except _TooDeepError as error:
         node = error.args[0]
-        place = START if node is None else _mark(node.start_mark)
-        return Document(
-            faults=[YamlFault(place, (), f"nested too deep, expected at most {MAX_DEPTH} levels")]
-        )
+        return _too_deep(START if node is None else _mark(node.start_mark))
     return Document(root=root)
+
+
+def _too_deep(place: Mark) -> Document:
+    what = f"nested too deep, expected at most {MAX_DEPTH} levels"
+    return Document(faults=[YamlFault(place, (), what)])
 
 
 def parse(octets: bytes, composer: Any = None) -> Document:
