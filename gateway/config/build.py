@@ -217,7 +217,7 @@ def _service(name: str, section: Service, row: int, files: _Files) -> snapshot.S
 
 def _retry(section: Retry | str, attempts: int) -> snapshot.Retry:
     if isinstance(section, str):
-        return snapshot.Retry()
+        return snapshot.Retry(never=True)
     return snapshot.Retry(
         attempts=attempts,
         on=section.on,

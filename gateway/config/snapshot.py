@@ -92,6 +92,8 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     budget: float = 0.2
     floor: float = 10.0
     body: int = 64 * 1024
+    #: ``off``: not even where an idle connection turns out to be closing.
+    never: bool = False
 
 
 class Rescue(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,8 @@ import math
 CHANCE = 1e-6
 #: A run is never asked to be longer than this many times the configured one.
 LONGEST = 4
+#: Other requests in the window, before their failures say how common failures are.
+ENOUGH = 20
 #: Standard errors by which an outlier's failures exceed its peers'.
 DEVIATIONS = 3.0
 #: A new endpoint begins with this part of its share (Envoy: ``min_weight_percent``).
@@ -26,7 +28,7 @@ def run_that_opens(failures: int, requests: int, failed: int, run: int) -> int:
     """
     others = requests - run
     by_chance = max(failed - run, 0)
-    if others < failures or by_chance == 0:
+    if others < ENOUGH or by_chance == 0:
         return failures
     share = by_chance / others
     if share >= 1.0:

@@ -38,6 +38,10 @@ _WORDS = {
 }
 
 
+#: Nanoseconds after which a probe that has said nothing gives way to another.
+LONGEST_PROBE = 30 * 10**9
+
+
 class _Failed(Exception):  # noqa: N818 - what pybreaker is told, not an error
     """Stands for a failed attempt."""
 
@@ -90,7 +94,7 @@ class Breakers:
         half = int(seconds * 5e8)
         if age >= half:
             if age >= 4 * half:  # nothing was counted lately: begin with this failure
-                words[at + layout.CELL_HALF] = max(requests - 1, 0)
+                words[at + layout.CELL_HALF] = requests
                 words[at + layout.CELL_HALF + 1] = max(failed - 1, 0)
             words[at + layout.CELL_BEFORE] = words[at + layout.CELL_HALF]
             words[at + layout.CELL_BEFORE + 1] = words[at + layout.CELL_HALF + 1]
@@ -197,7 +201,18 @@ class Guard:
     included.
     """
 
-    __slots__ = ("_at", "_cell", "_shared", "_teller", "outlier", "peers", "policy", "probing")
+    __slots__ = (
+        "_at",
+        "_cell",
+        "_shared",
+        "_since",
+        "_teller",
+        "outlier",
+        "peers",
+        "policy",
+        "probe",
+        "probing",
+    )
 
     def __init__(self, shared: Breakers, name: str, cell: int) -> None:
         self._shared = shared
@@ -208,13 +223,25 @@ class Guard:
         self.outlier: Outlier | None = None
         self.peers: tuple[int, ...] = (cell,)
         self.probing = False
+        #: The number of the probe that was taken last, from 1.
+        self.probe = 0
+        self._since = 0
+
+    def due(self) -> bool:
+        """Tell whether an open breaker would let a request try now."""
+        return self._due(self._shared.words[self._at + layout.CELL_BREAKER])
 
     def may_probe(self) -> bool:
-        """Take the one probe of an open breaker, where it is due; ``end_probe`` must follow."""
+        """Take the one probe of an open breaker, where it is due; ``end_probe`` must follow.
+
+        One that has said nothing for ``LONGEST_PROBE`` (an upload that trickles, say) gives way.
+        """
         words, at, shared = self._shared.words, self._at, self._shared
-        if self.probing or not self._due(words[at + layout.CELL_BREAKER]):
+        if self.probing and shared.clock() - self._since < LONGEST_PROBE:
             return False
-        if not shared.locks.try_probe(self._cell):
+        if not self._due(words[at + layout.CELL_BREAKER]):
+            return False
+        if not self.probing and not shared.locks.try_probe(self._cell):
             return False
         with shared.locks.counting(self._cell):
             # Whoever held the lock before may have ended it, or somebody reset it, meanwhile.
@@ -222,7 +249,10 @@ class Guard:
             self.probing = self._due(state)
             if self.probing and state == layout.BREAKER_OPEN:
                 self._machine().half_open()
-        if not self.probing:
+        if self.probing:
+            self.probe += 1
+            self._since = shared.clock()
+        else:
             shared.locks.end_probe(self._cell)
         return self.probing
 
@@ -252,9 +282,14 @@ class Guard:
         passed = (self._shared.clock() - words[at + layout.CELL_BREAKER_CHANGED]) / 1e9
         return max(wait - passed, 0.0)
 
-    def end_probe(self, good: bool | None) -> None:
-        """End a probe; None: nothing was learned of the backend, whoever comes next tries."""
+    def end_probe(self, good: bool | None, probe: int = 0) -> None:
+        """End a probe; None: nothing was learned of the backend, whoever comes next tries.
+
+        ``probe`` is its number; one that has given way to another ends nothing. 0: the last one.
+        """
         shared = self._shared
+        if not self.probing or probe not in {0, self.probe}:
+            return
         self.probing = False
         if good is not None:
             with shared.locks.counting(self._cell):
@@ -273,6 +308,7 @@ class Guard:
                 return  # it began before the breaker opened
             now = shared.clock()
             requests, failed = shared.window(self._cell, policy.window, now)
+            requests += 1  # this one is still counted as under way
             if policy.failures:
                 run = words[at + layout.CELL_RUN] + 1
                 self._enter(_fail, rules.run_that_opens(policy.failures, requests, failed, run))

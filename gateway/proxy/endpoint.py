@@ -170,11 +170,16 @@ class Endpoint:
         self._words[self._own + 2] += 1
         return True
 
-    def take_probe(self) -> bool:
-        """Tell, once, whether the request that was just claimed is its breaker's probe."""
-        probed: cython.bint = self.probed
+    def take_probe(self) -> int:
+        """Return, once, the number of its breaker's probe that the request just claimed is.
+
+        0: it is none.
+        """
+        guard = self.guard
+        if not self.probed or guard is None:
+            return 0
         self.probed = False
-        return probed
+        return guard.probe
 
     @cython.ccall
     @cython.exceptval(check=True)
@@ -197,17 +202,17 @@ class Endpoint:
         if self._words[self._at + _RUN] != 0:
             self._words[self._at + _RUN] = 0
 
-    def failed(self, unreached: bool, probe: bool) -> None:
+    def failed(self, unreached: bool, probe: int) -> None:
         """Count one failed attempt, that its breaker counts too.
 
-        ``unreached``: no connection could be made; ``probe``: it was the breaker's.
+        ``unreached``: no connection could be made; ``probe``: its number, 0 where it was none.
         """
         self._words[self._own + 3] += 1
         guard = self.guard
         if guard is None:
             return
         if probe:
-            guard.end_probe(False)
+            guard.end_probe(False, probe)
         else:
             guard.failed(unreached)
 
@@ -303,6 +308,10 @@ class Pool:
         for member in self.members:
             total += member._words[member._own + 2]
         return total
+
+    def due(self) -> bool:
+        """Tell whether an open breaker of it would let a request try now."""
+        return any(member.guard is not None and member.guard.due() for member in self.members)
 
     def left_alone(self) -> float | None:
         """Return the seconds until a breaker lets one request try; None where not all are open."""

@@ -311,7 +311,9 @@ class Attempt:
     _exchange: Exchange
     _over: cython.bint
     _redialled: cython.bint
-    _probe: cython.bint
+    _probe: cython.int
+    _good: cython.bint
+    _marked: cython.bint
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint, wants_upgrade: cython.bint) -> None:
         self.endpoint = endpoint
@@ -321,7 +323,9 @@ class Attempt:
         self._exchange = exchange
         self._over = False
         self._redialled = False
-        self._probe = endpoint.probed and endpoint.take_probe()
+        self._probe = endpoint.take_probe() if endpoint.probed else 0
+        self._good = False
+        self._marked = False
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.endpoint.id} sent={self.request_sent} over={self._over}>"
@@ -329,8 +333,13 @@ class Attempt:
     @cython.cfunc
     @cython.exceptval(check=True)
     def begin(self) -> cython.bint:
-        """Take an idle connection, or have one made."""
-        connection = self.endpoint.take_idle()
+        """Take an idle connection, or have one made.
+
+        A request that may not be repeated at all gets one of its own: an idle one may be closing.
+        """
+        connection = None
+        if self._exchange._view.again.reuses:
+            connection = self.endpoint.take_idle()
         if connection is not None:
             self._send(connection)
         else:
@@ -378,20 +387,27 @@ class Attempt:
     @cython.cfunc
     @cython.exceptval(check=True)
     def mark(self, unreached: cython.bint) -> cython.bint:
-        """Hold a failure against the endpoint."""
-        probe: cython.bint = self._probe
-        self._probe = False
-        self.endpoint.failed(unreached, probe)
+        """Hold a failure against the endpoint, once."""
+        probe: cython.int = self._probe
+        if not self._marked:
+            self._marked = True
+            self._probe = 0
+            self.endpoint.failed(unreached, probe)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def pass_probe(self) -> cython.bint:
         """Where it was the breaker's probe: it has passed."""
+        return self._end_probe(True)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _end_probe(self, good: object) -> cython.bint:
         guard = self.endpoint.guard
         if self._probe and guard is not None:
-            guard.end_probe(True)
-        self._probe = False
+            guard.end_probe(good, self._probe)  # type: ignore[arg-type]  # bool or None
+        self._probe = 0
         return True
 
     @cython.cfunc
@@ -404,10 +420,7 @@ class Attempt:
         if connection is not None:
             connection.abort()
             self.endpoint.forget(connection)
-        guard = self.endpoint.guard
-        if self._probe and guard is not None:
-            guard.end_probe(None)
-        self._probe = False
+        self._end_probe(None)
         self.over(False)
         return True
 
@@ -425,16 +438,18 @@ class Attempt:
             self.mark(False)
         elif self._probe:
             self.pass_probe()
+        self._good = good
         if ended:
             self.over(good)
-        elif good:
+        elif good and head.length < 0 and _is_events(head):
+            # It may go on for hours; others have done well once they are whole.
             self.endpoint.passed()
         exchange.on_head(self, head, body, ended)
 
     def on_data(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """More of the answer's body."""
         if ended:
-            self.over(False)
+            self.over(self._good)
         self._exchange.on_data(self, payload, ended, trailers)
 
     def on_switch(self, head: Head, rest: bytes) -> None:
@@ -462,12 +477,10 @@ class Attempt:
             return
         if exchange._view.again.verdicts.of(failure.name) & MARK:
             self.mark(failure.retry_safe)
-        guard = self.endpoint.guard
-        if self._probe and guard is not None:
-            self._probe = False
-            guard.end_probe(None)
+        self._end_probe(None)
         self.over(False)
-        exchange.on_attempt_failed(self, failure)
+        # What was sent over a first connection may have arrived, whatever became of the second.
+        exchange.on_attempt_failed(self, failure, failure.retry_safe and not self._redialled)
 
     def on_full(self) -> None:
         """The backend reads slowly: the client waits."""
@@ -577,6 +590,7 @@ class Exchange:
     _only: cython.bint
     _failure: Failure | None
     _counted_as: cython.int
+    _deaf: cython.bint
     _body_ended: cython.bint
     _entered: cython.bint
     _recorded: cython.bint
@@ -638,6 +652,7 @@ class Exchange:
         self._only = False
         self._failure = None
         self._counted_as = -1
+        self._deaf = False
         self._body_ended = self._framing == _BODY_NONE
         self._entered = False
         self._recorded = False
@@ -818,9 +833,11 @@ class Exchange:
     @cython.exceptval(check=True)
     def _refuses_write(self) -> cython.bint:
         """Tell whether the platform's mode has no writes to the service."""
-        if self._method in SAFE:
+        view = self._view
+        if self._method in SAFE or not self.core.platform.refuses(self.route.service_name):
             return False
-        return bool(self.core.platform.refuses(self.route.service_name))
+        # An open breaker's one try may be a write: it may be all that ever comes.
+        return not view.blue.due() and not view.green.due()
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1148,7 +1165,7 @@ class Exchange:
         """Pass the client's content on, framed for the backend; before a connection, keep it."""
         attempt = self._attempt
         framed: bytes = payload
-        if attempt is None:
+        if attempt is None or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
             framed = encode_chunk(payload) if payload else b""
@@ -1365,7 +1382,7 @@ class Exchange:
             between: cython.double = view.between
             if head.length < 0:
                 streams = True
-                if (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream"):
+                if _is_events(head):
                     between = self.route.timeouts.stream_idle
             if streams:
                 self.deadline = _NEVER
@@ -1482,6 +1499,9 @@ class Exchange:
         self._endpoint = held.attempt.endpoint.id
         self._green = held.green
         self._candidate = held.candidate
+        # Some of the request's content may have gone to another backend meanwhile: what this one is
+        # owed of it would follow a hole, and the next request be read as its rest.
+        self._deaf = not held.attempt.request_sent
         if held.failure is not None:
             self.fail(held.failure)
             return True
@@ -1541,8 +1561,11 @@ class Exchange:
 
     # --- ends -----------------------------------------------------------------------------------
 
-    def on_attempt_failed(self, attempt: Attempt, failure: Failure) -> None:
-        """An attempt failed: another is made, or a fallback found, as long as nothing was sent."""
+    def on_attempt_failed(self, attempt: Attempt, failure: Failure, unsent: bool) -> None:
+        """An attempt failed: another is made, or a fallback found, as long as nothing was sent.
+
+        ``unsent``: the request surely never reached the backend.
+        """
         held = self._held
         if held is not None and attempt is held.attempt:
             # Should nobody else have it either, half an answer must not pass for a whole one.
@@ -1560,7 +1583,7 @@ class Exchange:
             if self._failure is None:
                 self._failure = failure
             bits: cython.int = self._view.again.verdicts.of(failure.name)
-            if self._again(attempt, bits, failure.retry_safe, failure.kind.status == 504):
+            if self._again(attempt, bits, unsent, failure.kind.status == 504):
                 return
             if self._rescuing:
                 failure = self._failure
@@ -1865,6 +1888,10 @@ class Exchange:
             if self._view.again.verdicts.of(failure.name) & MARK:
                 attempt.mark(False)
             attempt.abandon()
+        if self._status == 0:
+            # What is answered now has its own time to be sent in.
+            self.deadline = self.core.clock() + self._view.total
+            self.downstream.expect(self.deadline, self._view.between)
         self._give_up(failure)
 
     def on_client_left(self, failure: Failure) -> None:
@@ -1957,6 +1984,11 @@ class Exchange:
         if self._counted_as >= 0:
             return self._counted_as
         return (2 if self._candidate else 0) + (1 if self._green else 0)
+
+
+def _is_events(head: Head) -> bool:
+    """Tell whether an answer is an event stream (HTML, "Server-sent events")."""
+    return (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream")
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

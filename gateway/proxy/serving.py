@@ -59,6 +59,8 @@ class SecondTries:
     """What failures call for on a route: the attempts that may follow the first, and for what.
 
     ``replay``: octets of a request's content that are kept to be sent again; 0: none are.
+    ``reuses``: whether a connection that was idle may carry the request: it may have to be sent
+    again then, because the backend was closing it.
     """
 
     verdicts: Verdicts
@@ -66,6 +68,7 @@ class SecondTries:
     retry_methods: frozenset[bytes]
     rescue_methods: frozenset[bytes]
     replay: int
+    reuses: bool
 
 
 @lru_cache(maxsize=1024)
@@ -82,6 +85,7 @@ def second_tries(retry: Retry, rescue: Rescue, breaker: Breaker) -> SecondTries:
         retry_methods=frozenset(method.encode() for method in retry.methods),
         rescue_methods=frozenset(method.encode() for method in rescue.methods),
         replay=retry.body if retry.attempts or rescue.methods else 0,
+        reuses=not retry.never,
     )
 
 

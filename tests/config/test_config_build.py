@@ -217,7 +217,7 @@ routes:
     assert (web.outlier, web.slow_start) == (None, 0.0)
     always, once = routes_of(topology)
     assert (always.retry, always.rescue) == (None, None)
-    assert once.retry == snapshot.Retry()
+    assert once.retry == snapshot.Retry(never=True)
     assert once.rescue is not None
     assert once.rescue.methods == ("GET",)
 

@@ -23,7 +23,7 @@ def test_where_failures_are_common_a_run_must_be_longer() -> None:
     # All of them: that is no chance any more.
     assert rules.run_that_opens(5, requests=105, failed=105, run=5) == 5
     # Too few others to say anything.
-    assert rules.run_that_opens(5, requests=9, failed=6, run=5) == 5
+    assert rules.run_that_opens(5, requests=24, failed=15, run=5) == 5
 
 
 def test_random_failures_of_thirty_percent_hardly_ever_open_it() -> None:
@@ -34,7 +34,11 @@ def test_random_failures_of_thirty_percent_hardly_ever_open_it() -> None:
         failed = chance.random() < 0.3
         history = [*history[-999:], failed]
         run = run + 1 if failed else 0
-        if failed and run >= rules.run_that_opens(5, len(history), sum(history), run):
+        if (
+            len(history) >= 50
+            and failed
+            and run >= rules.run_that_opens(5, len(history), sum(history), run)
+        ):
             opened += 1
     assert opened == 0
 

@@ -159,6 +159,66 @@ def test_silence_for_the_whole_request_counts(rig: Rig) -> None:
     rig.over([504])
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_answers_that_break_off_open_it(rig: Rig, framing: str) -> None:
+    _serve(rig)
+    part = b"0123" if framing.startswith("C") else b"4\r\n0123\r\n"
+    for _ in range(5):
+        assert _breaker(rig) == "closed"
+        rig.connect().get()
+        backend = rig.backend()
+        backend.answers(f"HTTP/1.1 200 OK\r\n{framing}\r\n\r\n".encode() + part)
+        backend.resets()
+        assert rig.client.cut
+    assert _breaker(rig) == "open"
+    rig.over([200] * 5)
+
+
+def test_an_attempt_fails_once(rig: Rig) -> None:
+    _serve(rig, breaker=Breaker(failures=2))
+    rig.client.get()
+    backend = rig.backend()
+    backend.answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 10\r\n\r\nso")
+    backend.resets()
+    assert (_word(rig, layout.CELL_RUN), _breaker(rig)) == (1, "closed")
+    rig.over([503])
+
+
+def test_an_event_stream_has_done_well_once_it_has_begun(rig: Rig) -> None:
+    _serve(rig, breaker=Breaker(failures=2))
+    _fails(rig)
+    rig.client.get()
+    rig.backend().answers(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    assert _word(rig, layout.CELL_RUN) == 0
+    rig.client.leaves()
+    rig.over()
+
+
+def test_a_probe_that_says_nothing_gives_way(whole: Rig) -> None:
+    rig = whole
+    _serve(rig, breaker=Breaker(failures=1, reset_after=1.0))
+    _fails(rig)
+    rig.advance(1.1)
+    slow = rig.connect()
+    slow.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 99\r\n\r\n")
+    trickle = rig.backend()
+    for _ in range(3):
+        rig.advance(9.0)
+        slow.send(b"x")
+    rig.connect().get()
+    assert rig.client.answer().field(b"x-gateway-error") == b"breaker-open"
+    rig.advance(4.0)
+    rig.connect().get()
+    rig.accept().ok()
+    assert rig.client.answer().status == 200
+    assert _breaker(rig) == "closed"
+    trickle.resets()
+    assert _breaker(rig) in {"closed", "open"}
+    rig.over()
+
+
 def test_off_means_never(rig: Rig) -> None:
     _serve(rig, breaker=Breaker(failures=0))
     _fails(rig, 30)
@@ -485,3 +545,22 @@ def test_what_is_done_by_hand_in_the_last_moment_is_not_lost(
 
 def test_a_service_made_by_hand_has_a_breaker() -> None:
     assert Service(name="web", row=1).breaker.failures == 5
+
+
+def test_a_service_that_is_only_written_to_comes_back_by_itself(whole: Rig) -> None:
+    """Read-only for want of it, yet a write is what its open breaker waits for."""
+    rig = whole
+    _serve(rig)
+    write = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1\r\n\r\nx"
+    for _ in range(5):
+        rig.connect().send(write)
+        rig.refuses()
+        assert rig.client.answer().status == 502
+    rig.advance(5.0)
+    rig.connect().send(write)
+    assert rig.client.answer().field(b"x-gateway-error") == b"read-only"
+    rig.advance(56.0)
+    rig.connect().send(write)
+    rig.accept().ok()
+    assert rig.client.answer().status == 200
+    rig.over()

@@ -423,3 +423,57 @@ def test_an_asset_that_the_next_endpoint_lacks_is_asked_of_the_other_color(rig: 
     other.ok(b"yes")
     assert rig.client.answer().body == b"yes"
     rig.over([200])
+
+
+def test_a_backend_that_content_went_past_is_never_sent_more_of_it(whole: Rig) -> None:
+    """Else it would read the next request on its connection as the rest of this one."""
+    rig = whole
+    _serve(rig, retry=Retry(attempts=1, on=("503", "reset"), methods=("POST",)))
+    rig.client.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\n01234")
+    first = rig.backend()
+    first.answers(b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nso")
+    second = rig.accept()
+    rig.client.send(b"567")
+    second.resets()
+    rig.client.send(b"89")
+    first.answers(b"ry")
+    assert bytes(first.transport.sent).endswith(b"01234")
+    assert first.closed
+    assert rig.client.answer().status == 503
+    rig.over([503])
+
+
+def test_off_means_that_nothing_is_ever_sent_twice(rig: Rig) -> None:
+    routes = [
+        Route(path="/", service="web"),
+        Route(path="/auth/", service="web", retry=Retry(never=True), rescue=Rescue()),
+    ]
+    services = [service(retry=RETRY)]
+    rig.serve(topology(number=2, services=services, pools=_pools(1), routes=routes))
+    rig.client.get()
+    idle = rig.backend()
+    idle.ok()
+    assert rig.client.answer().status == 200
+    rig.client.get("/auth/callback")
+    # Not over the idle connection: it may be closing, and then who knows.
+    own = rig.accept()
+    assert own is not idle
+    own.resets()
+    assert _error(rig) == (502, b"reset")
+    assert rig.dialling == 0
+    rig.over([200, 502])
+
+
+def test_what_may_have_arrived_is_not_tried_elsewhere_by_any_method(whole: Rig) -> None:
+    rig = whole
+    _serve(rig, blue=2, retry=Retry(attempts=1, on=("connect",), methods=("GET",)))
+    rig.client.get()
+    rig.backend().ok()
+    rig.client.answer()
+    rig.client.send(b"DELETE / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+    rig.backend().resets()
+    # The idle connection was closing: the same endpoint is dialled anew, which is refused.
+    rig.refuses()
+    assert _error(rig) == (502, b"connect")
+    assert rig.dialling == 0
+    rig.over([200, 502])
