@@ -328,6 +328,7 @@ class Board:
             layout.CELL_EJECTED_UNTIL,
             layout.CELL_EJECTIONS,
             layout.CELL_WINDOW,
+            layout.CELL_EARLY,
         ):
             self.words[at + word] = 0
         self.words[at + layout.CELL_BREAKER_CHANGED] = now

@@ -13,8 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-#: Probes passed in a row that make an endpoint as good as back while its breaker is open.
+#: Probes passed in a row that make an endpoint as good as back while its breaker is open; twice as
+#: many after each try that they led to and that failed, up to ``2 ** DOUBLINGS`` times.
 PASSES = 2
+DOUBLINGS = 6
+
+
+def passes_enough(words: Sequence[int], at: int) -> bool:
+    """Tell whether enough probes have passed since the breaker of the cell at ``at`` opened."""
+    passes, before = words[at + layout.CELL_PASSES], words[at + layout.CELL_PASSES_BEFORE]
+    since = passes - before if passes >= before else passes
+    return since >= PASSES << min(words[at + layout.CELL_EARLY], DOUBLINGS)
 
 
 def can_serve(words: Sequence[int], cell: int) -> bool:
@@ -26,9 +35,9 @@ def can_serve(words: Sequence[int], cell: int) -> bool:
     if words[at + layout.CELL_HEALTH] == layout.DOWN:
         return False
     state = words[at + layout.CELL_BREAKER]
-    if state == layout.BREAKER_OPEN:
-        passes, before = words[at + layout.CELL_PASSES], words[at + layout.CELL_PASSES_BEFORE]
-        return (passes - before if passes >= before else passes) >= PASSES
+    if state in {layout.BREAKER_OPEN, layout.BREAKER_HALF_OPEN}:
+        # Half open it is not back yet either: else the platform's mode would go to and fro.
+        return passes_enough(words, at)
     return state != layout.BREAKER_FORCED
 
 

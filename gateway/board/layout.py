@@ -50,6 +50,7 @@ CELL_WARM_FROM = 12  # CLOCK_MONOTONIC, nanoseconds: slow start began; 0: none
 CELL_WINDOW = 13
 CELL_BEFORE = 14
 CELL_HALF = 16
+CELL_EARLY = 18  # tries ahead of time that have failed since it opened
 CELL_WORDS = 32
 
 BREAKER_CLOSED, BREAKER_OPEN, BREAKER_HALF_OPEN, BREAKER_FORCED = 0, 1, 2, 3

@@ -49,15 +49,13 @@ def reset_after(first: float, at_most: float, openings: int) -> float:
     return min(first * 2.0 ** min(max(openings - 1, 0), 32), at_most)
 
 
-def may_try_early(passes: int, before: int, probed: bool, unreached: bool) -> bool:
+def may_try_early(enough: bool, probed: bool, unreached: bool) -> bool:
     """Tell whether health probes allow an open breaker's one request ahead of its time.
 
-    Two passes since it opened do. ``passes`` in a row now, ``before`` when it opened; ``probed``
-    where a health path is asked. A probe of the socket alone says something only where the failure
-    was to connect (``unreached``).
+    ``enough`` have passed since it opened; ``probed`` where a health path is asked. A probe of the
+    socket alone says something only where the failure was to connect (``unreached``).
     """
-    since = passes - before if passes >= before else passes
-    return since >= 2 and (probed or unreached)
+    return enough and (probed or unreached)
 
 
 def is_outlier(requests: int, failed: int, others: int, others_failed: int, above: float) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pybreaker
 
 from gateway.board import layout
+from gateway.board.judge import passes_enough
 from gateway.config.snapshot import Breaker
 from gateway.policy import breaker as rules
 
@@ -128,6 +129,7 @@ class CellStorage(pybreaker.CircuitBreakerStorage):
         now = self._shared.clock()
         if state == pybreaker.STATE_CLOSED:
             self._words[self._at + layout.CELL_WARM_FROM] = now
+            self._words[self._at + layout.CELL_EARLY] = 0
         self._words[self._at + layout.CELL_BREAKER_CHANGED] = now
         self._words[self._at + layout.CELL_BREAKER] = _WORDS[state]
 
@@ -204,6 +206,7 @@ class Guard:
     __slots__ = (
         "_at",
         "_cell",
+        "_early",
         "_shared",
         "_since",
         "_teller",
@@ -226,6 +229,7 @@ class Guard:
         #: The number of the probe that was taken last, from 1.
         self.probe = 0
         self._since = 0
+        self._early = False
 
     def due(self) -> bool:
         """Tell whether an open breaker would let a request try now."""
@@ -248,6 +252,7 @@ class Guard:
             state = words[at + layout.CELL_BREAKER]
             self.probing = self._due(state)
             if self.probing and state == layout.BREAKER_OPEN:
+                self._early = self.wait() > 0.0
                 self._machine().half_open()
         if self.probing:
             self.probe += 1
@@ -265,12 +270,8 @@ class Guard:
         wait = rules.reset_after(policy.reset_after, policy.reset_at_most, openings)
         if self._shared.clock() - words[at + layout.CELL_BREAKER_CHANGED] >= wait * 1e9:
             return True
-        return rules.may_try_early(
-            words[at + layout.CELL_PASSES],
-            words[at + layout.CELL_PASSES_BEFORE],
-            policy.probed,
-            words[at + layout.CELL_UNREACHED] == 1,
-        )
+        unreached = words[at + layout.CELL_UNREACHED] == 1
+        return rules.may_try_early(passes_enough(words, at), policy.probed, unreached)
 
     def wait(self) -> float:
         """Return the seconds until an open breaker lets one request try; 0 where it does now."""
@@ -296,7 +297,16 @@ class Guard:
                 # Reset or opened by hand meanwhile, it is no longer this probe's to move.
                 if shared.words[self._at + layout.CELL_BREAKER] == layout.BREAKER_HALF_OPEN:
                     self._enter(_passed if good else _fail, self.policy.failures)
+                    if not good and self._early:
+                        self._was_too_early()
         shared.locks.end_probe(self._cell)
+
+    def _was_too_early(self) -> None:
+        """Ask more of the probes before the next try ahead of time; the wait itself stays."""
+        words, at = self._shared.words, self._at
+        words[at + layout.CELL_EARLY] += 1
+        if words[at + layout.CELL_OPENINGS] > 1:
+            words[at + layout.CELL_OPENINGS] -= 1
 
     def failed(self, unreached: bool) -> None:
         """Count a failed attempt that was no probe."""

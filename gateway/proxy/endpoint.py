@@ -349,7 +349,8 @@ class Pool:
                 places = [i]
             elif standing == best:
                 places.append(i)
-        if alone and (probes or not places):
+        # A second try is no try: whoever has failed once must not pay for a doubtful endpoint.
+        if alone and tried is None and (probes or not places):
             for i in alone:
                 member = self.members[i]
                 if member._probe():

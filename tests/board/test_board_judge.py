@@ -23,7 +23,8 @@ CELL = 3
         # Passes begin anew after a failed probe.
         (layout.UP, layout.BREAKER_OPEN, 1, 9, False),
         (layout.UP, layout.BREAKER_OPEN, 2, 9, True),
-        (layout.UP, layout.BREAKER_HALF_OPEN, 0, 0, True),
+        (layout.UP, layout.BREAKER_HALF_OPEN, 0, 0, False),
+        (layout.UP, layout.BREAKER_HALF_OPEN, 11, 9, True),
         (layout.UP, layout.BREAKER_FORCED, 99, 0, False),
     ],
 )

@@ -12,6 +12,7 @@ import pybreaker
 import pytest
 
 from gateway.board import layout
+from gateway.board.judge import can_serve
 from gateway.board.locks import OwnLocks
 from gateway.config.snapshot import Breaker, Outlier, Retry, Service
 from gateway.proxy.breaker import Breakers, CellStorage, Guard
@@ -250,6 +251,42 @@ def test_two_passed_probes_let_a_request_try_early(rig: Rig) -> None:
     _works(rig)
     assert _breaker(rig) == "closed"
     rig.over()
+
+
+def test_an_early_try_that_fails_costs_passes_and_no_longer_wait(rig: Rig) -> None:
+    _serve(rig, breaker=Breaker(failures=1, probed=True, reset_after=600.0, reset_at_most=9000.0))
+    _fails(rig)
+    passes = 0
+    for needed in (2, 4, 8):
+        for _ in range(needed):
+            _left_alone(rig)
+            passes += 1
+            _set(rig, layout.CELL_PASSES, passes)
+        assert can_serve(rig.words, 0)
+        _fails(rig)
+        assert not can_serve(rig.words, 0)
+        # What is told is the wait of a first opening, each time.
+        assert _left_alone(rig) == 600
+    _set(rig, layout.CELL_PASSES, passes + 16)
+    _works(rig)
+    assert _word(rig, layout.CELL_EARLY) == 0
+    rig.over()
+
+
+def test_a_second_try_is_no_breakers_probe(rig: Rig) -> None:
+    retry = Retry(attempts=1, on=("503",), methods=("GET",))
+    _serve(rig, 2, breaker=Breaker(failures=3, reset_after=1.0), retry=retry)
+    rig.client.get()
+    first = rig.backend()
+    other = 1 if first.endpoint.id == "web-blue-1-0" else 0
+    _set(rig, layout.CELL_BREAKER, layout.BREAKER_OPEN, other)
+    first.ok(status=503)
+    # The same endpoint once more: it is the only one that can be asked.
+    assert rig.backend().endpoint is first.endpoint
+    rig.backend().ok(status=503)
+    assert rig.client.answer().status == 503
+    assert _breaker(rig, other) == "open"
+    rig.over([503])
 
 
 def test_forced_by_hand_it_stays_open(rig: Rig) -> None:
