@@ -6,6 +6,7 @@ snapshot, so that a worker that starts while control is dead has them too.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from gateway.config.cross import items, mapping
 from gateway.config.faults import Fault
 from gateway.config.files import read_bounded, reason
 from gateway.config.scalars import format_size, shown
-from gateway.config.templates import Template, is_template, media_type
+from gateway.config.templates import TRIAL, Template, is_json, is_template, media_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,7 +61,10 @@ class PageReader:
         try:
             octets = read_bounded(Path(name), MAX_PAGE)
         except OSError as error:
-            raise ValueError(f"{shown(name)} cannot be read: {reason(error)}") from None
+            raise ValueError(
+                f"{shown(name)} cannot be read: {reason(error)}, "
+                "expected a file, as seen from the working directory"
+            ) from None
         if len(octets) > MAX_PAGE:
             raise ValueError(
                 f"{shown(name)} is too large, expected at most {format_size(MAX_PAGE)}"
@@ -84,12 +88,19 @@ class PageReader:
         except ValueError as error:
             self.faults.append(Fault(place, str(error)))
             return
-        if not is_template(name, template):
-            return
         try:
-            Template(octets, content_type)
+            if is_template(name, template):
+                octets = Template(octets, content_type).render(TRIAL)
         except ValueError as error:
             self.faults.append(Fault(place, f"{shown(name)} is no template: {error}"))
+            return
+        if is_json(content_type):
+            try:
+                json.loads(octets)
+            except (ValueError, RecursionError):
+                filled = " once it is filled in" if is_template(name, template) else ""
+                message = f"{shown(name)} is not JSON{filled}, expected what its type says"
+                self.faults.append(Fault(place, message))
 
 
 def _page_lists(data: Mapping[str, object]) -> Iterator[tuple[Place, object]]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: ``time`` is RFC 3339 in UTC.
 NAMES = ("status", "title", "service", "request_id", "retry_after", "mode", "time")
 
+#: What a template is filled with to see what comes of it. There need not be a ``retry_after``.
+TRIAL = dict.fromkeys(NAMES, "x") | {"status": "503", "retry_after": ""}
+
 #: Ends the name of a template: ``5xx.html.tmpl`` is HTML.
 SUFFIX = ".tmpl"
 
@@ -108,6 +111,8 @@ class Template:
         parts = _GAP.split(text)
         self._texts = tuple(part.encode() for part in parts[::2])
         self._names = tuple(part.strip() for part in parts[1::2])
+        if any(b"{{" in text for text in self._texts):
+            raise ValueError("a {{ without its }}, expected {{name}}")
         for name in self._names:
             if name not in NAMES:
                 known = ", ".join(NAMES)

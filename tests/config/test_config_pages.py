@@ -116,6 +116,26 @@ def test_too_much_in_all_is_told_at_the_one_that_is_too_much(folder: Path) -> No
             "'a.html' is no template: not UTF-8 at octet 2, expected UTF-8",
         ),
         (
+            b"<p>{{status</p>",
+            "file: a.html, template: true",
+            "'a.html' is no template: a {{ without its }}, expected {{name}}",
+        ),
+        (
+            b'{"a": ',
+            "file: a.html, type: application/json",
+            "'a.html' is not JSON, expected what its type says",
+        ),
+        (
+            b'{"status": {{status}}, "title": {{title}}}',
+            "file: a.html, template: true, type: application/json",
+            "'a.html' is not JSON once it is filled in, expected what its type says",
+        ),
+        (
+            b'{"wait": {{retry_after}}}',
+            "file: a.html, template: true, type: application/json",
+            "'a.html' is not JSON once it is filled in, expected what its type says",
+        ),
+        (
             b"",
             "file: a.unknown",
             "'a.unknown' has no extension that tells its type, expected a type",
