@@ -22,7 +22,6 @@ from gateway.proxy.copies import (
     Copies,
     Copy,
     Varying,
-    gone_record,
     varying_record,
 )
 from gateway.wire.fields import X_GATEWAY_ERROR, X_GATEWAY_SERVED_BY, X_REQUEST_ID, mask
@@ -402,7 +401,8 @@ class Cache:
     def forget(self, primary: bytes, now: cython.double) -> cython.bint:
         """Have nothing served any more of what was asked for before now."""
         self._puts += 1
-        return bool(self.store.put(primary, gone_record(now), now, primary))
+        self.store.invalidate(primary, now)
+        return True
 
     @cython.ccall
     @cython.exceptval(check=True)
@@ -425,7 +425,8 @@ class Cache:
             varying = known
         else:
             epoch = self.store.epoch()
-            self.store.put(primary, varying_record(epoch, names), since, primary)
+            if not self.store.put(primary, varying_record(epoch, names), since, primary):
+                return False
             varying = Varying(b"", epoch, names)
         key = self.variant_key(scope, varying, head, cookie)
         return bool(self.store.put(key, record, since, primary))

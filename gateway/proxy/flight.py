@@ -22,11 +22,17 @@ class Waiting(Protocol):
 
 
 class Flight:
-    """One request that is under way; ``flights`` has it by ``key`` until it lands."""
+    """One request that is under way; ``flights`` has it by ``key`` until it lands.
 
-    __slots__ = ("_flights", "_key", "_place", "_waiting", "_wheel")
+    ``since``: when it was asked, in seconds of the epoch.
+    """
 
-    def __init__(self, flights: dict[bytes, Flight], key: bytes, wheel: Wheel) -> None:
+    __slots__ = ("_flights", "_key", "_place", "_waiting", "_wheel", "since")
+
+    def __init__(
+        self, flights: dict[bytes, Flight], key: bytes, wheel: Wheel, since: float
+    ) -> None:
+        self.since = since
         self._flights = flights
         self._key = key
         self._wheel = wheel

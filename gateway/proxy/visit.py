@@ -134,7 +134,7 @@ class Visit:
     _asked_at: cython.double
     _now: cython.double
     _flight: Flight | None
-    _waits: cython.bint
+    _awaits: Flight | None
     _waited_for: bytes
     _waited: cython.bint
     _collapsed: cython.bint
@@ -190,7 +190,7 @@ class Visit:
         self._asked_at = 0.0
         self._now = 0.0
         self._flight = None
-        self._waits = False
+        self._awaits = None
         self._waited_for = b""
         self._waited = False
         self._collapsed = False
@@ -317,11 +317,13 @@ class Visit:
         self._collects = True
         if plain and not self._authorized and not cache.is_unstorable(self._primary):
             known = cache.flights.get(self._key)
+            if known is not None and cache.store.is_outdated(self._key, self._primary, known.since):
+                known = None  # it was asked before a write: its answer is not for who came later
             if known is None:
-                self._flight = Flight(cache.flights, self._key, cache.wheel)
+                self._flight = Flight(cache.flights, self._key, cache.wheel, self._asked_at)
             elif self._may_wait(known):
                 known.wait(self)
-                self._waits = True
+                self._awaits = known
                 self._waited_for = self._reason
                 return _WAIT
         if copy is None:
@@ -340,7 +342,7 @@ class Visit:
     def go_on(self, again: bool) -> None:
         """The answer that was waited for is there, or will not come."""
         waiter = self._waiter
-        self._waits = False
+        self._awaits = None
         self._waited = not again
         self._collapsed = True
         self.lines = b""
@@ -549,11 +551,9 @@ class Visit:
         """The request is over, whole or not: nothing of half an answer is kept."""
         self._pieces = None
         self._waiter = None
-        if self._waits:
-            self._waits = False
-            flight = self._cache.flights.get(self._key)
-            if flight is not None:
-                flight.leave(self)
+        awaits, self._awaits = self._awaits, None
+        if awaits is not None:
+            awaits.leave(self)
         led, self._flight = self._flight, None
         if led is not None:
             led.land(again=True)

@@ -469,6 +469,7 @@ def test_a_write_ends_the_copies_of_what_it_names(
     backend.take()
     backend.answers(f"HTTP/1.1 {status}\r\n{fields}Content-Length: 0\r\n\r\n".encode())
     assert cached.client.answer().field(STATUS) == b"gateway; fwd=method"
+    later(cached, 1)
     assert miss(cached, target=gone, body=b"new").body == b"new"
     assert hit(cached, target=gone).body == b"new"
     cached.over([200, int(status[:3]), 200, 200])
