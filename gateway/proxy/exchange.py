@@ -600,6 +600,7 @@ class Exchange:
     _served_by: str
     _first: object
     _started: cython.double
+    _turn: cython.double
     _forwarded_at: cython.double
     _answered_at: cython.double
 
@@ -662,6 +663,7 @@ class Exchange:
         self._served_by = ""
         self._first = None
         self._started = started
+        self._turn = started
         self._forwarded_at = 0.0
         self._answered_at = 0.0
 
@@ -691,6 +693,7 @@ class Exchange:
         """Go on where another request's answer was waited for: serve it, or forward."""
         if self._recorded:
             return
+        self._turn = self.core.clock()
         try:
             if self._look():
                 return
@@ -1034,7 +1037,7 @@ class Exchange:
             self.core.draw(32),
             self._client,
             self._tried,
-            self._started if self._tried is None else self.core.clock(),
+            self._turn if self._tried is None else self.core.clock(),
             self.to_head or self._method == b"GET",
         )
         if endpoint is None:
@@ -1068,7 +1071,7 @@ class Exchange:
         self.repeatable = self._framing == _BODY_NONE and self._method in _IDEMPOTENT
         if self._framing != _BODY_NONE and self._view.replay > 0:
             self._replay = []
-        self._forwarded_at = self._started  # the same turn of the loop
+        self._forwarded_at = self._turn  # this turn of the loop
         attempt.begin()
         return True
 
@@ -1505,6 +1508,10 @@ class Exchange:
         if held.failure is not None:
             self.fail(held.failure)
             return True
+        if self._visit is not None and self._tell_visit(
+            held.attempt, held.head, held.body, held.ended
+        ):
+            return True
         self._respond(held.head, held.body, held.ended)
         if not held.ended and held.attempt.connection is not None and not self.downstream.full:
             held.attempt.connection.resume()
@@ -1793,6 +1800,8 @@ class Exchange:
         lines: bytes = kept_lines(head) + self._page_lines()
         if attempt is not None:
             attempt.abandon()
+        if self._visit is not None:
+            self._visit.leave()
         self._status = status
         answer = page.answer(status, self._values(status, title_of(None, status), 0.0))
         lines += b"X-Gateway-Error: intercepted\r\n"
@@ -1904,7 +1913,10 @@ class Exchange:
             self._error = failure.name
         if self._status == 0:
             self._status = 499
+        visit, self._visit = self._visit, None
         self._record(self.downstream.taken, self.downstream.sent, False)
+        if visit is not None:
+            visit.leave(True)
 
     def on_answered(self) -> None:
         """Phase 10: the answer is complete."""

@@ -547,8 +547,11 @@ class Visit:
         self._land()
         return True
 
-    def leave(self) -> None:
-        """The request is over, whole or not: nothing of half an answer is kept."""
+    def leave(self, client_left: bool = False) -> None:
+        """The request is over, whole or not: nothing of half an answer is kept.
+
+        ``client_left``: for no fault of the backend's, so that one who waits asks for the others.
+        """
         self._pieces = None
         self._waiter = None
         awaits, self._awaits = self._awaits, None
@@ -556,7 +559,7 @@ class Visit:
             awaits.leave(self)
         led, self._flight = self._flight, None
         if led is not None:
-            led.land(again=True)
+            led.land(again=client_left)
 
     @cython.cfunc
     @cython.exceptval(check=True)
