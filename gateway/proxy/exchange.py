@@ -1307,20 +1307,25 @@ class Exchange:
         refresh: cython.bint = visit.refresh
         self._send_stored(visit.answer_head, visit.answer_body)
         if refresh:
-            self._refresh()
+            self._refresh(visit)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _refresh(self) -> cython.bint:
+    def _refresh(self, visit: Visit) -> cython.bint:
         """Validate a copy that was served stale: the same request, with nobody to answer."""
-        stream = QuietStream(self.core.wheel, self._memo.peer, self._memo.tls)
+        memo = self._memo
+        stream = QuietStream(self.core.wheel, memo.peer, memo.tls, visit.on_refreshed)
         line: bytes = b"GET %b HTTP/1.%d\r\n" % (self.head.target, self._minor)
         head = Head(self.head.render(line, _QUIET_DROP_MASK, b"Cache-Control: max-age=0\r\n"), 0)
         head.read_request()
         exchange = Exchange(stream, self.core, head, self.core.clock())
         stream.exchange = exchange
-        exchange.begin()
+        try:
+            exchange.begin()
+        except Exception:
+            visit.on_refreshed()
+            raise
         return True
 
     @cython.cfunc
@@ -1416,6 +1421,12 @@ class Exchange:
             self.downstream.end(payload, trailers)
         else:
             self.downstream.write(payload)
+
+    def is_collecting(self) -> bool:
+        """Tell whether anything of the answer is being kept."""
+        if self._attempt is None:
+            return True  # it is a copy, and at hand
+        return self._visit is not None and self._visit.collecting
 
     def on_client_full(self) -> None:
         """The client reads slowly: the backend waits."""

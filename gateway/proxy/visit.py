@@ -42,6 +42,7 @@ from gateway.proxy.flight import Flight
 from gateway.proxy.lastgood import LastGood
 from gateway.wire.fields import (
     CACHE_CONTROL,
+    CONTENT_TYPE,
     HOP_BY_HOP,
     IF_MATCH,
     IF_MODIFIED_SINCE,
@@ -91,6 +92,10 @@ _MAX_NAME = cython.declare(cython.Py_ssize_t, MAX_NAME)
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _ERRORS = frozenset((500, 502, 503, 504))
+#: Statuses that answer a condition or a range: they say nothing of the whole.
+_PARTIAL = frozenset((206, 304, 416))
+#: What never ends.
+_EVENTS = cython.declare(bytes, b"text/event-stream")
 
 
 @cython.final
@@ -150,6 +155,7 @@ class Visit:
     _length: cython.longlong
     _pieces: list[bytes] | None
     _size: cython.Py_ssize_t
+    _reserved: cython.Py_ssize_t
 
     def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
         self,
@@ -206,6 +212,7 @@ class Visit:
         self._length = -1
         self._pieces = None
         self._size = 0
+        self._reserved = 0
         self.answer_head = head
         self.answer_body = b""
         self.lines = b""
@@ -289,7 +296,7 @@ class Visit:
             self._cache.count(self._shelf, COALESCED)
         else:
             self._cache.count(self._shelf, HIT if how == _FRESH else STALE)
-        self.refresh = how == _SWR and self._key not in self._cache.flights
+        self.refresh = how == _SWR and self._cache.begin_refresh(self._key)
         self._now = self._asked_at
         self._answer()
         return True
@@ -303,7 +310,8 @@ class Visit:
         if self._directives.only_if_cached:
             return _REFUSE
         if self._to_head:
-            cache.count(self._shelf, MISS)
+            if copy is None:
+                cache.count(self._shelf, MISS)
             return _FORWARD
         if copy is not None:
             if copy.etag:
@@ -365,7 +373,7 @@ class Visit:
         self._collapsed = False
         self._status = head.status
         if self._method not in _SAFE:
-            if self._shelf.cached and 200 <= head.status < 400:
+            if 200 <= head.status < 400:
                 self._cache.invalidate(
                     self._shelf, self._secure, self._host, self._target, head, self._now
                 )
@@ -373,8 +381,8 @@ class Visit:
         if not keep:
             self._land()
             return _PASS
-        if self._validating and copy is not None:
-            if head.status == 304:
+        if copy is not None:
+            if self._validating and head.status == 304:
                 self._renew(head, copy)
                 return _INSTEAD
             if head.status in _ERRORS and self._stands_in(False):
@@ -390,11 +398,17 @@ class Visit:
         """Decide whether the answer is kept: for the cache, for a fallback, for both."""
         shelf = self._shelf
         cache = self._cache
-        complete: cython.bint = head.body != _UNTIL_CLOSE and head.length <= cache.store.entry
+        complete: cython.bint = (
+            head.body != _UNTIL_CLOSE
+            and head.length <= cache.store.entry
+            and not (head.get(CONTENT_TYPE) or b"").lower().startswith(_EVENTS)
+        )
         rule = None
         if shelf.plan is not None and not self._directives.no_store:
             rule = shelf.plan.keeps(b"GET", self._path)
         if not complete or not (self._collects or rule is not None):
+            if not complete and self._collects:
+                self._note_unstorable(head.status)
             self._land()
             return True
         fields = fields_of(head)
@@ -404,8 +418,7 @@ class Visit:
             self._terms = terms(head.status, fields, asked, self._now)
             self._names = names
         if self._terms is None and self._collects:
-            if head.status < 500:
-                cache.note_unstorable(self._primary)
+            self._note_unstorable(head.status)
             self._land()
         elif self._terms is not None:
             self._stores = True
@@ -426,9 +439,24 @@ class Visit:
                 self._spare = None
         if self._terms is None and self._spare is None:
             return True
+        if not cache.collect(0 if head.length < 0 else head.length):
+            self._stores = False
+            self._terms = self._spare = None
+            self._land()
+            return True
+        self._reserved = 0 if head.length < 0 else head.length
         self._kept = head.render(head.line, _HOP_BY_HOP, date_of(head, self._now))
         self._length = head.length
         self._pieces = []
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _note_unstorable(self, status: cython.int) -> cython.bint:
+        """Have nobody wait for this URL for a while, if the answer says that of all requests."""
+        plain: cython.bint = self._validating or not self._seen & (_CONDITIONS | _RANGES)
+        if plain and status < 500 and status not in _PARTIAL and not self._authorized:
+            self._cache.note_unstorable(self._primary)
         return True
 
     def take(self, payload: bytes, ended: bool) -> None:
@@ -437,17 +465,29 @@ class Visit:
         if pieces is None:
             return
         self._size += len(payload)
-        if self._size > self._cache.store.entry:
-            self._pieces = None
+        more: cython.Py_ssize_t = self._size - self._reserved
+        if self._size > self._cache.store.entry or (more > 0 and not self._cache.collect(more)):
+            self._let_go()
             self._land()
             return
+        if more > 0:
+            self._reserved = self._size
         if payload:
             pieces.append(payload)
         if ended:
-            self._pieces = None
+            self._let_go()
             if self._length < 0 or self._size == self._length:
                 self._store(b"".join(pieces))
             self._land()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _let_go(self) -> cython.bint:
+        """Collect nothing any more."""
+        self._pieces = None
+        self._cache.collect(-self._reserved)
+        self._reserved = 0
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -508,18 +548,29 @@ class Visit:
         self._land()
         return True
 
+    def on_refreshed(self) -> None:
+        """The validation that ``refresh`` asked for is over."""
+        self._cache.end_refresh(self._key)
+
+    @property
+    def collecting(self) -> bool:
+        """Whether the body is being collected."""
+        return self._pieces is not None
+
     def on_failure(self, disconnected: bool) -> bool:
         """Tell whether a stale copy stands for a backend that gave no answer (INSTEAD)."""
         self._now = self._cache.wall()
         return bool(self._copy is not None and self._stands_in(disconnected))
 
     def last_good(self, stable_green: bool, max_age: float) -> Copy | None:
-        """Return the last good answer for a fallback: stable's, else the other color's."""
+        """Return the last good answer for a fallback: for a request of the candidate its own, else
+        stable's; for one of stable never the candidate's.
+        """
         if len(self._host) + len(self._target) > _MAX_NAME:
             return None
-        scopes = self._shelf.scopes
+        stable: bytes = self._shelf.scopes[1 if stable_green else 0]
         return self._cache.last_good(
-            scopes[::-1] if stable_green else scopes,
+            (stable,) if self._scope == stable else (self._scope, stable),
             name_of(self._secure, self._host, self._target),
             self._head,
             self._cookie,
@@ -552,7 +603,8 @@ class Visit:
 
         ``client_left``: for no fault of the backend's, so that one who waits asks for the others.
         """
-        self._pieces = None
+        if self._pieces is not None:
+            self._let_go()
         self._waiter = None
         awaits, self._awaits = self._awaits, None
         if awaits is not None:

@@ -557,6 +557,24 @@ def test_a_stale_copy_stands_for_an_error(cached: Rig, how: str) -> None:
     assert results(cached) == {"miss": 1, "stale": 1}
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("etag", ["", 'ETag: "a"\r\n'])
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_allowed_copy_stands_for_an_error_with_or_without_a_validator(
+    cached: Rig, method: str, etag: str, status: int
+) -> None:
+    miss(cached, f"Cache-Control: max-age=1, stale-if-error=60\r\n{etag}Connection: close\r\n")
+    later(cached, 5)
+    cached.client.send(f"{method} /a HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+    cached.backend().answers(b"HTTP/1.1 %d Oops\r\nContent-Length: 0\r\n\r\n" % status)
+    while cached.core.dials:
+        cached.accept().answers(b"HTTP/1.1 %d Oops\r\nContent-Length: 0\r\n\r\n" % status)
+    answer = cached.client.answer(to_head=method == "HEAD")
+    assert (answer.status, answer.field(STATUS)) == (200, b"gateway; hit; ttl=-4")
+    assert answer.field(b"content-length") == b"3"
+    assert results(cached) == {"miss": 1, "stale": 1}
+
+
 def test_a_copy_that_must_be_validated_stands_for_nothing(cached: Rig) -> None:
     miss(cached, "Cache-Control: max-age=1, must-revalidate\r\nConnection: close\r\n")
     later(cached, 5)

@@ -191,3 +191,38 @@ def test_an_answer_that_was_held_is_told_as_it_is(cached: Rig) -> None:
         cached.accept().ok(b"one", 'Cache-Control: max-age=1\r\nETag: "a"\r\nConnection: close\r\n')
         assert cached.client.answer().status == 200
         cached.advance(60)
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        ('If-None-Match: "x"\r\n', "304 Not Modified\r\n"),
+        ("Range: bytes=0-1\r\n", "206 Partial Content\r\nContent-Length: 0\r\n"),
+        ("Range: bytes=9-\r\n", "416 Range Not Satisfiable\r\nContent-Length: 0\r\n"),
+        ("Authorization: Bearer t\r\n", "200 OK\r\nContent-Length: 0\r\n"),
+    ],
+)
+def test_an_answer_to_one_clients_own_terms_ends_no_waiting(
+    cached: Rig, asks: str, says: str
+) -> None:
+    cached.client.get("/a", asks)
+    cached.accept().answers(f"HTTP/1.1 {says}{FRESH}Connection: close\r\n\r\n".encode())
+    cached.client.answer()
+    for _ in range(5):
+        cached.connect().get("/a")
+    assert cached.dialling == 1
+    cached.over()
+
+
+def test_once_an_answer_is_stored_others_are_waited_for_again(cached: Rig) -> None:
+    cached.client.get("/a")
+    cached.accept().ok(b"his", "Cache-Control: private\r\nConnection: close\r\n")
+    cached.client.answer()
+    cached.client.get("/a")
+    cached.accept().ok(b"all's", "Cache-Control: max-age=1\r\nConnection: close\r\n")
+    cached.client.answer()
+    cached.advance(5)
+    for _ in range(5):
+        cached.connect().get("/a")
+    assert cached.dialling == 1
+    cached.over()
