@@ -432,7 +432,8 @@ class Copies:
             used, self._used = self._used, {}
             self._jobs.put(list(used))
         if self._unwritten:
-            unwritten, self._unwritten = self._unwritten, []
+            with self._lock:  # type: ignore[attr-defined]
+                unwritten, self._unwritten = self._unwritten, []
             for job in unwritten:
                 self._jobs.put(job)
 
@@ -542,7 +543,8 @@ class Copies:
                 self._file.write(key, data, since, key, now)
         except lmdb.Error:
             # It stays in ``_pending``: this process serves nothing older.
-            self._unwritten.append((key, data, since, key))
+            with self._lock:  # type: ignore[attr-defined]
+                self._unwritten.append((key, data, since, key))
             raise
         finally:
             self._changed()

@@ -190,7 +190,11 @@ class StoreFile:
     def _write(self, key: bytes, data: bytes, since: float, primary: bytes, now: float) -> None:
         with self.env.begin(write=True) as writing:
             before = writing.get(primary, db=self.records)
-            if kind_of(data) != GONE:
+            if kind_of(data) == GONE:
+                # A later one may have been written first, by another process.
+                if before is not None and since < since_of(before) <= now + SKEW:
+                    return
+            else:
                 if before is not None and kind_of(before) == GONE and since_of(before) > now + SKEW:
                     # The clock was set back: it is gone now, for whatever is under way.
                     told = before[:STAMP_OCTETS] + _TIME.pack(now) + before[HEADER_OCTETS:]

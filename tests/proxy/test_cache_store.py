@@ -156,6 +156,17 @@ def test_the_file_itself_refuses_what_another_process_knows_better(store: Store)
     assert store.body(key()) == b"new"
 
 
+def test_an_earlier_write_that_is_noted_later_replaces_no_later_one(store: Store) -> None:
+    store.copies.invalidate(key(), store.now)
+    store.written()
+    file = store.copies.file()
+    earlier = store.now - 1
+    file.write(key(), bytes(16) + struct.pack(">d", earlier) + gone_record(), earlier, key(), 1e9)
+    found = store.copies.get(key())
+    assert isinstance(found, Gone)
+    assert found.time == store.now
+
+
 def test_a_write_from_before_the_clock_was_set_back_bars_nothing_for_long(store: Store) -> None:
     store.put(key(1), b"future")
     store.copies.invalidate(key(), store.now)
