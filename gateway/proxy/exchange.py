@@ -961,8 +961,10 @@ class Exchange:
         view = self._view
         assignment = self._assignment
         body: bytes = b"" if self.to_head else ready.body
-        if len(body) > _SLICE or (
-            assignment is not None and (view.behind_cdn or assignment.set_cookie)
+        if (
+            len(body) > _SLICE
+            or (view.intercepts and ready.status >= 400)
+            or (assignment is not None and (view.behind_cdn or assignment.set_cookie))
         ):
             copy = ready.copy
             assert copy is not None

@@ -112,7 +112,7 @@ def test_where_the_first_request_fails_all_go_on_at_once(cached: Rig) -> None:
     cached.over()
 
 
-def test_where_a_page_is_put_in_place_of_the_answer_all_go_on_at_once(cached: Rig) -> None:
+def intercept_404(cached: Rig) -> None:
     page = ErrorPage(on=("404",), forms=(PageForm(type="text/plain", file=0),), intercept=True)
     cached.serve(
         topology(
@@ -122,6 +122,20 @@ def test_where_a_page_is_put_in_place_of_the_answer_all_go_on_at_once(cached: Ri
             files=(b"nothing here",),
         )
     )
+
+
+def test_a_page_is_put_in_place_of_a_stored_error_too(cached: Rig) -> None:
+    cached.client.get("/a", "Accept: text/plain\r\n")
+    cached.accept().ok(b"raw", FRESH, status=404)
+    assert cached.client.answer().body == b"raw"
+    intercept_404(cached)
+    cached.client.get("/a", "Accept: text/plain\r\n")
+    assert cached.client.answer().body == b"nothing here"
+    cached.over([404, 404])
+
+
+def test_where_a_page_is_put_in_place_of_the_answer_all_go_on_at_once(cached: Rig) -> None:
+    intercept_404(cached)
     clients = [cached.connect() for _ in range(4)]
     for client in clients:
         client.get("/a", "Accept: text/plain\r\n")
