@@ -22,7 +22,6 @@ from gateway.proxy.copies import (
     Copies,
     Copy,
     Varying,
-    gone_record,
     varying_record,
 )
 from gateway.wire.fields import X_GATEWAY_ERROR, X_GATEWAY_SERVED_BY, X_REQUEST_ID, mask
@@ -42,6 +41,11 @@ UNSTORABLE_FOR = 30.0
 #: Seconds within which a copy for a fallback is not written again, and how many are remembered.
 KEEP_EVERY = 10.0
 MAX_KEPT = 4096
+#: Validations under way of copies that were served stale.
+MAX_REFRESHES = 256
+#: Octets of all bodies that are being collected: so many, or so many of the largest entries.
+MAX_COLLECTED = 64 * 1024 * 1024
+COLLECTED_ENTRIES = 8
 #: Copies that are ready for hits: how large one is at most, how many, and octets of all.
 MAX_READY = 64 * 1024
 READY_COPIES = 4096
@@ -174,6 +178,8 @@ class Cache:
     flights: dict[bytes, Flight] = cython.declare(dict, visibility="readonly")
     wall: Callable[[], float] = cython.declare(object, visibility="readonly")
     wheel: Wheel = cython.declare(object, visibility="readonly")
+    _refreshing: set[bytes]
+    _room: cython.Py_ssize_t
     _counts: cython.Py_ssize_t
     _unstorable: dict[bytes, float]
     _kept: dict[bytes, float]
@@ -194,6 +200,8 @@ class Cache:
         slab: int,
         slabs: int,
     ) -> None:
+        self._refreshing = set()
+        self._room = max(MAX_COLLECTED, COLLECTED_ENTRIES * store.entry)
         self._ready = {}
         self._ready_octets = 0
         self._variants = {}
@@ -342,7 +350,7 @@ class Cache:
     ) -> None:
         """An unsafe request went well: what is stored of its URLs is gone (RFC 9111 section 4.4).
 
-        Of both colors: they share their data.
+        Of both colors: they share their data. Last good answers too.
         """
         targets = {target}
         for name in (b"location", b"content-location"):
@@ -351,9 +359,14 @@ class Cache:
             if other is not None:
                 targets.add(other)
         for each in targets:
-            if len(host) + len(each) <= _MAX_NAME:
-                for scope in shelf.scopes:
-                    self.forget(scope + CACHED + name_of(secure, host, each), now)
+            if len(host) + len(each) > _MAX_NAME:
+                continue
+            name = name_of(secure, host, each)
+            for scope in shelf.scopes:
+                if shelf.cached:
+                    self.forget(scope + CACHED + name, now)
+                if shelf.plan is not None:
+                    self.forget(scope + FALLBACK + name, now)
 
     @cython.ccall
     def variant_key(self, scope: bytes, varying: Varying, head: Head, cookie: bytes) -> bytes:
@@ -365,6 +378,33 @@ class Cache:
     def count(self, shelf: Shelf, result: cython.int) -> cython.bint:
         """Count one request of a route's by how the cache met it."""
         self._words[self._counts + shelf.row * _ROW_WORDS + result] += 1
+        return True
+
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def begin_refresh(self, key: bytes) -> cython.bint:
+        """Tell whether a copy that is served stale is to be validated; if so it is under way."""
+        if key in self._refreshing or key in self.flights:
+            return False
+        if len(self._refreshing) >= MAX_REFRESHES:
+            return False
+        self._refreshing.add(key)
+        return True
+
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def end_refresh(self, key: bytes) -> cython.bint:
+        """It is not under way any more."""
+        self._refreshing.discard(key)
+        return True
+
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def collect(self, octets: cython.Py_ssize_t) -> cython.bint:
+        """Take room for more of a body that is collected, or give it back; False: none is left."""
+        if octets > self._room:
+            return False
+        self._room -= octets
         return True
 
     @cython.ccall
@@ -386,11 +426,13 @@ class Cache:
 
     @cython.ccall
     @cython.exceptval(check=True)
-    def kept_lately(self, key: bytes) -> cython.bint:
-        """Tell whether a fallback's copy was written just now; note that one is."""
-        now: cython.double = self.wheel.now
+    def kept_lately(self, key: bytes, primary: bytes) -> cython.bint:
+        """Tell whether a fallback's copy was written just now, and is not gone since (``primary``
+        is its URL's key); note that one is.
+        """
+        now: cython.double = self.wall()
         before: cython.double = self._kept.get(key, -KEEP_EVERY)
-        if now - before < KEEP_EVERY:
+        if 0 <= now - before < KEEP_EVERY and self.store.gone_at(primary) < before:
             return True
         if len(self._kept) >= MAX_KEPT:
             self._kept.clear()
@@ -402,7 +444,8 @@ class Cache:
     def forget(self, primary: bytes, now: cython.double) -> cython.bint:
         """Have nothing served any more of what was asked for before now."""
         self._puts += 1
-        return bool(self.store.put(primary, gone_record(now), now, primary))
+        self.store.invalidate(primary, now)
+        return True
 
     @cython.ccall
     @cython.exceptval(check=True)
@@ -418,6 +461,8 @@ class Cache:
     ) -> cython.bint:
         """Store a record at its URL's key, or at its variant's."""
         self._puts += 1
+        if self._unstorable:
+            self._unstorable.pop(primary, None)
         if not names:
             return bool(self.store.put(primary, record, since, primary))
         known = self.store.get(primary)
@@ -425,7 +470,8 @@ class Cache:
             varying = known
         else:
             epoch = self.store.epoch()
-            self.store.put(primary, varying_record(epoch, names), since, primary)
+            if not self.store.put(primary, varying_record(epoch, names), since, primary):
+                return False
             varying = Varying(b"", epoch, names)
         key = self.variant_key(scope, varying, head, cookie)
         return bool(self.store.put(key, record, since, primary))

@@ -28,7 +28,18 @@ import msgspec
 
 import cython
 from gateway.policy.caching.storing import LEFT_OUT
-from gateway.proxy.storefile import ANSWER, GONE, STAMP_OCTETS, VARYING, StoreFile
+from gateway.proxy.storefile import (
+    ANSWER,
+    GONE,
+    HEADER_OCTETS,
+    SKEW,
+    STAMP_OCTETS,
+    VARYING,
+    StoreFile,
+    kind_of,
+    outdated,
+    since_of,
+)
 from gateway.wire.errors import WireError
 from gateway.wire.head import Head
 
@@ -47,14 +58,16 @@ MEMO_OCTETS = 16 * 1024 * 1024
 MEMO_COPIES = 4096
 MAX_PENDING = 32 * 1024 * 1024
 MAX_JOBS = 4096
+#: Invalidated URLs that are remembered here; with one more, all is gone that was asked for before.
+MAX_GONE = 16 * 1024
 #: Keys used since they were last moved to the end of the order, and how often they are, in seconds.
 MAX_USED = 4096
 TOUCH_EVERY = 15.0
 #: Seconds between two warnings of writes that fail.
 COMPLAIN_EVERY = 60.0
 _STAMP = cython.declare(cython.Py_ssize_t, STAMP_OCTETS)
-_PREFIX = struct.Struct(">16scI")
-_TIME = struct.Struct(">d")
+_HEADER = struct.Struct(">8sQd")
+_PREFIX = struct.Struct(">16sdcI")
 
 
 class Terms(msgspec.Struct, array_like=True, frozen=True):
@@ -190,18 +203,18 @@ def varying_record(epoch: bytes, names: tuple[bytes, ...]) -> bytes:
     return VARYING + struct.pack(">I", len(told)) + told
 
 
-def gone_record(time: float) -> bytes:
-    """Return the record of an invalidation."""
-    return GONE + struct.pack(">I", _TIME.size) + _TIME.pack(time)
+def gone_record() -> bytes:
+    """Return the record of an invalidation; its header says since when."""
+    return GONE + bytes(4)
 
 
 def read_record(data: bytes) -> Record | None:
-    """Decode a record with its stamp; None where it is none of ours."""
+    """Decode a record with its header; None where it is none of ours."""
     try:
-        stamp, kind, size = _PREFIX.unpack_from(data)
+        stamp, since, kind, size = _PREFIX.unpack_from(data)
         told = data[_PREFIX.size : _PREFIX.size + size]
         if kind == GONE:
-            return Gone(stamp, _TIME.unpack(told)[0])
+            return Gone(stamp, since)
         if kind == VARYING:
             epoch, names = _names(told)
             return Varying(stamp, epoch, names)
@@ -244,6 +257,10 @@ class Copies:
     _memo: dict[bytes, Record]
     _memo_octets: cython.Py_ssize_t
     _used: dict[bytes, bool]
+    _gone: dict[bytes, float]
+    _all_gone: cython.double
+    _gone_jobs: set[bytes]
+    _unwritten: list[tuple[bytes, bytes, float, bytes]]
     _jobs: queue.SimpleQueue[object]
     _waiting: cython.Py_ssize_t
     _lock: object
@@ -276,6 +293,10 @@ class Copies:
         self._memo = {}
         self._memo_octets = 0
         self._used = {}
+        self._gone = {}
+        self._all_gone = -1.0
+        self._gone_jobs = set()
+        self._unwritten = []
         self._jobs = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._seed = os.urandom(8)
@@ -316,9 +337,12 @@ class Copies:
     def put(self, key: bytes, record: bytes, since: float, primary: bytes) -> bool:
         """Have a record stored; False where it is too large, or too much waits.
 
-        It is not where the URL (``primary``) has been invalidated after ``since``.
+        It is not where the URL (``primary``) has been invalidated after ``since``, or where what
+        is there was asked for later.
         """
         size = len(record)
+        if self.is_outdated(key, primary, since):
+            return False
         with self._lock:  # type: ignore[attr-defined]
             if (
                 self.broken
@@ -328,12 +352,74 @@ class Copies:
             ):
                 self.lost += 1
                 return False
-            data = struct.pack(">8sQ", self._seed, next(self._count)) + record  # type: ignore[call-overload]
-            old = self._pending.get(key)
-            self._pending_octets += len(data) - (0 if old is None else len(old))
-            self._pending[key] = data
+            data = self._hold(key, record, since)
         self._jobs.put((key, data, since, primary))
         return True
+
+    def invalidate(self, primary: bytes, since: float) -> None:
+        """Have nothing served of a URL, nor kept any more, that was asked for before ``since``.
+
+        No bound stands against it: it is small, there is one a URL, and without it an old answer
+        would be served. It is written even where nothing else can be.
+        """
+        if len(self._gone) >= MAX_GONE:
+            self._gone.clear()
+            self._all_gone = since
+        self._gone[primary] = since
+        with self._lock:  # type: ignore[attr-defined]
+            if self.broken:
+                return
+            data = self._hold(primary, gone_record(), since)
+            if primary in self._gone_jobs:
+                return  # the one that waits takes this with it
+            self._gone_jobs.add(primary)
+        self._jobs.put((primary, data, since, primary))
+
+    def gone_at(self, primary: bytes) -> float:
+        """Return since when a URL's copies are gone; long ago where they are not."""
+        told: cython.double = max(self._gone.get(primary, -1.0), self._all_gone)
+        record = self._peek(primary)
+        if record is not None and kind_of(record) == GONE:
+            told = max(told, since_of(record))
+        now: cython.double = self._wall()
+        if told > now + SKEW:
+            # The clock was set back: it is gone now, for whatever is under way.
+            self._all_gone = min(self._all_gone, now)
+            self.invalidate(primary, now)
+            return now
+        return told
+
+    def is_outdated(self, key: bytes, primary: bytes, since: cython.double) -> bool:
+        """Tell whether an answer that was asked for at ``since`` is not to be kept any more."""
+        if self.gone_at(primary) >= since:
+            return True
+        now: cython.double = self._wall()
+        if outdated(self._peek(primary), since, now):
+            return True
+        return key != primary and outdated(self._peek(key), since, now)
+
+    @cython.cfunc
+    def _hold(self, key: bytes, record: bytes, since: cython.double) -> bytes:
+        """Have a record found until it is written; the caller has the lock."""
+        data: bytes = _HEADER.pack(self._seed, next(self._count), since) + record  # type: ignore[call-overload]
+        old = self._pending.get(key)
+        self._pending_octets += len(data) - (0 if old is None else len(old))
+        self._pending[key] = data
+        return data
+
+    @cython.cfunc
+    def _peek(self, key: bytes) -> bytes | None:
+        """Return the beginning of what is stored under a key."""
+        data = self._pending.get(key)
+        if data is None and not self.broken:
+            try:
+                with self._env.begin(None, None, False, True) as reading:
+                    value = reading.get(key, None, self._records)
+                    if value is not None:
+                        data = bytes(value[: HEADER_OCTETS + 1])
+            except lmdb.Error as error:
+                self._break(error)
+        return None if data is None or len(data) <= HEADER_OCTETS else data
 
     def epoch(self) -> bytes:
         """Return 8 octets that no other call returns, in no process."""
@@ -345,6 +431,11 @@ class Copies:
         if self._used:
             used, self._used = self._used, {}
             self._jobs.put(list(used))
+        if self._unwritten:
+            with self._lock:  # type: ignore[attr-defined]
+                unwritten, self._unwritten = self._unwritten, []
+            for job in unwritten:
+                self._jobs.put(job)
 
     def keep_scopes(self, scopes: frozenset[bytes]) -> None:
         """Have everything dropped whose key does not begin with one of these (of equal length)."""
@@ -370,6 +461,8 @@ class Copies:
         self.turn()
         self._jobs.put(None)
         self._thread.join(timeout=10.0)
+        if self._unwritten:
+            self._file.distrust()  # it has copies of what is gone
         if not self._thread.is_alive():
             self._file.close()
 
@@ -417,6 +510,9 @@ class Copies:
     def _work(self, job: object) -> None:
         if isinstance(job, tuple):
             key, data, since, primary = job
+            if kind_of(data) == GONE:
+                self._work_gone(key, data)
+                return
             try:
                 self._file.write(key, data, since, primary, self._wall())
             finally:
@@ -430,6 +526,29 @@ class Copies:
             self._changed()
         elif isinstance(job, threading.Event):
             job.set()
+
+    def _work_gone(self, key: bytes, data: bytes) -> None:
+        """Write an invalidation; where that fails nothing is left, or it is tried again later."""
+        with self._lock:  # type: ignore[attr-defined]
+            self._gone_jobs.discard(key)
+            latest = self._pending.get(key)
+        if latest is not None and kind_of(latest) == GONE:
+            data = latest
+        since, now = since_of(data), self._wall()
+        try:
+            try:
+                self._file.write(key, data, since, key, now)
+            except lmdb.Error:
+                self._file.clear()
+                self._file.write(key, data, since, key, now)
+        except lmdb.Error:
+            # It stays in ``_pending``: this process serves nothing older.
+            with self._lock:  # type: ignore[attr-defined]
+                self._unwritten.append((key, data, since, key))
+            raise
+        finally:
+            self._changed()
+        self._written(key, data)
 
     def _changed(self) -> None:
         self._words[self._place] += 1  # type: ignore[index]

@@ -600,6 +600,7 @@ class Exchange:
     _served_by: str
     _first: object
     _started: cython.double
+    _turn: cython.double
     _forwarded_at: cython.double
     _answered_at: cython.double
 
@@ -662,6 +663,7 @@ class Exchange:
         self._served_by = ""
         self._first = None
         self._started = started
+        self._turn = started
         self._forwarded_at = 0.0
         self._answered_at = 0.0
 
@@ -691,6 +693,7 @@ class Exchange:
         """Go on where another request's answer was waited for: serve it, or forward."""
         if self._recorded:
             return
+        self._turn = self.core.clock()
         try:
             if self._look():
                 return
@@ -958,8 +961,10 @@ class Exchange:
         view = self._view
         assignment = self._assignment
         body: bytes = b"" if self.to_head else ready.body
-        if len(body) > _SLICE or (
-            assignment is not None and (view.behind_cdn or assignment.set_cookie)
+        if (
+            len(body) > _SLICE
+            or (view.intercepts and ready.status >= 400)
+            or (assignment is not None and (view.behind_cdn or assignment.set_cookie))
         ):
             copy = ready.copy
             assert copy is not None
@@ -1034,7 +1039,7 @@ class Exchange:
             self.core.draw(32),
             self._client,
             self._tried,
-            self._started if self._tried is None else self.core.clock(),
+            self._turn if self._tried is None else self.core.clock(),
             self.to_head or self._method == b"GET",
         )
         if endpoint is None:
@@ -1068,7 +1073,7 @@ class Exchange:
         self.repeatable = self._framing == _BODY_NONE and self._method in _IDEMPOTENT
         if self._framing != _BODY_NONE and self._view.replay > 0:
             self._replay = []
-        self._forwarded_at = self._started  # the same turn of the loop
+        self._forwarded_at = self._turn  # this turn of the loop
         attempt.begin()
         return True
 
@@ -1304,20 +1309,25 @@ class Exchange:
         refresh: cython.bint = visit.refresh
         self._send_stored(visit.answer_head, visit.answer_body)
         if refresh:
-            self._refresh()
+            self._refresh(visit)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _refresh(self) -> cython.bint:
+    def _refresh(self, visit: Visit) -> cython.bint:
         """Validate a copy that was served stale: the same request, with nobody to answer."""
-        stream = QuietStream(self.core.wheel, self._memo.peer, self._memo.tls)
+        memo = self._memo
+        stream = QuietStream(self.core.wheel, memo.peer, memo.tls, visit.on_refreshed)
         line: bytes = b"GET %b HTTP/1.%d\r\n" % (self.head.target, self._minor)
         head = Head(self.head.render(line, _QUIET_DROP_MASK, b"Cache-Control: max-age=0\r\n"), 0)
         head.read_request()
         exchange = Exchange(stream, self.core, head, self.core.clock())
         stream.exchange = exchange
-        exchange.begin()
+        try:
+            exchange.begin()
+        except Exception:
+            visit.on_refreshed()
+            raise
         return True
 
     @cython.cfunc
@@ -1414,6 +1424,12 @@ class Exchange:
         else:
             self.downstream.write(payload)
 
+    def is_collecting(self) -> bool:
+        """Tell whether anything of the answer is being kept."""
+        if self._attempt is None:
+            return True  # it is a copy, and at hand
+        return self._visit is not None and self._visit.collecting
+
     def on_client_full(self) -> None:
         """The client reads slowly: the backend waits."""
         attempt = self._attempt
@@ -1504,6 +1520,10 @@ class Exchange:
         self._deaf = not held.attempt.request_sent
         if held.failure is not None:
             self.fail(held.failure)
+            return True
+        if self._visit is not None and self._tell_visit(
+            held.attempt, held.head, held.body, held.ended
+        ):
             return True
         self._respond(held.head, held.body, held.ended)
         if not held.ended and held.attempt.connection is not None and not self.downstream.full:
@@ -1793,6 +1813,8 @@ class Exchange:
         lines: bytes = kept_lines(head) + self._page_lines()
         if attempt is not None:
             attempt.abandon()
+        if self._visit is not None:
+            self._visit.leave()
         self._status = status
         answer = page.answer(status, self._values(status, title_of(None, status), 0.0))
         lines += b"X-Gateway-Error: intercepted\r\n"
@@ -1904,7 +1926,10 @@ class Exchange:
             self._error = failure.name
         if self._status == 0:
             self._status = 499
+        visit, self._visit = self._visit, None
         self._record(self.downstream.taken, self.downstream.sent, False)
+        if visit is not None:
+            visit.leave(True)
 
     def on_answered(self) -> None:
         """Phase 10: the answer is complete."""

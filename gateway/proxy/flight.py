@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.proxy.wheel import NOWHERE
 
 if TYPE_CHECKING:
     from gateway.proxy.wheel import Wheel
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a request waits for another's answer, and how many do at most.
 MAX_WAIT = 5.0
@@ -22,11 +25,17 @@ class Waiting(Protocol):
 
 
 class Flight:
-    """One request that is under way; ``flights`` has it by ``key`` until it lands."""
+    """One request that is under way; ``flights`` has it by ``key`` until it lands.
 
-    __slots__ = ("_flights", "_key", "_place", "_waiting", "_wheel")
+    ``since``: when it was asked, in seconds of the epoch.
+    """
 
-    def __init__(self, flights: dict[bytes, Flight], key: bytes, wheel: Wheel) -> None:
+    __slots__ = ("_flights", "_key", "_place", "_waiting", "_wheel", "since")
+
+    def __init__(
+        self, flights: dict[bytes, Flight], key: bytes, wheel: Wheel, since: float
+    ) -> None:
+        self.since = since
         self._flights = flights
         self._key = key
         self._wheel = wheel
@@ -59,10 +68,15 @@ class Flight:
     def land(self, *, again: bool) -> None:
         """Nobody waits for it any more: who does looks again.
 
-        ``again``: it has ended without an answer; the first of them asks, the others wait for it.
+        ``again``: its client has left, which says nothing of the answer; the first of them asks,
+        the others wait for it. Else all of them go on at once.
         """
         if self._flights.get(self._key) is self:
             del self._flights[self._key]
         waiting, self._waiting = self._waiting, []
         for visit in waiting:
-            visit.go_on(again)
+            try:
+                visit.go_on(again)
+            except Exception:
+                # One request's trouble must not leave the others waiting for ever.
+                logger.exception("a request that waited for another's answer could not go on")

@@ -33,7 +33,8 @@ class LastGood:
     def wanted(self, request: Head, cookie: bytes) -> bool:
         """Tell whether it is to be written: not if one was just now."""
         variant = self._cache.variant(self._names, request, cookie) if self._names else b""
-        return not self._cache.kept_lately(self._scope + variant + self._name)
+        primary = self._scope + FALLBACK + self._name
+        return not self._cache.kept_lately(self._scope + variant + self._name, primary)
 
     def store(
         self, request: Head, cookie: bytes, rendered: bytes, body: bytes, now: float, since: float

@@ -14,6 +14,7 @@ from gateway.proxy.wheel import NEVER
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from gateway.policy.fallback import StaticAnswer
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
     class Quietly(Protocol):
         """An exchange as this stream sees it."""
+
+        def is_collecting(self) -> bool:
+            """Tell whether anything of the answer is being kept."""
 
         def on_answered(self) -> None:
             """The answer is complete."""
@@ -35,11 +39,26 @@ if TYPE_CHECKING:
 
 
 class QuietStream:
-    """A ``links.Stream`` that answers to nobody; ``exchange`` is set before it begins."""
+    """A ``links.Stream`` that answers to nobody; ``exchange`` is set before it begins.
 
-    __slots__ = ("_deadline", "_over", "_wheel", "exchange", "memo", "peer", "sent", "taken", "tls")
+    It is over as soon as nothing of the answer is kept; ``done`` is called then, once.
+    """
 
-    def __init__(self, wheel: Wheel, peer: str, tls: bool) -> None:
+    __slots__ = (
+        "_deadline",
+        "_done",
+        "_over",
+        "_wheel",
+        "exchange",
+        "memo",
+        "peer",
+        "sent",
+        "taken",
+        "tls",
+    )
+
+    def __init__(self, wheel: Wheel, peer: str, tls: bool, done: Callable[[], None]) -> None:
+        self._done = done
         self.memo: Any = None
         self.peer = peer
         self.tls = tls
@@ -60,11 +79,13 @@ class QuietStream:
         raise RuntimeError("a request without a client has no transport")
 
     def expect(self, deadline: float, between: float) -> None:
-        """Bound the exchange."""
+        """Bound the exchange; nobody reads a stream here, so that its bound stands for it too."""
         del between
+        if deadline == NEVER:
+            return
         waits = self._deadline != NEVER
         self._deadline = deadline
-        if deadline != NEVER and not waits:
+        if not waits:
             self._wheel.put(self, deadline)
 
     def on_wheel(self, place: int, now: float) -> None:
@@ -117,10 +138,7 @@ class QuietStream:
     def refuse(self, failure: Failure, extra: bytes, page: StaticAnswer | None = None) -> None:
         """There was no answer, or not all of it."""
         del extra, page
-        exchange, self.exchange = self.exchange, None
-        self._over = True
-        if exchange is not None:
-            exchange.on_client_left(failure)
+        self._abandon(failure)
 
     def reply(self, status: int, lines: bytes) -> None:
         """Take an answer without content."""
@@ -133,8 +151,22 @@ class QuietStream:
 
     def _take(self, payload: bytes, ended: bool) -> None:
         self.sent += len(payload)
-        if ended and not self._over:
-            self._over = True
-            exchange, self.exchange = self.exchange, None
+        if not ended:
+            if self.exchange is not None and not self.exchange.is_collecting():
+                self._abandon(Failure("client-left"))
+        elif not self._over:
+            exchange = self._end()
             if exchange is not None:
                 exchange.on_answered()
+
+    def _abandon(self, failure: Failure) -> None:
+        exchange = self._end()
+        if exchange is not None:
+            exchange.on_client_left(failure)
+
+    def _end(self) -> Quietly | None:
+        exchange, self.exchange = self.exchange, None
+        if not self._over:
+            self._over = True
+            self._done()
+        return exchange

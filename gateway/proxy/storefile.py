@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: The form of what is stored; another one is another file.
-VERSION = 1
+VERSION = 2
 #: Of the file's size, what records may fill: LMDB writes copies of pages, and needs runs of them.
 FILL = 0.75
 #: As much more is freed at once, so that not every write evicts.
@@ -32,13 +32,17 @@ MAX_READERS = 512
 #: Rows deleted in one transaction: other writers wait for it.
 BATCH = 256
 
+#: What names one write of a record, and behind it when the record was asked for, in seconds of the
+#: epoch: of a URL's invalidation, when that was.
 STAMP_OCTETS = 16
+HEADER_OCTETS = 24
 SCOPE_OCTETS = 8
+#: Seconds that processes' clocks may differ by: what is later than that is from before the clock
+#: was set back.
+SKEW = 1.0
 #: An order's place: microseconds of the epoch, then what makes it unique.
 _ORDER = struct.Struct(">Q8s")
 _TIME = struct.Struct(">d")
-#: Behind the stamp: the record's kind, the length of what follows, and that.
-_GONE_TIME_AT = STAMP_OCTETS + 5
 
 ANSWER, VARYING, GONE = b"a", b"v", b"g"
 
@@ -167,7 +171,8 @@ class StoreFile:
             return self._total(reading)
 
     def write(self, key: bytes, data: bytes, since: float, primary: bytes, now: float) -> None:
-        """Store a record (with its stamp), unless ``primary`` is gone since ``since``.
+        """Store a record (with its header), unless ``primary`` is gone since ``since``, or what is
+        there was asked for later.
 
         Raises lmdb.Error where that is impossible.
         """
@@ -183,11 +188,21 @@ class StoreFile:
                 raise
 
     def _write(self, key: bytes, data: bytes, since: float, primary: bytes, now: float) -> None:
-        kind = data[STAMP_OCTETS : STAMP_OCTETS + 1]
         with self.env.begin(write=True) as writing:
             before = writing.get(primary, db=self.records)
-            if kind != GONE and before is not None and _gone_at(before) >= since:
-                return
+            if kind_of(data) == GONE:
+                # A later one may have been written first, by another process.
+                if before is not None and since < since_of(before) <= now + SKEW:
+                    return
+            else:
+                if before is not None and kind_of(before) == GONE and since_of(before) > now + SKEW:
+                    # The clock was set back: it is gone now, for whatever is under way.
+                    told = before[:STAMP_OCTETS] + _TIME.pack(now) + before[HEADER_OCTETS:]
+                    self._put(writing, primary, told, now)
+                    return
+                there = before if key == primary else writing.get(key, db=self.records)
+                if outdated(before, since, now) or outdated(there, since, now):
+                    return
             self._put(writing, key, data, now)
             total = self._total(writing)
         if total > self.limit:
@@ -293,8 +308,22 @@ def _refuse_short(path: Path, octets: int) -> None:
         raise OSError("it has been cut short")
 
 
-def _gone_at(record: bytes) -> float:
-    """Return when an invalidation's record was made; long ago for every other record."""
-    if record[STAMP_OCTETS : STAMP_OCTETS + 1] != GONE:
-        return float("-inf")
-    return float(_TIME.unpack_from(record, _GONE_TIME_AT)[0])
+def kind_of(record: bytes) -> bytes:
+    """Return a record's kind."""
+    return record[HEADER_OCTETS : HEADER_OCTETS + 1]
+
+
+def since_of(record: bytes) -> float:
+    """Return when a record was asked for, or a URL's copies were gone."""
+    return float(_TIME.unpack_from(record, STAMP_OCTETS)[0])
+
+
+def outdated(record: bytes | None, since: float, now: float) -> bool:
+    """Tell whether what was asked for at ``since`` is older than a record, or gone with it."""
+    if record is None:
+        return False
+    there = since_of(record)
+    if kind_of(record) == GONE:
+        return there >= since
+    # What is from the future is from before the clock was set back: it bars nothing.
+    return since < there <= now + SKEW

@@ -42,6 +42,7 @@ from gateway.proxy.flight import Flight
 from gateway.proxy.lastgood import LastGood
 from gateway.wire.fields import (
     CACHE_CONTROL,
+    CONTENT_TYPE,
     HOP_BY_HOP,
     IF_MATCH,
     IF_MODIFIED_SINCE,
@@ -91,6 +92,10 @@ _MAX_NAME = cython.declare(cython.Py_ssize_t, MAX_NAME)
 
 _SAFE = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
 _ERRORS = frozenset((500, 502, 503, 504))
+#: Statuses that answer a condition or a range: they say nothing of the whole.
+_PARTIAL = frozenset((206, 304, 416))
+#: What never ends.
+_EVENTS = cython.declare(bytes, b"text/event-stream")
 
 
 @cython.final
@@ -134,7 +139,7 @@ class Visit:
     _asked_at: cython.double
     _now: cython.double
     _flight: Flight | None
-    _waits: cython.bint
+    _awaits: Flight | None
     _waited_for: bytes
     _waited: cython.bint
     _collapsed: cython.bint
@@ -150,6 +155,7 @@ class Visit:
     _length: cython.longlong
     _pieces: list[bytes] | None
     _size: cython.Py_ssize_t
+    _reserved: cython.Py_ssize_t
 
     def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
         self,
@@ -190,7 +196,7 @@ class Visit:
         self._asked_at = 0.0
         self._now = 0.0
         self._flight = None
-        self._waits = False
+        self._awaits = None
         self._waited_for = b""
         self._waited = False
         self._collapsed = False
@@ -206,6 +212,7 @@ class Visit:
         self._length = -1
         self._pieces = None
         self._size = 0
+        self._reserved = 0
         self.answer_head = head
         self.answer_body = b""
         self.lines = b""
@@ -289,7 +296,7 @@ class Visit:
             self._cache.count(self._shelf, COALESCED)
         else:
             self._cache.count(self._shelf, HIT if how == _FRESH else STALE)
-        self.refresh = how == _SWR and self._key not in self._cache.flights
+        self.refresh = how == _SWR and self._cache.begin_refresh(self._key)
         self._now = self._asked_at
         self._answer()
         return True
@@ -303,7 +310,8 @@ class Visit:
         if self._directives.only_if_cached:
             return _REFUSE
         if self._to_head:
-            cache.count(self._shelf, MISS)
+            if copy is None:
+                cache.count(self._shelf, MISS)
             return _FORWARD
         if copy is not None:
             if copy.etag:
@@ -317,11 +325,13 @@ class Visit:
         self._collects = True
         if plain and not self._authorized and not cache.is_unstorable(self._primary):
             known = cache.flights.get(self._key)
+            if known is not None and cache.store.is_outdated(self._key, self._primary, known.since):
+                known = None  # it was asked before a write: its answer is not for who came later
             if known is None:
-                self._flight = Flight(cache.flights, self._key, cache.wheel)
+                self._flight = Flight(cache.flights, self._key, cache.wheel, self._asked_at)
             elif self._may_wait(known):
                 known.wait(self)
-                self._waits = True
+                self._awaits = known
                 self._waited_for = self._reason
                 return _WAIT
         if copy is None:
@@ -340,7 +350,7 @@ class Visit:
     def go_on(self, again: bool) -> None:
         """The answer that was waited for is there, or will not come."""
         waiter = self._waiter
-        self._waits = False
+        self._awaits = None
         self._waited = not again
         self._collapsed = True
         self.lines = b""
@@ -363,7 +373,7 @@ class Visit:
         self._collapsed = False
         self._status = head.status
         if self._method not in _SAFE:
-            if self._shelf.cached and 200 <= head.status < 400:
+            if 200 <= head.status < 400:
                 self._cache.invalidate(
                     self._shelf, self._secure, self._host, self._target, head, self._now
                 )
@@ -371,8 +381,8 @@ class Visit:
         if not keep:
             self._land()
             return _PASS
-        if self._validating and copy is not None:
-            if head.status == 304:
+        if copy is not None:
+            if self._validating and head.status == 304:
                 self._renew(head, copy)
                 return _INSTEAD
             if head.status in _ERRORS and self._stands_in(False):
@@ -388,11 +398,17 @@ class Visit:
         """Decide whether the answer is kept: for the cache, for a fallback, for both."""
         shelf = self._shelf
         cache = self._cache
-        complete: cython.bint = head.body != _UNTIL_CLOSE and head.length <= cache.store.entry
+        complete: cython.bint = (
+            head.body != _UNTIL_CLOSE
+            and head.length <= cache.store.entry
+            and not (head.get(CONTENT_TYPE) or b"").lower().startswith(_EVENTS)
+        )
         rule = None
         if shelf.plan is not None and not self._directives.no_store:
             rule = shelf.plan.keeps(b"GET", self._path)
         if not complete or not (self._collects or rule is not None):
+            if not complete and self._collects:
+                self._note_unstorable(head.status)
             self._land()
             return True
         fields = fields_of(head)
@@ -402,8 +418,7 @@ class Visit:
             self._terms = terms(head.status, fields, asked, self._now)
             self._names = names
         if self._terms is None and self._collects:
-            if head.status < 500:
-                cache.note_unstorable(self._primary)
+            self._note_unstorable(head.status)
             self._land()
         elif self._terms is not None:
             self._stores = True
@@ -424,9 +439,24 @@ class Visit:
                 self._spare = None
         if self._terms is None and self._spare is None:
             return True
+        if not cache.collect(0 if head.length < 0 else head.length):
+            self._stores = False
+            self._terms = self._spare = None
+            self._land()
+            return True
+        self._reserved = 0 if head.length < 0 else head.length
         self._kept = head.render(head.line, _HOP_BY_HOP, date_of(head, self._now))
         self._length = head.length
         self._pieces = []
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _note_unstorable(self, status: cython.int) -> cython.bint:
+        """Have nobody wait for this URL for a while, if the answer says that of all requests."""
+        plain: cython.bint = self._validating or not self._seen & (_CONDITIONS | _RANGES)
+        if plain and status < 500 and status not in _PARTIAL and not self._authorized:
+            self._cache.note_unstorable(self._primary)
         return True
 
     def take(self, payload: bytes, ended: bool) -> None:
@@ -435,17 +465,29 @@ class Visit:
         if pieces is None:
             return
         self._size += len(payload)
-        if self._size > self._cache.store.entry:
-            self._pieces = None
+        more: cython.Py_ssize_t = self._size - self._reserved
+        if self._size > self._cache.store.entry or (more > 0 and not self._cache.collect(more)):
+            self._let_go()
             self._land()
             return
+        if more > 0:
+            self._reserved = self._size
         if payload:
             pieces.append(payload)
         if ended:
-            self._pieces = None
+            self._let_go()
             if self._length < 0 or self._size == self._length:
                 self._store(b"".join(pieces))
             self._land()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _let_go(self) -> cython.bint:
+        """Collect nothing any more."""
+        self._pieces = None
+        self._cache.collect(-self._reserved)
+        self._reserved = 0
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -506,18 +548,29 @@ class Visit:
         self._land()
         return True
 
+    def on_refreshed(self) -> None:
+        """The validation that ``refresh`` asked for is over."""
+        self._cache.end_refresh(self._key)
+
+    @property
+    def collecting(self) -> bool:
+        """Whether the body is being collected."""
+        return self._pieces is not None
+
     def on_failure(self, disconnected: bool) -> bool:
         """Tell whether a stale copy stands for a backend that gave no answer (INSTEAD)."""
         self._now = self._cache.wall()
         return bool(self._copy is not None and self._stands_in(disconnected))
 
     def last_good(self, stable_green: bool, max_age: float) -> Copy | None:
-        """Return the last good answer for a fallback: stable's, else the other color's."""
+        """Return the last good answer for a fallback: for a request of the candidate its own, else
+        stable's; for one of stable never the candidate's.
+        """
         if len(self._host) + len(self._target) > _MAX_NAME:
             return None
-        scopes = self._shelf.scopes
+        stable: bytes = self._shelf.scopes[1 if stable_green else 0]
         return self._cache.last_good(
-            scopes[::-1] if stable_green else scopes,
+            (stable,) if self._scope == stable else (self._scope, stable),
             name_of(self._secure, self._host, self._target),
             self._head,
             self._cookie,
@@ -545,18 +598,20 @@ class Visit:
         self._land()
         return True
 
-    def leave(self) -> None:
-        """The request is over, whole or not: nothing of half an answer is kept."""
-        self._pieces = None
+    def leave(self, client_left: bool = False) -> None:
+        """The request is over, whole or not: nothing of half an answer is kept.
+
+        ``client_left``: for no fault of the backend's, so that one who waits asks for the others.
+        """
+        if self._pieces is not None:
+            self._let_go()
         self._waiter = None
-        if self._waits:
-            self._waits = False
-            flight = self._cache.flights.get(self._key)
-            if flight is not None:
-                flight.leave(self)
+        awaits, self._awaits = self._awaits, None
+        if awaits is not None:
+            awaits.leave(self)
         led, self._flight = self._flight, None
         if led is not None:
-            led.land(again=True)
+            led.land(again=client_left)
 
     @cython.cfunc
     @cython.exceptval(check=True)

@@ -469,6 +469,7 @@ def test_a_write_ends_the_copies_of_what_it_names(
     backend.take()
     backend.answers(f"HTTP/1.1 {status}\r\n{fields}Content-Length: 0\r\n\r\n".encode())
     assert cached.client.answer().field(STATUS) == b"gateway; fwd=method"
+    later(cached, 1)
     assert miss(cached, target=gone, body=b"new").body == b"new"
     assert hit(cached, target=gone).body == b"new"
     cached.over([200, int(status[:3]), 200, 200])
@@ -556,6 +557,24 @@ def test_a_stale_copy_stands_for_an_error(cached: Rig, how: str) -> None:
     assert results(cached) == {"miss": 1, "stale": 1}
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("etag", ["", 'ETag: "a"\r\n'])
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_allowed_copy_stands_for_an_error_with_or_without_a_validator(
+    cached: Rig, method: str, etag: str, status: int
+) -> None:
+    miss(cached, f"Cache-Control: max-age=1, stale-if-error=60\r\n{etag}Connection: close\r\n")
+    later(cached, 5)
+    cached.client.send(f"{method} /a HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+    cached.backend().answers(b"HTTP/1.1 %d Oops\r\nContent-Length: 0\r\n\r\n" % status)
+    while cached.core.dials:
+        cached.accept().answers(b"HTTP/1.1 %d Oops\r\nContent-Length: 0\r\n\r\n" % status)
+    answer = cached.client.answer(to_head=method == "HEAD")
+    assert (answer.status, answer.field(STATUS)) == (200, b"gateway; hit; ttl=-4")
+    assert answer.field(b"content-length") == b"3"
+    assert results(cached) == {"miss": 1, "stale": 1}
+
+
 def test_a_copy_that_must_be_validated_stands_for_nothing(cached: Rig) -> None:
     miss(cached, "Cache-Control: max-age=1, must-revalidate\r\nConnection: close\r\n")
     later(cached, 5)
@@ -571,79 +590,3 @@ def test_an_error_without_leave_is_passed_on(cached: Rig) -> None:
     asked(cached).answers(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
     assert cached.client.answer().status == 500
     cached.over([200, 500])
-
-
-# --- one request for many -----------------------------------------------------------------------
-
-
-def test_many_clients_wait_for_one_answer(cached: Rig) -> None:
-    clients = [cached.connect(f"192.0.2.{n}") for n in range(1, 6)]
-    for client in clients:
-        client.get("/a")
-    assert cached.dialling == 1
-    cached.backend().ok(b"one", FRESH)
-    answers = [client.answer() for client in clients]
-    assert [answer.body for answer in answers] == [b"one"] * 5
-    assert answers[0].field(STATUS) == b"gateway; fwd=uri-miss; stored"
-    assert answers[1].field(STATUS) == b"gateway; fwd=uri-miss; collapsed; ttl=60"
-    assert results(cached) == {"miss": 1, "coalesced": 4}
-    cached.over([200] * 5)
-
-
-def test_who_waited_for_what_is_not_kept_asks_for_itself(cached: Rig) -> None:
-    first, second = cached.connect(), cached.connect()
-    first.get("/a")
-    second.get("/a")
-    cached.backend().ok(b"first's", "Cache-Control: private\r\n")
-    assert first.answer().body == b"first's"
-    cached.backend().ok(b"second's", "Cache-Control: private\r\n")
-    assert second.answer().body == b"second's"
-    # From now on nobody waits for such an answer.
-    first.get("/a")
-    second.get("/a")
-    assert cached.in_flight() == 2
-    cached.over()
-
-
-def test_a_wait_is_bounded(cached: Rig) -> None:
-    first, second = cached.connect(), cached.connect()
-    first.get("/a")
-    slow = cached.backend()
-    second.get("/a")
-    assert cached.dialling == 0
-    later(cached, 6)
-    cached.accept().ok(b"second's", FRESH)
-    assert second.answer().body == b"second's"
-    slow.ok(b"first's", FRESH)
-    assert first.answer().body == b"first's"
-    cached.over([200, 200])
-
-
-def test_where_the_first_client_leaves_the_next_one_asks(cached: Rig) -> None:
-    clients = [cached.connect() for _ in range(3)]
-    for client in clients:
-        client.get("/a")
-    clients[0].leaves()
-    assert cached.dialling == 2
-    cached.refuses()  # nobody's any more
-    cached.accept().ok(b"one", FRESH)
-    assert [client.answer().body for client in clients[1:]] == [b"one"] * 2
-
-
-def test_who_leaves_while_waiting_is_forgotten(cached: Rig) -> None:
-    first, second = cached.connect(), cached.connect()
-    first.get("/a")
-    second.get("/a")
-    second.leaves()
-    cached.backend().ok(b"one", FRESH)
-    assert first.answer().body == b"one"
-    cached.over([499, 200])
-
-
-def test_a_forced_validation_waits_for_nobodys_older_request(cached: Rig) -> None:
-    first, second = cached.connect(), cached.connect()
-    first.get("/a")
-    cached.accept()
-    second.get("/a", "Cache-Control: no-cache\r\n")
-    assert cached.dialling == 1
-    cached.over()

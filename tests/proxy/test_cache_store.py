@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from gateway.proxy import storefile
@@ -126,7 +128,8 @@ def test_it_is_nobody_elses(store: Store) -> None:
 def test_what_was_asked_for_before_an_invalidation_is_not_kept(store: Store) -> None:
     store.put(key(), b"old")
     gone = store.now + 5
-    store.copies.put(key(), gone_record(gone), gone, key())
+    store.copies.invalidate(key(), gone)
+    store.now = gone
     assert isinstance(store.copies.get(key()), Gone)
     store.put(key(), b"late", since=gone - 1)
     store.written()
@@ -134,6 +137,109 @@ def test_what_was_asked_for_before_an_invalidation_is_not_kept(store: Store) -> 
     store.put(key(), b"new", since=gone + 1)
     store.written()
     assert store.body(key()) == b"new"
+
+
+def test_what_was_asked_for_earlier_replaces_nothing(store: Store) -> None:
+    store.put(key(), b"new", since=store.now)
+    for _ in range(2):  # in memory, then in the file
+        assert not store.put(key(), b"old", since=store.now - 9)
+        assert store.body(key()) == b"new"
+        store.written()
+
+
+def test_the_file_itself_refuses_what_another_process_knows_better(store: Store) -> None:
+    store.put(key(), b"new")
+    store.written()
+    file = store.copies.file()
+    record = bytes(16) + struct.pack(">d", store.now - 9) + varying_record(bytes(8), (b"a",))
+    file.write(key(), record, store.now - 9, key(), store.now)
+    assert store.body(key()) == b"new"
+
+
+def test_an_earlier_write_that_is_noted_later_replaces_no_later_one(store: Store) -> None:
+    store.copies.invalidate(key(), store.now)
+    store.written()
+    file = store.copies.file()
+    earlier = store.now - 1
+    file.write(key(), bytes(16) + struct.pack(">d", earlier) + gone_record(), earlier, key(), 1e9)
+    found = store.copies.get(key())
+    assert isinstance(found, Gone)
+    assert found.time == store.now
+
+
+def test_a_write_from_before_the_clock_was_set_back_bars_nothing_for_long(store: Store) -> None:
+    store.put(key(1), b"future")
+    store.copies.invalidate(key(), store.now)
+    store.written()
+    store.now -= 3600
+    assert not store.put(key(), b"under way", since=store.now)
+    assert store.put(key(), b"new", since=store.now + 1)
+    assert store.put(key(1), b"new")
+    store.written()
+    assert store.body(key()) == store.body(key(1)) == b"new"
+
+
+def test_what_is_gone_is_remembered_within_bounds(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.proxy.copies.MAX_GONE", 2)
+    for number in range(5):
+        store.copies.invalidate(key(number), store.now)
+    assert not any(store.put(key(number), since=store.now - 1) for number in range(5))
+    if store.put(key(6), since=store.now - 1):
+        pytest.skip("compiled: its bounds are constants")
+    assert store.put(key(7), since=store.now + 1)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_what_is_gone_is_so_though_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    store = Store(tmp_path / "cache")
+    store.put(key(), b"old")
+    store.written()
+    write, left = storefile.StoreFile.write, [failures]
+
+    def full(
+        self: storefile.StoreFile, key: bytes, data: bytes, since: float, primary: bytes, now: float
+    ) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise lmdb.DiskError("full")
+        write(self, key, data, since, primary, now)
+
+    monkeypatch.setattr(storefile.StoreFile, "write", full)
+    store.now += 1
+    store.copies.invalidate(key(), store.now)
+    store.written()
+    assert isinstance(store.copies.get(key()), Gone)
+    store.copies.turn()
+    store.written()
+    assert isinstance(store.copies.get(key()), Gone)
+    store.copies.close()
+    again = Store(tmp_path / "cache")
+    assert isinstance(again.copies.get(key()), Gone)
+    again.copies.close()
+
+
+def test_a_write_that_cannot_be_noted_ends_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "cache")
+    store.put(key(), b"old")
+    store.written()
+
+    def full(*_: object) -> None:
+        raise lmdb.DiskError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storefile.StoreFile, "write", full)
+        patch.setattr(storefile.StoreFile, "clear", full)
+        store.copies.invalidate(key(), store.now + 1)
+        store.copies.close()
+    again = Store(tmp_path / "cache")
+    assert again.copies.get(key()) is None
+    again.copies.close()
 
 
 def test_scopes_that_are_no_more_are_dropped(store: Store) -> None:
@@ -304,11 +410,11 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 def test_records_are_read_as_they_were_written() -> None:
-    stamp = b"s" * 16
+    stamp = b"s" * 16 + struct.pack(">d", 7.5)
     varying = read_record(stamp + varying_record(b"12345678", (b"a", b"b")))
     assert isinstance(varying, Varying)
     assert (varying.epoch, varying.names) == (b"12345678", (b"a", b"b"))
-    gone = read_record(stamp + gone_record(7.5))
+    gone = read_record(stamp + gone_record())
     assert isinstance(gone, Gone)
     assert gone.time == 7.5
 
@@ -316,9 +422,9 @@ def test_records_are_read_as_they_were_written() -> None:
 def test_what_is_no_whole_record_is_none() -> None:
     terms = Terms(1.0, 0.0, 60.0, False, False, False, 0, 0, (), 0)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
-    whole = b"s" * 16 + answer_record(terms, head, b"body")
+    whole = b"s" * 24 + answer_record(terms, head, b"body")
     assert isinstance(read_record(whole), Copy)
     for end in range(len(whole)):
         assert read_record(whole[:end]) is None, end
     assert read_record(whole + b"x") is None
-    assert read_record(b"s" * 16 + b"?" + whole[17:]) is None
+    assert read_record(b"s" * 24 + b"?" + whole[25:]) is None

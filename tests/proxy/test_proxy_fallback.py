@@ -289,19 +289,55 @@ def test_a_shared_path_keeps_what_anybody_got(rig: Rig, tmp_path: Path) -> None:
     rig.over([200, 200, 200])
 
 
-def test_the_other_colors_copy_answers_where_stable_has_none(rig: Rig, tmp_path: Path) -> None:
+def test_the_candidates_request_gets_its_own_copy_or_stables(rig: Rig, tmp_path: Path) -> None:
     keep(rig, tmp_path)
-    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="green")))
-    rig.client.get("/copies/1")
-    rig.refuses()
-    assert rig.client.answer().body == b"kept"
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="blue", weight=10_000)))
+    for answers in (b"kept", b"green's"):
+        rig.client.get("/copies/1")
+        while rig.core.dials:
+            rig.refuses()
+        assert rig.client.answer().body == answers
+        rig.client.get("/copies/1")
+        rig.backend().ok(b"green's", "Connection: close\r\n")
+        rig.client.answer()
+    rig.over([200] * 5)
+
+
+def test_stables_request_never_gets_the_candidates_copy(rig: Rig, tmp_path: Path) -> None:
+    rig.caches(tmp_path)
+    fall_back(rig, STALE, JSON)
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="blue", weight=10_000)))
     rig.client.get("/copies/1")
     rig.backend().ok(b"green's", "Connection: close\r\n")
     rig.client.answer()
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="blue")))
     rig.client.get("/copies/1")
     rig.refuses()
-    assert rig.client.answer().body == b"green's"
-    rig.over([200] * 4)
+    assert rig.client.answer().body == FILES[0]
+    rig.serve(moved=traffic(ServiceTraffic(service="web", stable="green")))
+    rig.client.get("/copies/1")
+    rig.refuses()
+    assert rig.client.answer().body == b"green's", "it is stable now"
+    rig.over([200] * 3)
+
+
+def test_a_write_ends_the_copy_and_the_next_answer_is_kept_at_once(
+    rig: Rig, tmp_path: Path
+) -> None:
+    keep(rig, tmp_path)
+    rig.advance(1)
+    rig.client.send(b"DELETE /copies/1 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+    rig.backend().ok(b"done", "Connection: close\r\n")
+    rig.client.answer()
+    rig.advance(1)
+    for body in (FILES[0], b"new"):
+        rig.client.get("/copies/1")
+        rig.refuses()
+        assert rig.client.answer().body == body
+        rig.client.get("/copies/1")
+        rig.backend().ok(b"new", "Connection: close\r\n")
+        rig.client.answer()
+    rig.over([200] * 6)
 
 
 def test_a_copy_is_not_written_again_at_once(rig: Rig, tmp_path: Path) -> None:

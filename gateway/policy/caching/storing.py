@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: RFC 9110 section 15.1, less 206: part of an answer is not kept.
 HEURISTIC = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+#: What answers one request's condition or range: it says nothing of the URL. A 416 that was kept
+#: would be everybody's answer.
+_ONE_REQUESTS = frozenset({206, 304, 412, 416})
 #: Statuses whose caching requirements are met here (``must-understand``, section 5.2.2.3).
 UNDERSTOOD = HEURISTIC | frozenset({302, 303, 307, 400, 403, 500, 502, 503, 504})
 #: Section 4.2.2: this share of the time since Last-Modified, at most a day.
@@ -100,7 +103,7 @@ def terms(status: int, fields: Fields, asked: Asked, now: float) -> Terms | None
 
 
 def _allowed(status: int, fields: Fields, control: Directives, asked: Asked) -> bool:
-    if status in {206, 304} or status < 200 or control.private:
+    if status in _ONE_REQUESTS or status < 200 or control.private:
         return False
     if control.must_understand:
         if status not in UNDERSTOOD:
