@@ -100,7 +100,7 @@ class StoreFile:
             self._mark.write_text(boot_id())
         try:
             self._open_env()
-        except (lmdb.Error, OSError) as error:
+        except (lmdb.Error, OSError, ValueError, SystemError) as error:
             if not alone:
                 raise OSError(f"{self._path}: {error}") from error
             self._remove(str(error))
@@ -113,7 +113,7 @@ class StoreFile:
         if not self._path.exists():
             return True
         try:
-            mark = self._mark.read_text()
+            mark = self._mark.read_text(encoding="ascii", errors="replace")
         except OSError:
             return False
         return mark == _CLOSED or (mark != "" and mark == boot_id())

@@ -232,8 +232,8 @@ class Worker:
                 self._words,
                 layout.S_CACHE_WRITES,
             )
-        except OSError as error:
-            logger.warning("the cache cannot be opened, nothing is stored: %s", error)
+        except Exception:  # whatever it is: no copy is worth a worker that serves nobody
+            logger.exception("the cache cannot be opened, nothing is stored")
             return None
         return Cache(
             store,

@@ -348,6 +348,20 @@ def test_a_file_that_was_cut_short_is_begun_anew(
     assert "cut short" in caplog.text
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xee\xff\x00", bytes(64)])
+def test_a_mark_that_says_nothing_is_no_reason_to_trust(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mark: bytes
+) -> None:
+    first = Store(tmp_path)
+    first.put(key())
+    first.copies.close()
+    (tmp_path / "opened").write_bytes(mark)
+    second = Store(tmp_path)
+    assert second.body(key()) is None
+    second.copies.close()
+    assert "begun anew" in caplog.text
+
+
 def test_a_file_of_another_boot_that_was_not_closed_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
