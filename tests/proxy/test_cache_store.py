@@ -274,7 +274,8 @@ def test_the_file_stays_within_its_size(store: Store, size: int) -> None:
     store.written()
     file = store.copies.file()
     assert file.total() <= file.limit
-    assert file.total() > file.limit // 3, "evicts no more than it must"
+    # Large ones need free pages in a row: half goes where there are none, and sometimes half again.
+    assert file.total() > file.limit // (3 if size < 4096 else 12), "evicts no more than it must"
     assert sum(path.stat().st_size for path in store.folder.glob("*.mdb")) <= 4 * MIB
     assert store.body(key(0)) is None, "the oldest gives way"
     assert store.body(key(count - 1)) is not None
