@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.board import layout
 from gateway.health.machine import UNSEEN, Health, Level
 from gateway.health.monitor import PoolCheck, grouped
 from gateway.health.order import CLEAR, Below, PoolSeen, ServiceSeen, below, names_below
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from gateway.health.monitor import Monitor
     from gateway.health.policy import IntegrationCheck
     from gateway.health.probes import Probes, Result
-    from gateway.health.seams import Sides, Starter
+    from gateway.health.seams import HealthCells, Sides, Starter
 
 #: Seconds between two looks at whether a check may be run, at most.
 LOOK = 0.25
@@ -35,6 +36,7 @@ class Integration:
     def __init__(
         self,
         probes: Probes,
+        board: HealthCells,
         tasks: Starter,
         *,
         jittered: Callable[[float], float],
@@ -43,6 +45,7 @@ class Integration:
         heard: Callable[[str, Color, Result], None],
     ) -> None:
         self._probes = probes
+        self._board = board
         self._tasks = tasks
         self._jittered = jittered
         self._sleep = sleep
@@ -152,7 +155,7 @@ class Integration:
         return result
 
     def reconsider(self) -> None:
-        """Look at every pool's dependencies again: an endpoint's health has moved.
+        """Look at every pool again: an endpoint's health, a breaker or a side has moved.
 
         What one pool comes to may concern the ones above it; there are no circles.
         """
@@ -187,14 +190,23 @@ class Integration:
     def _seen(self, service: str) -> ServiceSeen:
         pools = {
             color: PoolSeen(
-                tuple(member.health for member in members),
-                doubtful=any(member.doubtful for member in members),
+                tuple(self._answers(member) for member in members),
+                doubtful=any(self._doubtful(member) for member in members),
                 probed=bool(members[0].target.policy.levels),
             )
             for color, members in self._pools[service].items()
             if not self.sides.closed(service, color)
         }
         return ServiceSeen(pools, self.sides.carrying(service))
+
+    def _answers(self, member: Monitor) -> Health:
+        """Return an endpoint's health as requests find it: none gets past an open breaker."""
+        serves = self._board.serves(member.target.endpoint.cell)
+        return member.health if serves else Health.DOWN
+
+    def _doubtful(self, member: Monitor) -> bool:
+        cell = member.target.endpoint.cell
+        return member.doubtful or self._board.breaker(cell) != layout.BREAKER_CLOSED
 
     def check(self, service: str, color: Color) -> PoolCheck | None:
         """Return what is known of a pool's check, None where it has none."""

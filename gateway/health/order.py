@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PoolSeen:
-    """One pool's endpoints: their health, and whether one that is not down failed its last probe.
+    """One pool's endpoints: their health as requests find it, and whether one is in doubt.
 
+    One behind an open breaker is down. In doubt is one that is not down and failed its last probe,
+    or whose breaker is not closed.
     ``probed``: anything is asked of them at all.
     """
 

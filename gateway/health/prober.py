@@ -91,6 +91,7 @@ class Prober:
         self._monitors: dict[str, Monitor] = {}
         self.integration = Integration(
             probes,
+            board,
             tasks,
             jittered=self._jittered,
             sleep=sleep,

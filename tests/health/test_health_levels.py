@@ -409,6 +409,36 @@ async def test_an_endpoint_whose_breaker_opens_is_asked_at_once_and_often(world:
     assert len(world.times("L2 a-blue-1-0")) <= 5
 
 
+async def test_a_dependency_behind_an_open_breaker_is_down_for_those_above(world: World) -> None:
+    chain(world)
+    await world.time.run(10)
+    with world.failing("L4 ivor-blue", "L4 website-blue"):
+        world.cells.open.add(2)
+        world.prober.integration.reconsider()
+        assert world.waits_told[-2:] == [("website-blue", ("events",)), ("ivor-blue", ("events",))]
+        await world.time.run(90)
+        assert [world.word(f"{name}-blue-1-0") for name in ("website", "ivor")] == ["up", "up"]
+    world.cells.open.clear()
+    world.prober.integration.reconsider()
+    assert world.waits_told[-1][1] == ()
+
+
+async def test_while_a_breaker_below_is_on_trial_a_failure_counts_against_nobody(
+    world: World,
+) -> None:
+    chain(world)
+    await world.time.run(10)
+    world.cells.trial.add(2)
+    with world.failing("L4 ivor-blue"):
+        await world.time.run(90)
+        assert world.prober.integration.below("ivor", "blue").doubtful == ("events",)
+        assert world.word("ivor-blue-1-0") == "up"
+    world.cells.trial.clear()
+    with world.failing("L4 ivor-blue"):
+        await world.time.run(30)
+        assert world.word("ivor-blue-1-0") == "down"
+
+
 async def test_who_is_not_watched_is_not_hastened(world: World) -> None:
     world.prober.hasten("nobody")
     assert world.asked == []
