@@ -73,6 +73,8 @@ class Integration:
                 self._stop(self._checks.pop(key))
         for members in wanted.values():
             check = self._check_of(members)
+            if check is not None:
+                check.closed = self.sides.closed(check.service, check.color)
             for member in members:
                 member.pool = check
 
@@ -128,9 +130,7 @@ class Integration:
         if self._look(check):
             self.reconsider()
         integration = check.policy.integration
-        if self.door is None or integration is None or not check.ready:
-            return False
-        if self.sides.closed(check.service, check.color):
+        if self.door is None or integration is None or not check.ready or check.closed:
             return False
         if not self.below(check.service, check.color).clear:
             return False
@@ -165,15 +165,18 @@ class Integration:
                 return
 
     def _look(self, check: PoolCheck) -> bool:
-        """Note what a pool waits for, and what its level still says; tell whether that moved."""
-        before = check.waiting, check.level
+        """Note whether a pool is closed, what it waits for and what its level still says; tell
+        whether any of that moved.
+        """
+        before = check.closed, check.waiting, check.level
+        check.closed = self.sides.closed(check.service, check.color)
         check.waiting = self.below(check.service, check.color).down
         if not check.ready:
             # As with every level: what it said before means nothing after one below has failed.
             check.level = UNSEEN
         elif check.waiting:
             check.held_back()
-        if (check.waiting, check.level) == before:
+        if (check.closed, check.waiting, check.level) == before:
             return False
         self._moved(check)
         return True

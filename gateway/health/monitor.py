@@ -40,7 +40,9 @@ class PoolCheck:
     last: Result | None = None
     #: Services below that are down; none of what a check would show is this pool's own then.
     waiting: tuple[str, ...] = ()
-    #: What was last told of that.
+    #: Drained or isolated: no request gets there, so the check neither runs nor counts.
+    closed: bool = False
+    #: What was last told of ``waiting``.
     told: tuple[str, ...] = ()
     task: asyncio.Task[None] | None = None
 
@@ -96,7 +98,8 @@ class Monitor:
     @property
     def level_names(self) -> tuple[str, ...]:
         """All levels that count for it, shallow first."""
-        return (*self.target.policy.levels, *(("L4",) if self.pool is not None else ()))
+        deepest = ("L4",) if self.pool is not None and not self.pool.closed else ()
+        return (*self.target.policy.levels, *deepest)
 
     def took(self, result: Result) -> None:
         """Take the result of one probe in."""

@@ -196,6 +196,24 @@ async def test_a_build_is_not_taken_for_healthy_before_its_l4(world: World) -> N
             assert answer.status == 200
 
 
+async def test_a_drained_pool_that_fell_and_is_back_is_opened_by_traffic(world: World) -> None:
+    url = "http://127.0.0.1:4001"
+    async with client(world, OPERATOR) as api:
+        async with api.post("/v1/services/ivor/pools/green/drain", json={}) as answer:
+            assert answer.status == 200
+        world.probes.down.add(url)
+        await until(world, "ivor", lambda found: words(found, "green") == ["down"])
+        world.probes.down.clear()
+        found = await until(world, "ivor", lambda found: words(found, "green") == ["up"])
+        assert set(found["pools"][1]["endpoints"][0]["levels"]) == {"L1", "L2", "L3"}
+        share = {"candidate": 10, "services": ["ivor"]}
+        async with api.put("/v1/traffic", json=share) as answer:
+            assert answer.status == 200, await answer.text()
+    await until(
+        world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["levels"].get("L4") == "up"
+    )
+
+
 async def test_a_build_waits_for_a_dependency_and_says_so(world: World) -> None:
     world.probes.broken |= {"http://127.0.0.1:4000"}
     await until(world, "events", lambda found: words(found, "green") == ["down"])

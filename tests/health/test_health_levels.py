@@ -256,8 +256,28 @@ async def test_a_closed_color_is_not_asked(world: World) -> None:
     world.prober.watch(targets("a", policy("a")))
     await world.time.run(60)
     assert world.times("L4 a-blue") == []
+    assert world.word("a-blue-1-0") == "up", "by the levels below"
     world.shut.clear()
-    await world.time.run(2)
+    world.bad.add("L4")
+    await world.time.run(10)
+    assert world.word("a-blue-1-0") == "down"
+
+
+async def test_a_closed_color_comes_back_by_the_levels_below(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(5)
+    world.shut.add(("a", "blue"))
+    world.prober.integration.reconsider()
+    with world.failing("L1"):
+        await world.time.run(30)
+        assert world.word("a-blue-1-0") == "down"
+    await world.time.run(5)
+    assert (world.word("a-blue-1-0"), world.cells.healths[0]) == ("up", layout.UP)
+    asked = len(world.times("L4 a-blue"))
+    world.shut.clear()
+    world.prober.integration.reconsider()
+    await world.time.run(1)
+    assert len(world.times("L4 a-blue")) > asked, "it counts again, so it is run"
     assert world.word("a-blue-1-0") == "up"
 
 
