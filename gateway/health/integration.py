@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config.snapshot import Color
+    from gateway.health.answers import Request
     from gateway.health.door import Door
     from gateway.health.monitor import Monitor
-    from gateway.health.policy import IntegrationCheck
+    from gateway.health.policy import HealthPolicy, IntegrationCheck
     from gateway.health.probes import Probes, Result
     from gateway.health.seams import HealthCells, Sides, Starter
 
@@ -92,6 +93,8 @@ class Integration:
             self._checks[key] = check
         check.members = members
         if check.task is None or check.policy != target.policy:
+            if _asked(check.policy) != _asked(target.policy):
+                check.level, check.last = UNSEEN, None
             check.policy = target.policy
             self._stop(check)
             check.task = self._tasks.start(self._keep(check), name=f"probe {check.name}")
@@ -214,6 +217,10 @@ class Integration:
     def check(self, service: str, color: Color) -> PoolCheck | None:
         """Return what is known of a pool's check, None where it has none."""
         return self._checks.get((service, color))
+
+
+def _asked(policy: HealthPolicy) -> tuple[Request, ...]:
+    return policy.integration.requests if policy.integration is not None else ()
 
 
 def _inherited(members: list[Monitor]) -> Level:

@@ -117,6 +117,17 @@ class Monitor:
             self.passes = 0
         self.settle()
 
+    def retarget(self, target: Target) -> None:
+        """Take another policy: what a level that is gone, or is another check now, said is void."""
+        old, new = self.target.policy, target.policy
+        self.target = target
+        for level in old.levels:
+            if old.check_of(level) != new.check_of(level):
+                self.levels.pop(level, None)
+                self.last.pop(level, None)
+        if old.counted != new.counted or old.check_of(new.counted) != new.check_of(new.counted):
+            self.passes = 0
+
     def settle(self) -> None:
         """Work the endpoint's health out anew.
 

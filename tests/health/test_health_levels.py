@@ -462,3 +462,61 @@ async def test_while_a_breaker_below_is_on_trial_a_failure_counts_against_nobody
 async def test_who_is_not_watched_is_not_hastened(world: World) -> None:
     world.prober.hasten("nobody")
     assert world.asked == []
+
+
+# --- another policy -------------------------------------------------------------------------------
+
+
+async def test_a_level_that_a_reload_takes_away_says_nothing_any_more(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(2)
+    world.bad.add("L3")
+    await world.time.run(30)
+    assert world.word("a-blue-1-0") == "down"
+    told = len(world.changes)
+    world.prober.watch(targets("a", policy(l3=None)))
+    assert [change.health for change in world.changes[told:]] == [Health.UP]
+    assert world.cells.healths[0] == layout.UP
+    assert [each.level for each in world.prober.last("a-blue-1-0")] == ["L1", "L2"]
+    # Back again, it begins anew.
+    world.prober.watch(targets("a", policy()))
+    assert world.word("a-blue-1-0") == "unknown"
+
+
+async def test_what_another_check_of_a_level_had_said_is_void(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(2)
+    other = BusinessCheck(request=Request(path="/other"))
+    world.bad.add("L3")
+    world.prober.watch(targets("a", policy(l3=other)))
+    assert world.word("a-blue-1-0") == "unknown", "nobody has seen it pass this one"
+    await world.time.run(10)
+    assert world.word("a-blue-1-0") == "down"
+    world.prober.watch(targets("a", policy(l3=L3)))
+    assert world.word("a-blue-1-0") == "down", "until it passes"
+
+
+async def test_another_pace_changes_nothing_that_is_known(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(20)
+    slower = BusinessCheck(request=L3.request, pace=Pace(interval=20))
+    world.prober.watch(targets("a", policy("a", l3=slower, every=60)))
+    assert world.word("a-blue-1-0") == "up"
+    assert world.cells.passes[0] > 1
+
+
+async def test_other_requests_of_l4_are_another_check(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(5)
+    world.prober.watch(targets("a", policy("b")))
+    assert world.word("a-blue-1-0") == "unknown"
+    await world.time.run(1)
+    assert world.word("a-blue-1-0") == "up"
+
+
+async def test_passes_of_another_level_are_not_counted_on(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(20)
+    assert world.cells.passes[0] > 1
+    world.prober.watch(targets("a", HealthPolicy()))
+    assert world.cells.passes[0] == 0
