@@ -232,6 +232,8 @@ class Control:
         if self._handover is not None:
             self._handover.close()
         self.events.close()
+        if hasattr(self, "operations"):
+            self.operations.stop()
         server, self._server = self._server, None
         if server is not None:
             await server.close()

@@ -79,6 +79,11 @@ class Operations:
         self._board = switchboard
         self._load = load
         self._on_trial: set[tuple[str, Color]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Have builds on trial in place go: nobody would wait for them after this process."""
+        self._stopping = True
 
     # --- pools ------------------------------------------------------------------------------------
 
@@ -202,7 +207,8 @@ class Operations:
         if check is None:
             return
         while check.closed or not all(prober.health(each) is Health.UP for each in ids):
-            if switch.parts.clock() >= deadline or check.generation != stood:
+            late = switch.parts.clock() >= deadline
+            if late or self._stopping or check.generation != stood:
                 break
             await switch.parts.sleep(TRIAL_LOOK)
         else:
@@ -228,8 +234,9 @@ class Operations:
         )
         why = self._hindrance(check)
         faults = [f"{each.target.endpoint.url}: {fault(each, None)}" for each in monitors]
+        what = "before control was stopped" if self._stopping else f"within {new.wait:g} s"
         raise UnhealthyError(
-            f"the new build was not healthy within {new.wait:g} s; {stays}. "
+            f"the new build was not healthy {what}; {stays}. "
             + (why or "; ".join(each for each in faults if not each.endswith(": "))),
             monitors,
         )

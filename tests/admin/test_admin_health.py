@@ -293,6 +293,23 @@ async def test_a_build_that_no_check_gets_to_is_told_so(world: World) -> None:
     assert "the gateway has no listener" in problem["detail"]
 
 
+async def test_a_build_on_trial_is_gone_when_control_is_stopped(world: World) -> None:
+    world.probes.apart.add(("ivor", "green"))
+    body = {"endpoints": [NEW], "wait": "60s"}
+    async with client(world, OPERATOR) as api:
+        putting = asyncio.ensure_future(api.put("/v1/services/ivor/pools/green", json=body))
+        await until(world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["url"] == NEW)
+        async with asyncio.timeout(10):
+            await world.stop()
+        answer = await putting
+        assert answer.status == 409
+        detail = (await answer.json(content_type="application/problem+json"))["detail"]
+    assert "not healthy before control was stopped; what was in green is back" in detail
+    await world.start()
+    pool = (await health(world, "ivor"))["pools"][1]
+    assert (pool["source"], pool["endpoints"][0]["url"]) == ("file", "http://127.0.0.1:4001")
+
+
 async def test_a_build_waits_for_a_dependency_and_says_so(world: World) -> None:
     world.probes.broken |= {"http://127.0.0.1:4000"}
     await until(world, "events", lambda found: words(found, "green") == ["down"])
