@@ -145,7 +145,9 @@ class Integration:
         return True
 
     async def _run(self, check: PoolCheck, integration: IntegrationCheck, door: Door) -> Result:
-        result = await self._probes.integration(door, integration, check.color)
+        result = await self._probes.integration(
+            replace(door, service=check.service), integration, check.color
+        )
         if result.good or not result.counts:
             return result
         under = self.below(check.service, check.color)

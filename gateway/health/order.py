@@ -1,8 +1,9 @@
 """Who waits for whom: a service's dependencies, and which of them are down. Pure.
 
 For a color of a service, a dependency is what would answer it: the colors that carry traffic, and
-the same color, which a check forces all along its way. It is down where every endpoint of one of
-these pools is, unsettled where none has been seen up yet, doubtful where a last probe failed.
+the same color where it could serve, which a check then forces all along its way. It is down where
+every endpoint of one of these pools is, unsettled where none has been seen up yet, doubtful where a
+last probe failed.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def below(color: Color, services: Iterable[tuple[str, ServiceSeen]]) -> Below:
         pools = [
             pool
             for its, pool in seen.pools.items()
-            if pool.health and (its in seen.carrying or its == color)
+            if pool.health and (its in seen.carrying or (its == color and not pool.down))
         ]
         if any(pool.down for pool in pools):
             down.append(name)

@@ -311,8 +311,8 @@ async def test_a_build_on_trial_is_gone_when_control_is_stopped(world: World) ->
 
 
 async def test_a_build_waits_for_a_dependency_and_says_so(world: World) -> None:
-    world.probes.broken |= {"http://127.0.0.1:4000"}
-    await until(world, "events", lambda found: words(found, "green") == ["down"])
+    world.probes.broken |= {"http://127.0.0.1:3000"}
+    await until(world, "events", lambda found: words(found) == ["down"])
     body = {"endpoints": [NEW], "wait": "300ms"}
     path = "/v1/services/ivor/pools/green"
     async with client(world, OPERATOR) as api, api.put(path, json=body) as answer:

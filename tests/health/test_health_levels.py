@@ -386,9 +386,9 @@ async def test_which_colors_of_a_dependency_matter(world: World) -> None:
     below = world.prober.integration.below
     with world.failing("L1 ivor-green-1-0"):
         await world.time.run(30)
-        # Green carries nothing: only who is sent there by its color is concerned.
+        # Green carries nothing and could serve nothing: blue answers checks of either color.
         assert below("website", "blue").down == ()
-        assert below("website", "green").down == ("ivor",)
+        assert below("website", "green").down == ()
         world.carried["ivor"] = frozenset({"blue", "green"})
         assert below("website", "blue").down == ("ivor",)
         world.carried.clear()
@@ -520,3 +520,18 @@ async def test_passes_of_another_level_are_not_counted_on(world: World) -> None:
     assert world.cells.passes[0] > 1
     world.prober.watch(targets("a", HealthPolicy()))
     assert world.cells.passes[0] == 0
+
+
+async def test_production_does_not_wait_for_a_slot_that_serves_nobody(world: World) -> None:
+    """Mixed roles: the website is finalized to green, ivor stays on blue and its green is gone."""
+    world.carried = {"website": frozenset({"green"}), "ivor": frozenset({"blue"})}
+    world.bad.add("L1 ivor-green-1-0")
+    world.prober.watch(
+        [
+            *targets("ivor", policy("ivor"), "blue", first_cell=0),
+            *targets("ivor", policy("ivor"), "green", first_cell=1),
+            *targets("website", policy("website", "ivor"), "green", first_cell=2),
+        ]
+    )
+    await world.time.run(60)
+    assert (world.word("ivor-green-1-0"), world.word("website-green-1-0")) == ("down", "up")
