@@ -316,7 +316,11 @@ class Pool:
 
     def serves(self) -> bool:
         """Tell whether a member can be sent requests, as everybody weighs it."""
-        return any(can_serve(member._words, member.cell) for member in self.members)
+        member: Endpoint
+        for member in self.members:  # noqa: SIM110  a generator's member would have no type
+            if can_serve(member._words, member.cell):
+                return True
+        return False
 
     def left_alone(self) -> float | None:
         """Return the seconds until a breaker lets one request try; None where not all are open."""
