@@ -24,6 +24,8 @@ from pydantic import (
 
 Color = Literal["blue", "green"]
 Role = Literal["stable", "candidate"]
+#: One literal, not a union of two: what is wrong with it is told of one field.
+ColorOrRole = Literal["blue", "green", "stable", "candidate"]
 Health = Literal["unknown", "up", "down"]
 #: One color everywhere, or at least one service with both sides in play.
 Mode = Literal["stable", "split", "candidate", "mixed"]
@@ -200,7 +202,7 @@ class DrainRequest(Request):
 class IsolateRequest(Request):
     """Take a color out until lifted."""
 
-    color: Color | Role
+    color: ColorOrRole
     force: bool = Field(default=False, description="even where the other color cannot serve")
     reason: Reason = ""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from gateway.config.faults import Fault, suggestion
 from gateway.config.placeholders import names_in
+from gateway.config.scalars import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +32,8 @@ FORBIDDEN_FIELDS = frozenset(
     }
 )
 _BY_FIELD = "field:"
+#: RFC 9110 section 5.6.2.
+_FIELD_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
 
 
 def _mapping(value: Data) -> Mapping[str, Data]:
@@ -42,11 +46,32 @@ def health_faults(place: Place, health: Mapping[str, Data]) -> Iterator[Fault]:
         if health.get(upper) is not None and health.get("L2") is None:
             below = "L2" if upper == "L3" else "L2 (L3 may be absent)"
             yield Fault((*place, upper), f"runs only while {below} holds, expected L2", at_key=True)
+    if _mapping(health.get("L1")).get("tcp") is False and health.get("L2") is None:
+        yield Fault(
+            (*place, "L1", "tcp"),
+            "leaves nothing that is asked: no endpoint would ever be seen healthy, expected L1 "
+            "or L2 at least",
+        )
     if health.get("L3") is not None:
-        yield from _request((*place, "L3"), _mapping(health["L3"]))
+        yield from _self_test((*place, "L3"), _mapping(health["L3"]))
     requests = _mapping(health.get("L4")).get("requests")
     if isinstance(requests, (tuple, list)):
         yield from _sequence((*place, "L4", "requests"), [_mapping(each) for each in requests])
+
+
+def _self_test(place: Place, request: Mapping[str, Data]) -> Iterator[Fault]:
+    yield from _request(place, request)
+    path = request.get("path")
+    for name in names_in(path) if isinstance(path, str) else ():
+        yield Fault(
+            (*place, "path"), f"{{{name}}} is captured nowhere: L3 is one request, expected no name"
+        )
+
+
+def _tests_nothing(test: Data) -> bool:
+    if not isinstance(test, dict) or "not" in test:  # that may well be null
+        return False
+    return all(value is None for value in test.values())
 
 
 def _request(place: Place, request: Mapping[str, Data]) -> Iterator[Fault]:
@@ -58,10 +83,18 @@ def _request(place: Place, request: Mapping[str, Data]) -> Iterator[Fault]:
                 at_key=True,
             )
     for name, test in _mapping(request.get("json")).items():
-        if isinstance(test, dict) and not test:
+        if _tests_nothing(test):
             yield Fault(
                 (*place, "json", name), "tests nothing, expected present, not, above or below"
             )
+    for name, source in _mapping(request.get("capture")).items():
+        if isinstance(source, str) and source.startswith(_BY_FIELD):
+            field = source.removeprefix(_BY_FIELD).strip()
+            if _FIELD_NAME.fullmatch(field) is None:
+                yield Fault(
+                    (*place, "capture", name),
+                    f"{shown(field)} is not a field's name, expected such as field:Location",
+                )
     wanted = "json" if _mapping(request.get("json")) else "capture"
     if request.get("method") == "HEAD" and (request.get("json") or _from_body(request)):
         yield Fault(

@@ -171,6 +171,7 @@ class Control:
         self.switchboard.watch(first.topology)
         self.tasks.start(self._watch_platform(), name="platform mode")
         parts.breakers.settle(first.state, first.topology)
+        integration.reconsider()
 
     async def _kept(self) -> State | None:
         try:
@@ -231,6 +232,8 @@ class Control:
         if self._handover is not None:
             self._handover.close()
         self.events.close()
+        if hasattr(self, "operations"):
+            self.operations.stop()
         server, self._server = self._server, None
         if server is not None:
             await server.close()
@@ -259,6 +262,7 @@ class Control:
         log.warning("the breaker of %s: %s, was %s", moved.endpoint, moved.now, moved.was)
         if (moved.was, moved.now) == ("closed", "open"):
             self.switchboard.parts.prober.hasten(moved.endpoint)
+        self.switchboard.parts.prober.integration.reconsider()
         pool = pool_of(self.switchboard.parts.hub.topology, moved.endpoint)
         self.events.publish(
             "breaker",

@@ -96,6 +96,7 @@ class BreakerCalls:
                 # It opened, or was ejected, by itself: that stands on the board alone.
                 await switch.parts.store.save(switch.state, [entry])
                 breakers.reset(before.endpoint.cell)
+                switch.parts.prober.integration.reconsider()
             else:
                 return False
         self._tell(caller, before, after)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.control.settings import Loader, Settings
     from gateway.control.state import ServiceState, State
     from gateway.control.switchboard import Caller, Switchboard
+    from gateway.health.monitor import PoolCheck
 
 #: Seconds between two looks at what is in flight.
 DRAIN_LOOK = 0.05
@@ -78,6 +79,11 @@ class Operations:
         self._board = switchboard
         self._load = load
         self._on_trial: set[tuple[str, Color]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Have builds on trial in place go: nobody would wait for them after this process."""
+        self._stopping = True
 
     # --- pools ------------------------------------------------------------------------------------
 
@@ -92,16 +98,17 @@ class Operations:
         switch.check_revision(caller)
         color = pooldesk.check_pool_write(switch.state, parts.facts, new.service, new.slot)
         self._check_expect(new)
+        self._check_reached(new, color)
         if (new.service, color) in self._on_trial:
             raise Refused("pool-busy", f"another new build for {color} is being waited for")
         self._on_trial.add((new.service, color))
         began = parts.clock()
         try:
             monitors = await self._try(new, color) if new.wait is not None else []
-            former = one(switch.state, new.service)
-            written = await self._install(caller, new, color, monitors)
+            written, former = await self._install(caller, new, color, monitors)
             if new.wait is not None:
-                await self._stand(caller, new, color, former, began + new.wait)
+                stood = one(written.state, new.service).pool(color).generation
+                await self._stand(caller, new, color, stood, former, began + new.wait)
             waited = parts.clock() - began
         finally:
             self._on_trial.discard((new.service, color))
@@ -118,6 +125,16 @@ class Operations:
             )
         if new.wait is None:
             raise Refused("nothing-to-expect-of", "expect needs a wait", field="expect")
+
+    def _check_reached(self, new: NewPool, color: Color) -> None:
+        """Refuse to wait for an integration check (L4) where no request gets to."""
+        checked = new.wait is not None and self._policy(new.service).integration is not None
+        if checked and color in one(self._board.state, new.service).isolated:
+            raise Refused(
+                "pool-isolated",
+                f"{color} of {new.service} is isolated: its integration check (L4) cannot be run",
+                hint=f"DELETE /v1/services/{new.service}/isolate?color={color} lifts it",
+            )
 
     def _policy(self, service: str) -> HealthPolicy:
         settings = self._board.settings.of(service)
@@ -145,10 +162,12 @@ class Operations:
 
     async def _install(
         self, caller: Caller, new: NewPool, color: Color, monitors: list[Monitor]
-    ) -> Written:
+    ) -> tuple[Written, ServiceState]:
+        """Put a new build into its slot; returns the service as it was before, too."""
         switch = self._board
         await switch.parts.resolver.prepare(_hosts(new.endpoints), seconds=NAMES_BOUND)
         async with switch.lock:
+            former = one(switch.state, new.service)
             outcome = pooldesk.put_pool(
                 switch.state,
                 switch.parts.facts,
@@ -161,28 +180,35 @@ class Operations:
             number, began = await switch.commit(caller, "pool.put", outcome.state, seeds=seeds)
             state = switch.state
         applied = await switch.parts.hub.acknowledged(number, began=began)
-        return Written(state=state, changed=True, applied=applied, touched=(new.service,))
+        written = Written(state=state, changed=True, applied=applied, touched=(new.service,))
+        return written, former
 
     async def _stand(
-        self, caller: Caller, new: NewPool, color: Color, former: ServiceState, deadline: float
+        self,
+        caller: Caller,
+        new: NewPool,
+        color: Color,
+        stood: int,
+        former: ServiceState,
+        deadline: float,
     ) -> None:
         """Wait for a new build's integration check (L4), in place but without any weight.
 
         Through the gateway is the only way there, so the build stands in its slot meanwhile, not
-        yet seen healthy: traffic is not moved there without force. Raises UnhealthyError once the
-        former pool is back in the slot.
+        yet seen healthy: traffic is not moved there without force. ``stood`` is its generation.
+        Raises UnhealthyError once the former pool is back in the slot.
         """
         switch, prober = self._board, self._board.parts.prober
-        pool = one(switch.state, new.service).pool(color)
         ids = [
-            merge.endpoint_id(new.service, color, pool.generation, position)
-            for position in range(len(pool.endpoints))
+            merge.endpoint_id(new.service, color, stood, position)
+            for position in range(len(new.endpoints))
         ]
         check = prober.integration.check(new.service, color)
         if check is None:
             return
-        while not all(prober.health(each) is Health.UP for each in ids):
-            if switch.parts.clock() >= deadline or check.generation != pool.generation:
+        while check.closed or not all(prober.health(each) is Health.UP for each in ids):
+            late = switch.parts.clock() >= deadline
+            if late or self._stopping or check.generation != stood:
                 break
             await switch.parts.sleep(TRIAL_LOOK)
         else:
@@ -192,7 +218,13 @@ class Operations:
             replace(caller, revisions=None),  # its If-Match was spent on the build itself
             "pool.put-back",
             lambda state, _: pooldesk.put_back(
-                state, new.service, color, pool.generation, former, switch.parts.fresh
+                state,
+                new.service,
+                color,
+                stood,
+                former,
+                self._from_file(new.service, color),
+                switch.parts.fresh,
             ),
         )
         stays = (
@@ -200,15 +232,29 @@ class Operations:
             if written.changed
             else f"it stays in {color}, which has moved on meanwhile"
         )
-        below = prober.integration.below(new.service, color)
-        waits = [*below.down, *below.unsettled]
-        why = f"its integration check waits for {', '.join(waits)}" if waits else ""
+        why = self._hindrance(check)
         faults = [f"{each.target.endpoint.url}: {fault(each, None)}" for each in monitors]
+        what = "before control was stopped" if self._stopping else f"within {new.wait:g} s"
         raise UnhealthyError(
-            f"the new build was not healthy within {new.wait:g} s; {stays}. "
+            f"the new build was not healthy {what}; {stays}. "
             + (why or "; ".join(each for each in faults if not each.endswith(": "))),
             monitors,
         )
+
+    def _from_file(self, service: str, color: Color) -> tuple[str, ...]:
+        settings = self._board.settings.of(service)
+        return settings.endpoints(color) if settings is not None else ()
+
+    def _hindrance(self, check: PoolCheck) -> str:
+        """Say what keeps a pool's integration check from being run; empty where nothing does."""
+        integration = self._board.parts.prober.integration
+        if integration.door is None:
+            return "its integration check has no way in: the gateway has no listener"
+        if check.closed:
+            return f"its integration check is not run: {check.color} is drained or isolated"
+        below = integration.below(check.service, check.color)
+        waits = [*below.down, *below.unsettled]
+        return f"its integration check waits for {', '.join(waits)}" if waits else ""
 
     async def drain(
         self, caller: Caller, service: str, slot: ColorOrRole, seconds: float

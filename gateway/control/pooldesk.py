@@ -11,9 +11,10 @@ import msgspec
 
 from gateway.config.snapshot import BUCKETS, COLORS, Color, other
 from gateway.control.desk import ColorOrRole, Facts, Outcome, Refused, color_of, one, settled
+from gateway.control.merge import endpoint_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway.control.state import ServiceState, State
 
@@ -65,24 +66,37 @@ def put_back(
     color: Color,
     failed: int,
     former: ServiceState,
+    from_file: tuple[str, ...],
     fresh: Callable[[], bytes],
 ) -> Outcome:
     """Put back what a new build replaced that did not stand its trial in place.
 
-    ``failed`` is the build's generation, ``former`` the service as it was before. The endpoints
-    are what they were, under a generation of their own. Left alone where the slot has moved on:
-    another build, traffic that was forced there, other roles.
+    ``failed`` is the build's generation, ``former`` the service as it was before, ``from_file``
+    what the file says now: a pool of the file's follows it. Else the endpoints are what they were,
+    under a generation of their own, and breakers that were opened by hand are open again. Left
+    alone where the slot has moved on: another build, traffic that was forced there, other roles.
     """
     service = one(state, name)
     if service.pool(color).generation != failed or service.carries(color):
         return Outcome(state)
     pool = former.pool(color)
-    after = service.new_pool(color, pool.endpoints, pool.source)
-    if service.stable == former.stable:
+    endpoints = from_file if pool.source == "file" else pool.endpoints
+    after = service.new_pool(color, endpoints, pool.source)
+    after = replace(after, forced=tuple(sorted({*after.forced, *_forced(former, after, color)})))
+    if service.stable == former.stable and endpoints == pool.endpoints:
         after = replace(after, previous=former.previous)
     if color in former.drained:
         after = replace(after, drained=tuple(c for c in COLORS if c in {*after.drained, color}))
     return Outcome(settled(state, state.replaced(after), fresh), (name,))
+
+
+def _forced(former: ServiceState, after: ServiceState, color: Color) -> Iterator[str]:
+    """Yield ids of endpoints that are there again and whose breakers had been opened by hand."""
+    old, new = former.pool(color), after.pool(color)
+    for position, (before, now) in enumerate(zip(old.endpoints, new.endpoints, strict=False)):
+        known = endpoint_id(former.name, color, old.generation, position)
+        if before == now and known in former.forced:
+            yield endpoint_id(after.name, color, new.generation, position)
 
 
 def reset_pool(

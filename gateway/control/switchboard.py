@@ -221,6 +221,7 @@ class Switchboard:
             return Written(state=base, changed=False, applied=applied, refused=outcome.refused)
         number = self.parts.hub.send(traffic=outcome.state.traffic())
         self.state = outcome.state
+        self.parts.prober.integration.reconsider()
         self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
         self._tell("rollback", base, caller)
         applied, persisted = await asyncio.gather(
@@ -284,6 +285,7 @@ class Switchboard:
         if moved == self.parts.hub.traffic:
             moved = None
         self.parts.breakers.settle(state, topology or self.parts.hub.topology)
+        self.parts.prober.integration.reconsider()
         if topology is None and moved is None:
             return self.parts.hub.number  # nothing of it is for workers
         number = self.parts.hub.send(topology=topology, traffic=moved)

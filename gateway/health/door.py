@@ -32,10 +32,13 @@ class Door:
     origin: str
     secret: bytes = field(repr=False)
     wall: Callable[[], float] = field(repr=False)
+    #: The service that is checked.
+    service: str = ""
 
     def fields(self, color: Color) -> dict[str, str]:
         """Return the fields that force ``color`` for one request, now."""
-        return {FIELD: mint_probe(self.secret, color, int(self.wall()) + TOKEN_LASTS)}
+        expires = int(self.wall()) + TOKEN_LASTS
+        return {FIELD: mint_probe(self.secret, color, expires, self.service)}
 
 
 def origin_of(listeners: Sequence[Listener]) -> str:

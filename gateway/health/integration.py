@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from gateway.board import layout
 from gateway.health.machine import UNSEEN, Health, Level
 from gateway.health.monitor import PoolCheck, grouped
 from gateway.health.order import CLEAR, Below, PoolSeen, ServiceSeen, below, names_below
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from gateway.config.snapshot import Color
+    from gateway.health.answers import Request
     from gateway.health.door import Door
     from gateway.health.monitor import Monitor
-    from gateway.health.policy import IntegrationCheck
+    from gateway.health.policy import HealthPolicy, IntegrationCheck
     from gateway.health.probes import Probes, Result
-    from gateway.health.seams import Sides, Starter
+    from gateway.health.seams import HealthCells, Sides, Starter
 
 #: Seconds between two looks at whether a check may be run, at most.
 LOOK = 0.25
@@ -35,6 +37,7 @@ class Integration:
     def __init__(
         self,
         probes: Probes,
+        board: HealthCells,
         tasks: Starter,
         *,
         jittered: Callable[[float], float],
@@ -43,6 +46,7 @@ class Integration:
         heard: Callable[[str, Color, Result], None],
     ) -> None:
         self._probes = probes
+        self._board = board
         self._tasks = tasks
         self._jittered = jittered
         self._sleep = sleep
@@ -70,6 +74,8 @@ class Integration:
                 self._stop(self._checks.pop(key))
         for members in wanted.values():
             check = self._check_of(members)
+            if check is not None:
+                check.closed = self.sides.closed(check.service, check.color)
             for member in members:
                 member.pool = check
 
@@ -87,6 +93,8 @@ class Integration:
             self._checks[key] = check
         check.members = members
         if check.task is None or check.policy != target.policy:
+            if _asked(check.policy) != _asked(target.policy):
+                check.level, check.last = UNSEEN, None
             check.policy = target.policy
             self._stop(check)
             check.task = self._tasks.start(self._keep(check), name=f"probe {check.name}")
@@ -125,9 +133,7 @@ class Integration:
         if self._look(check):
             self.reconsider()
         integration = check.policy.integration
-        if self.door is None or integration is None or not check.ready:
-            return False
-        if self.sides.closed(check.service, check.color):
+        if self.door is None or integration is None or not check.ready or check.closed:
             return False
         if not self.below(check.service, check.color).clear:
             return False
@@ -139,7 +145,9 @@ class Integration:
         return True
 
     async def _run(self, check: PoolCheck, integration: IntegrationCheck, door: Door) -> Result:
-        result = await self._probes.integration(door, integration, check.color)
+        result = await self._probes.integration(
+            replace(door, service=check.service), integration, check.color
+        )
         if result.good or not result.counts:
             return result
         under = self.below(check.service, check.color)
@@ -152,7 +160,7 @@ class Integration:
         return result
 
     def reconsider(self) -> None:
-        """Look at every pool's dependencies again: an endpoint's health has moved.
+        """Look at every pool again: an endpoint's health, a breaker or a side has moved.
 
         What one pool comes to may concern the ones above it; there are no circles.
         """
@@ -162,15 +170,18 @@ class Integration:
                 return
 
     def _look(self, check: PoolCheck) -> bool:
-        """Note what a pool waits for, and what its level still says; tell whether that moved."""
-        before = check.waiting, check.level
+        """Note whether a pool is closed, what it waits for and what its level still says; tell
+        whether any of that moved.
+        """
+        before = check.closed, check.waiting, check.level
+        check.closed = self.sides.closed(check.service, check.color)
         check.waiting = self.below(check.service, check.color).down
         if not check.ready:
             # As with every level: what it said before means nothing after one below has failed.
             check.level = UNSEEN
         elif check.waiting:
             check.held_back()
-        if (check.waiting, check.level) == before:
+        if (check.closed, check.waiting, check.level) == before:
             return False
         self._moved(check)
         return True
@@ -187,8 +198,8 @@ class Integration:
     def _seen(self, service: str) -> ServiceSeen:
         pools = {
             color: PoolSeen(
-                tuple(member.health for member in members),
-                doubtful=any(member.doubtful for member in members),
+                tuple(self._answers(member) for member in members),
+                doubtful=any(self._doubtful(member) for member in members),
                 probed=bool(members[0].target.policy.levels),
             )
             for color, members in self._pools[service].items()
@@ -196,9 +207,22 @@ class Integration:
         }
         return ServiceSeen(pools, self.sides.carrying(service))
 
+    def _answers(self, member: Monitor) -> Health:
+        """Return an endpoint's health as requests find it: none gets past an open breaker."""
+        serves = self._board.serves(member.target.endpoint.cell)
+        return member.health if serves else Health.DOWN
+
+    def _doubtful(self, member: Monitor) -> bool:
+        cell = member.target.endpoint.cell
+        return member.doubtful or self._board.breaker(cell) != layout.BREAKER_CLOSED
+
     def check(self, service: str, color: Color) -> PoolCheck | None:
         """Return what is known of a pool's check, None where it has none."""
         return self._checks.get((service, color))
+
+
+def _asked(policy: HealthPolicy) -> tuple[Request, ...]:
+    return policy.integration.requests if policy.integration is not None else ()
 
 
 def _inherited(members: list[Monitor]) -> Level:

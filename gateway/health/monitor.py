@@ -40,7 +40,9 @@ class PoolCheck:
     last: Result | None = None
     #: Services below that are down; none of what a check would show is this pool's own then.
     waiting: tuple[str, ...] = ()
-    #: What was last told of that.
+    #: Drained or isolated: no request gets there, so the check neither runs nor counts.
+    closed: bool = False
+    #: What was last told of ``waiting``.
     told: tuple[str, ...] = ()
     task: asyncio.Task[None] | None = None
 
@@ -96,7 +98,8 @@ class Monitor:
     @property
     def level_names(self) -> tuple[str, ...]:
         """All levels that count for it, shallow first."""
-        return (*self.target.policy.levels, *(("L4",) if self.pool is not None else ()))
+        deepest = ("L4",) if self.pool is not None and not self.pool.closed else ()
+        return (*self.target.policy.levels, *deepest)
 
     def took(self, result: Result) -> None:
         """Take the result of one probe in."""
@@ -113,6 +116,17 @@ class Monitor:
         elif result.level < policy.counted and not result.good:
             self.passes = 0
         self.settle()
+
+    def retarget(self, target: Target) -> None:
+        """Take another policy: what a level that is gone, or is another check now, said is void."""
+        old, new = self.target.policy, target.policy
+        self.target = target
+        for level in old.levels:
+            if old.check_of(level) != new.check_of(level):
+                self.levels.pop(level, None)
+                self.last.pop(level, None)
+        if old.counted != new.counted or old.check_of(new.counted) != new.check_of(new.counted):
+            self.passes = 0
 
     def settle(self) -> None:
         """Work the endpoint's health out anew.

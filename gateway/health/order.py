@@ -1,8 +1,9 @@
 """Who waits for whom: a service's dependencies, and which of them are down. Pure.
 
 For a color of a service, a dependency is what would answer it: the colors that carry traffic, and
-the same color, which a check forces all along its way. It is down where every endpoint of one of
-these pools is, unsettled where none has been seen up yet, doubtful where a last probe failed.
+the same color where it could serve, which a check then forces all along its way. It is down where
+every endpoint of one of these pools is, unsettled where none has been seen up yet, doubtful where a
+last probe failed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PoolSeen:
-    """One pool's endpoints: their health, and whether one that is not down failed its last probe.
+    """One pool's endpoints: their health as requests find it, and whether one is in doubt.
 
+    One behind an open breaker is down. In doubt is one that is not down and failed its last probe,
+    or whose breaker is not closed.
     ``probed``: anything is asked of them at all.
     """
 
@@ -87,7 +90,7 @@ def below(color: Color, services: Iterable[tuple[str, ServiceSeen]]) -> Below:
         pools = [
             pool
             for its, pool in seen.pools.items()
-            if pool.health and (its in seen.carrying or its == color)
+            if pool.health and (its in seen.carrying or (its == color and not pool.down))
         ]
         if any(pool.down for pool in pools):
             down.append(name)

@@ -75,6 +75,14 @@ class HealthPolicy:
         asked = (("L1", self.tcp), ("L2", self.http), ("L3", self.business))
         return tuple(level for level, wanted in asked if wanted)
 
+    def check_of(self, level: str) -> object:
+        """Return what an endpoint is asked on a level, without its pace; None: nothing."""
+        if level == "L1":
+            return self.tcp or None
+        if level == "L2":
+            return (self.http.path, self.http.status, self.tls_ca) if self.http else None
+        return (self.business.request, self.tls_ca) if self.business else None
+
     def _pace(self, level: str) -> Pace:
         if level == "L1":
             return self.tcp_pace

@@ -91,6 +91,7 @@ class Prober:
         self._monitors: dict[str, Monitor] = {}
         self.integration = Integration(
             probes,
+            board,
             tasks,
             jittered=self._jittered,
             sleep=sleep,
@@ -109,7 +110,7 @@ class Prober:
         known = {monitor.target.endpoint.id: monitor for monitor in seeds}
         for gone in self._monitors.keys() - wanted.keys():
             self._stop(self._monitors.pop(gone))
-        begin = []
+        begin, former = [], {}
         for name, target in wanted.items():
             monitor = self._monitors.get(name)
             if monitor is None:
@@ -121,13 +122,15 @@ class Prober:
                 target.policy,
             ):
                 begin.append(monitor)
-            monitor.target = target
+                former[name] = monitor.health
+            monitor.retarget(target)
         self.integration.watch(self._monitors)
         for monitor in begin:
+            name = monitor.target.endpoint.id
             monitor.settle()
             self._write(monitor)
+            self._settled(monitor, former.get(name, monitor.health))
             self._stop(monitor)
-            name = monitor.target.endpoint.id
             monitor.task = self._tasks.start(self._keep(monitor), name=f"probe {name}")
         self.integration.reconsider()
 

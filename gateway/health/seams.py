@@ -32,6 +32,9 @@ class HealthCells(Protocol):
     def set_passes(self, cell: int, passes: int) -> None:
         """Set how many probes in a row passed."""
 
+    def breaker(self, cell: int) -> int:
+        """Return an endpoint's breaker: a ``layout.BREAKER_*``."""
+
     def serves(self, cell: int) -> bool:
         """Tell whether an endpoint can be sent requests: not down, and its breaker not open."""
 

@@ -9,8 +9,8 @@ A token may come as ``gw_override`` in a cookie, a field or a query parameter. W
 is ignored, never an error: a stale bookmark must not lock anyone out.
 
 The gateway's own integration checks carry a token of another kind in the same field:
-``p.green.1767225600.<HMAC>`` names a color and is signed with a secret that only control and the
-workers have. It lasts for seconds and never leaves the machine.
+``p.green.1767225600.shop.<HMAC>`` names a color and the service that is checked. It is signed with
+a secret that only control and the workers have, lasts for seconds and never leaves the machine.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ Side = Literal["stable", "candidate"]
 PARAMETER = OVERRIDE_COOKIE
 #: Longer tokens are not looked at.
 MAX_TOKEN = 96
+#: A check's token has a service's name in it.
+MAX_PROBE = 192
 MIN_SECRET = 16
 _VERSION = b"1"
 _PROBE = b"p"
@@ -72,12 +74,17 @@ def verify(
     return _SIDES.get(parts[1])
 
 
-def mint_probe(secret: bytes, color: Literal["blue", "green"], expires: int) -> str:
+def mint_probe(
+    secret: bytes, color: Literal["blue", "green"], expires: int, service: str = ""
+) -> str:
     """Return the token of an integration check that forces ``color`` until ``expires``.
 
-    ``expires`` is in whole seconds since the epoch.
+    ``expires`` is in whole seconds since the epoch, ``service`` the one that is checked (empty:
+    whichever it comes to).
     """
     claim = b"%s.%s.%d" % (_PROBE, color.encode(), expires)
+    if service:
+        claim += b"." + service.encode()
     return (claim + b"." + _probe_signature(secret, claim)).decode()
 
 
@@ -89,13 +96,19 @@ def verify_probe(
     ``now`` is in seconds since the epoch. Constant in time over the signature.
     """
     # A tester's token is told apart before anything is computed.
-    if not secret or not token.startswith(b"p.") or len(token) > MAX_TOKEN:
+    if not secret or not token.startswith(b"p.") or len(token) > MAX_PROBE:
         return None
     claim, _, signature = token.rpartition(b".")
-    parts = claim.split(b".")
-    if len(parts) != 3 or not hmac.compare_digest(signature, _probe_signature(secret, claim)):
+    parts = claim.split(b".", 3)
+    if len(parts) < 3 or not hmac.compare_digest(signature, _probe_signature(secret, claim)):
         return None
     return _COLORS.get(parts[1]) if now < _seconds(parts[2]) else None
+
+
+def probed_service(token: bytes) -> str:
+    """Return the service that a check's token, one that verified, is for; empty: any."""
+    parts = token.rpartition(b".")[0].split(b".", 3)
+    return parts[3].decode() if len(parts) > 3 else ""
 
 
 def _probe_signature(secret: bytes, claim: bytes) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
+from gateway.config.snapshot import BUCKETS
 from gateway.policy import override
 from gateway.policy.cohort import (
     cohort_key,
@@ -33,6 +34,7 @@ from gateway.wire.fields import (
 
 if TYPE_CHECKING:
     from gateway.proxy.core import Core
+    from gateway.proxy.endpoint import Pool
     from gateway.proxy.serving import Serving
     from gateway.wire.head import Head
 
@@ -81,11 +83,20 @@ class Assignment:
 
 
 def assign_probe(
-    serving: Serving, core: Core, head: Head, stable_green: cython.bint
+    serving: Serving,
+    core: Core,
+    head: Head,
+    service: str,
+    blue: Pool,
+    green: Pool,
+    stable_green: cython.bint,
+    weight: int,
 ) -> Assignment | None:
     """Return the side that an integration check forces; None where the request is none.
 
-    Only asked where the field is there at all. ``stable_green`` is the service's.
+    Only asked where the field is there at all. The service is the route's, with its two pools.
+    Another service than the one that is checked is asked for the same color only where that
+    carries traffic or could serve: a slot that serves nobody is in nobody's way.
     """
     token = head.get(GW_OVERRIDE)
     if token is None:
@@ -93,7 +104,14 @@ def assign_probe(
     color = override.verify_probe(serving.cohort.probe_secret, token, now=core.wall())
     if color is None:
         return None
-    return Assignment((color == "green") != stable_green, 0, b"", b"", True, True)
+    candidate: bool = (color == "green") != stable_green
+    checked = override.probed_service(token)
+    if checked and checked != service:
+        carries: bool = weight > 0 if candidate else weight < BUCKETS
+        pool = green if color == "green" else blue
+        if pool.closed or not (pool.serves() or (carries and pool.members)):
+            candidate = not candidate
+    return Assignment(candidate, 0, b"", b"", True, True)
 
 
 def assign_override(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import cython
 from gateway.board import layout
+from gateway.board.judge import can_serve
 from gateway.policy.balance import by_hash, pick_two, seed
 from gateway.policy.breaker import warmth
 
@@ -312,6 +313,14 @@ class Pool:
     def due(self) -> bool:
         """Tell whether an open breaker of it would let a request try now."""
         return any(member.guard is not None and member.guard.due() for member in self.members)
+
+    def serves(self) -> bool:
+        """Tell whether a member can be sent requests, as everybody weighs it."""
+        member: Endpoint
+        for member in self.members:  # noqa: SIM110  a generator's member would have no type
+            if can_serve(member._words, member.cell):
+                return True
+        return False
 
     def left_alone(self) -> float | None:
         """Return the seconds until a breaker lets one request try; None where not all are open."""

@@ -819,7 +819,16 @@ class Exchange:
         self.deadline = self._started + view.total
         self.downstream.expect(self.deadline, view.between)
         if (self._seen >> _GW_OVERRIDE) & 1:
-            self._assignment = assign_probe(self.serving, self.core, self.head, view.stable_green)
+            self._assignment = assign_probe(
+                self.serving,
+                self.core,
+                self.head,
+                self.route.service_name,
+                view.blue,
+                view.green,
+                view.stable_green,
+                view.weight,
+            )
             # An integration check: the color that it names answers, or the gateway's error does.
             # Nothing that keeps visitors away keeps it away: how else would a service come back?
             self._only = self._assignment is not None

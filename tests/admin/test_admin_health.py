@@ -118,24 +118,24 @@ async def test_a_dependency_that_is_down_is_shown_where_it_is(world: World) -> N
     by_name = {each["name"]: each for each in status["services"]}
     assert by_name["ivor"]["dependency_down"] == ["events"]
     assert by_name["events"]["dependency_down"] == []
-    asked = len([each for each in world.probes.through if each[0] == "ivor"])
-    await asyncio.sleep(0.3)
-    assert len([each for each in world.probes.through if each[0] == "ivor"]) == asked
     world.probes.broken.clear()
     await until(world, "ivor", lambda found: not found["dependency_down"])
 
 
 async def test_events_name_the_level_and_why(world: World) -> None:
     seen: list[dict[str, Any]] = []
+    connected = asyncio.Event()
 
     async def read(api: aiohttp.ClientSession) -> None:
         async with api.get("/v1/events") as answer:
+            connected.set()  # the head is sent once the stream is watched
             async for line in answer.content:
                 seen.extend(json.loads(data) for data in [line[6:]] if line[:6] == b"data: ")
 
     async with client(world, VIEWER) as api:
         reading = asyncio.ensure_future(read(api))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await connected.wait()
         world.probes.apart.add(("events", "blue"))
         await until(world, "ivor", lambda found: found["dependency_down"] == ["events"])
         async with asyncio.timeout(5):
@@ -196,9 +196,123 @@ async def test_a_build_is_not_taken_for_healthy_before_its_l4(world: World) -> N
             assert answer.status == 200
 
 
+async def test_a_drained_pool_that_fell_and_is_back_is_opened_by_traffic(world: World) -> None:
+    url = "http://127.0.0.1:4001"
+    async with client(world, OPERATOR) as api:
+        async with api.post("/v1/services/ivor/pools/green/drain", json={}) as answer:
+            assert answer.status == 200
+        world.probes.down.add(url)
+        await until(world, "ivor", lambda found: words(found, "green") == ["down"])
+        world.probes.down.clear()
+        found = await until(world, "ivor", lambda found: words(found, "green") == ["up"])
+        assert set(found["pools"][1]["endpoints"][0]["levels"]) == {"L1", "L2", "L3"}
+        share = {"candidate": 10, "services": ["ivor"]}
+        async with api.put("/v1/traffic", json=share) as answer:
+            assert answer.status == 200, await answer.text()
+    await until(
+        world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["levels"].get("L4") == "up"
+    )
+
+
+async def test_a_build_put_back_has_its_breakers_open_as_they_were(world: World) -> None:
+    world.probes.apart.add(("ivor", "green"))
+    async with client(world, OPERATOR) as api:
+        body: dict[str, Any] = {"reason": "bad disk"}
+        async with api.post("/v1/breakers/ivor-green-2-0/open", json=body) as answer:
+            assert answer.status == 200
+        body = {"endpoints": [NEW], "wait": "300ms"}
+        async with api.put("/v1/services/ivor/pools/green", json=body) as answer:
+            assert answer.status == 409
+        async with api.get("/v1/breakers") as answer:
+            rows = (await answer.json())["breakers"]
+    (green,) = [each for each in rows if each["endpoint"].startswith("ivor-green")]
+    assert (green["url"], green["state"]) == ("http://127.0.0.1:4001", "forced_open")
+
+
+async def test_a_pool_of_the_file_that_is_put_back_is_the_files_of_now(world: World) -> None:
+    world.probes.apart.add(("ivor", "green"))
+    body = {"endpoints": [NEW], "wait": "1s"}
+    moved = "http://127.0.0.1:4999"
+    async with client(world, ADMIN) as api:
+        putting = asyncio.ensure_future(api.put("/v1/services/ivor/pools/green", json=body))
+        await until(world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["url"] == NEW)
+        services = [
+            dataclasses.replace(each, green=(moved,)) if each.name == "ivor" else each
+            for each in world.settings.services
+        ]
+        world.settings = dataclasses.replace(world.settings, services=tuple(services))
+        async with api.post("/v1/config/reload") as answer:
+            assert answer.status == 200
+        answer = await putting
+        assert answer.status == 409
+        async with api.get("/v1/status") as answer:
+            assert (await answer.json())["drift"] == []
+    pool = (await health(world, "ivor"))["pools"][1]
+    assert (pool["source"], pool["endpoints"][0]["url"]) == ("file", moved)
+
+
+async def test_a_build_for_an_isolated_slot_is_refused_at_once(world: World) -> None:
+    path = "/v1/services/ivor/pools/green"
+    async with client(world, ADMIN) as api:
+        async with api.post("/v1/services/ivor/isolate", json={"color": "green"}) as answer:
+            assert answer.status == 200
+        body = {"endpoints": [NEW], "wait": "9s"}
+        async with asyncio.timeout(5), api.put(path, json=body) as answer:
+            problem = await answer.json(content_type="application/problem+json")
+            assert answer.status == 409
+        assert problem["type"] == "urn:gateway:pool-isolated"
+        assert "isolate?color=green" in problem["hint"]
+        assert NEW not in world.probes.asked
+        # Nobody waits for a check here.
+        async with api.put(path, json={"endpoints": [NEW], "wait": None}) as answer:
+            assert answer.status == 200
+
+
+async def test_a_slot_that_is_isolated_meanwhile_is_no_pass(world: World) -> None:
+    world.probes.apart.add(("ivor", "green"))
+    body = {"endpoints": [NEW], "wait": "500ms"}
+    async with client(world, ADMIN) as api:
+        putting = asyncio.ensure_future(api.put("/v1/services/ivor/pools/green", json=body))
+        await until(world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["url"] == NEW)
+        async with api.post("/v1/services/ivor/isolate", json={"color": "green"}) as answer:
+            assert answer.status == 200
+        answer = await putting
+        assert answer.status == 409
+        detail = (await answer.json(content_type="application/problem+json"))["detail"]
+    assert "is not run: green is drained or isolated" in detail
+
+
+async def test_a_build_that_no_check_gets_to_is_told_so(world: World) -> None:
+    assert world.control is not None
+    world.control.switchboard.parts.prober.integration.door = None
+    body = {"endpoints": [NEW], "wait": "300ms"}
+    path = "/v1/services/ivor/pools/green"
+    async with client(world, OPERATOR) as api, api.put(path, json=body) as answer:
+        problem = await answer.json(content_type="application/problem+json")
+        assert answer.status == 409
+    assert "the gateway has no listener" in problem["detail"]
+
+
+async def test_a_build_on_trial_is_gone_when_control_is_stopped(world: World) -> None:
+    world.probes.apart.add(("ivor", "green"))
+    body = {"endpoints": [NEW], "wait": "60s"}
+    async with client(world, OPERATOR) as api:
+        putting = asyncio.ensure_future(api.put("/v1/services/ivor/pools/green", json=body))
+        await until(world, "ivor", lambda found: found["pools"][1]["endpoints"][0]["url"] == NEW)
+        async with asyncio.timeout(10):
+            await world.stop()
+        answer = await putting
+        assert answer.status == 409
+        detail = (await answer.json(content_type="application/problem+json"))["detail"]
+    assert "not healthy before control was stopped; what was in green is back" in detail
+    await world.start()
+    pool = (await health(world, "ivor"))["pools"][1]
+    assert (pool["source"], pool["endpoints"][0]["url"]) == ("file", "http://127.0.0.1:4001")
+
+
 async def test_a_build_waits_for_a_dependency_and_says_so(world: World) -> None:
-    world.probes.broken |= {"http://127.0.0.1:4000"}
-    await until(world, "events", lambda found: words(found, "green") == ["down"])
+    world.probes.broken |= {"http://127.0.0.1:3000"}
+    await until(world, "events", lambda found: words(found) == ["down"])
     body = {"endpoints": [NEW], "wait": "300ms"}
     path = "/v1/services/ivor/pools/green"
     async with client(world, OPERATOR) as api, api.put(path, json=body) as answer:

@@ -168,6 +168,10 @@ async def test_isolation_holds_until_it_is_lifted(world: World) -> None:
             body = await answer.json()
         assert body["services"][1]["closed"] == ["green"]
         assert (await api.post(path, json={"color": "blue"})).status == 409
+        async with api.post(path, json={"color": "red"}) as answer:
+            problem = await answer.json(content_type="application/problem+json")
+            assert (answer.status, problem["field"]) == (422, "color")
+            assert [each["field"] for each in problem["errors"]] == ["color"]
         async with api.put("/v1/traffic", json={"candidate": 5}) as answer:
             assert answer.status == 409
         async with api.delete(f"{path}?color=green") as answer:

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.config.snapshot import Cohort, Listener
 from gateway.health.door import FIELD, TOKEN_LASTS, Door, origin_of
-from gateway.policy.override import verify, verify_probe
+from gateway.policy.override import probed_service, verify, verify_probe
 from gateway.proxy.serving import CohortRun
 
 SECRET = b"0123456789012345678901"
@@ -44,6 +44,12 @@ def test_a_token_forces_its_color_for_a_moment() -> None:
     assert verify_probe(None, token, now=1000.0) is None
     assert verify_probe(SECRET, token.replace(b"green", b"blue"), now=1000.0) is None
     assert verify_probe(SECRET, token + b"x" * 100, now=1000.0) is None
+    assert probed_service(token) == ""
+    door = Door("http://x", SECRET, lambda: 1000.0, "s" * 63)
+    named = door.fields("green")[FIELD].encode()
+    assert verify_probe(SECRET, named, now=1000.0) == "green"
+    assert probed_service(named) == "s" * 63
+    assert verify_probe(SECRET, named.replace(b"ssss", b"sss"), now=1000.0) is None
     # Neither kind of token is ever taken for the other.
     assert verify(SECRET, token, host="a", release="", now=1000.0) is None
     assert verify_probe(SECRET, b"1.green.2000.x", now=1000.0) is None

@@ -256,8 +256,28 @@ async def test_a_closed_color_is_not_asked(world: World) -> None:
     world.prober.watch(targets("a", policy("a")))
     await world.time.run(60)
     assert world.times("L4 a-blue") == []
+    assert world.word("a-blue-1-0") == "up", "by the levels below"
     world.shut.clear()
-    await world.time.run(2)
+    world.bad.add("L4")
+    await world.time.run(10)
+    assert world.word("a-blue-1-0") == "down"
+
+
+async def test_a_closed_color_comes_back_by_the_levels_below(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(5)
+    world.shut.add(("a", "blue"))
+    world.prober.integration.reconsider()
+    with world.failing("L1"):
+        await world.time.run(30)
+        assert world.word("a-blue-1-0") == "down"
+    await world.time.run(5)
+    assert (world.word("a-blue-1-0"), world.cells.healths[0]) == ("up", layout.UP)
+    asked = len(world.times("L4 a-blue"))
+    world.shut.clear()
+    world.prober.integration.reconsider()
+    await world.time.run(1)
+    assert len(world.times("L4 a-blue")) > asked, "it counts again, so it is run"
     assert world.word("a-blue-1-0") == "up"
 
 
@@ -366,9 +386,9 @@ async def test_which_colors_of_a_dependency_matter(world: World) -> None:
     below = world.prober.integration.below
     with world.failing("L1 ivor-green-1-0"):
         await world.time.run(30)
-        # Green carries nothing: only who is sent there by its color is concerned.
+        # Green carries nothing and could serve nothing: blue answers checks of either color.
         assert below("website", "blue").down == ()
-        assert below("website", "green").down == ("ivor",)
+        assert below("website", "green").down == ()
         world.carried["ivor"] = frozenset({"blue", "green"})
         assert below("website", "blue").down == ("ivor",)
         world.carried.clear()
@@ -409,6 +429,109 @@ async def test_an_endpoint_whose_breaker_opens_is_asked_at_once_and_often(world:
     assert len(world.times("L2 a-blue-1-0")) <= 5
 
 
+async def test_a_dependency_behind_an_open_breaker_is_down_for_those_above(world: World) -> None:
+    chain(world)
+    await world.time.run(10)
+    with world.failing("L4 ivor-blue", "L4 website-blue"):
+        world.cells.open.add(2)
+        world.prober.integration.reconsider()
+        assert world.waits_told[-2:] == [("website-blue", ("events",)), ("ivor-blue", ("events",))]
+        await world.time.run(90)
+        assert [world.word(f"{name}-blue-1-0") for name in ("website", "ivor")] == ["up", "up"]
+    world.cells.open.clear()
+    world.prober.integration.reconsider()
+    assert world.waits_told[-1][1] == ()
+
+
+async def test_while_a_breaker_below_is_on_trial_a_failure_counts_against_nobody(
+    world: World,
+) -> None:
+    chain(world)
+    await world.time.run(10)
+    world.cells.trial.add(2)
+    with world.failing("L4 ivor-blue"):
+        await world.time.run(90)
+        assert world.prober.integration.below("ivor", "blue").doubtful == ("events",)
+        assert world.word("ivor-blue-1-0") == "up"
+    world.cells.trial.clear()
+    with world.failing("L4 ivor-blue"):
+        await world.time.run(30)
+        assert world.word("ivor-blue-1-0") == "down"
+
+
 async def test_who_is_not_watched_is_not_hastened(world: World) -> None:
     world.prober.hasten("nobody")
     assert world.asked == []
+
+
+# --- another policy -------------------------------------------------------------------------------
+
+
+async def test_a_level_that_a_reload_takes_away_says_nothing_any_more(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(2)
+    world.bad.add("L3")
+    await world.time.run(30)
+    assert world.word("a-blue-1-0") == "down"
+    told = len(world.changes)
+    world.prober.watch(targets("a", policy(l3=None)))
+    assert [change.health for change in world.changes[told:]] == [Health.UP]
+    assert world.cells.healths[0] == layout.UP
+    assert [each.level for each in world.prober.last("a-blue-1-0")] == ["L1", "L2"]
+    # Back again, it begins anew.
+    world.prober.watch(targets("a", policy()))
+    assert world.word("a-blue-1-0") == "unknown"
+
+
+async def test_what_another_check_of_a_level_had_said_is_void(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(2)
+    other = BusinessCheck(request=Request(path="/other"))
+    world.bad.add("L3")
+    world.prober.watch(targets("a", policy(l3=other)))
+    assert world.word("a-blue-1-0") == "unknown", "nobody has seen it pass this one"
+    await world.time.run(10)
+    assert world.word("a-blue-1-0") == "down"
+    world.prober.watch(targets("a", policy(l3=L3)))
+    assert world.word("a-blue-1-0") == "down", "until it passes"
+
+
+async def test_another_pace_changes_nothing_that_is_known(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(20)
+    slower = BusinessCheck(request=L3.request, pace=Pace(interval=20))
+    world.prober.watch(targets("a", policy("a", l3=slower, every=60)))
+    assert world.word("a-blue-1-0") == "up"
+    assert world.cells.passes[0] > 1
+
+
+async def test_other_requests_of_l4_are_another_check(world: World) -> None:
+    world.prober.watch(targets("a", policy("a")))
+    await world.time.run(5)
+    world.prober.watch(targets("a", policy("b")))
+    assert world.word("a-blue-1-0") == "unknown"
+    await world.time.run(1)
+    assert world.word("a-blue-1-0") == "up"
+
+
+async def test_passes_of_another_level_are_not_counted_on(world: World) -> None:
+    world.prober.watch(targets("a", policy()))
+    await world.time.run(20)
+    assert world.cells.passes[0] > 1
+    world.prober.watch(targets("a", HealthPolicy()))
+    assert world.cells.passes[0] == 0
+
+
+async def test_production_does_not_wait_for_a_slot_that_serves_nobody(world: World) -> None:
+    """Mixed roles: the website is finalized to green, ivor stays on blue and its green is gone."""
+    world.carried = {"website": frozenset({"green"}), "ivor": frozenset({"blue"})}
+    world.bad.add("L1 ivor-green-1-0")
+    world.prober.watch(
+        [
+            *targets("ivor", policy("ivor"), "blue", first_cell=0),
+            *targets("ivor", policy("ivor"), "green", first_cell=1),
+            *targets("website", policy("website", "ivor"), "green", first_cell=2),
+        ]
+    )
+    await world.time.run(60)
+    assert (world.word("ivor-green-1-0"), world.word("website-green-1-0")) == ("down", "up")

@@ -40,6 +40,10 @@ def test_a_pool(health: tuple[Health, ...], down: bool, unsettled: bool) -> None
 def test_only_pools_that_would_answer_matter() -> None:
     seen = ServiceSeen({"blue": PoolSeen((UP,)), "green": PoolSeen((DOWN,))}, BLUE)
     assert below("blue", [("d", seen)]) == Below()
+    assert below("green", [("d", seen)]).clear, "down and carrying nothing: blue answers"
+    seen = ServiceSeen({"blue": PoolSeen((UP,)), "green": PoolSeen((UNKNOWN,))}, BLUE)
+    assert below("green", [("d", seen)]) == Below(unsettled=("d",))
+    seen = ServiceSeen({"blue": PoolSeen((DOWN,)), "green": PoolSeen((UP,))}, BLUE)
     assert below("green", [("d", seen)]) == Below(down=("d",))
     empty = ServiceSeen({"blue": PoolSeen((UP,)), "green": PoolSeen(())}, BLUE)
     assert below("green", [("d", empty)]).clear

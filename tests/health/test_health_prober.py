@@ -40,6 +40,9 @@ class FakeBoard:
     def set_passes(self, cell: int, passes: int) -> None:
         self.passes[cell] = passes
 
+    def breaker(self, cell: int) -> int:
+        return layout.BREAKER_CLOSED
+
     def serves(self, cell: int) -> bool:
         return True
 

@@ -61,6 +61,8 @@ class Cells:
         self.passes: dict[int, int] = {}
         #: Cells whose breakers are open.
         self.open: set[int] = set()
+        #: Cells whose breakers are half open.
+        self.trial: set[int] = set()
 
     def health(self, cell: int) -> int:
         return self.healths.get(cell, layout.UNKNOWN)
@@ -72,6 +74,11 @@ class Cells:
 
     def set_passes(self, cell: int, passes: int) -> None:
         self.passes[cell] = passes
+
+    def breaker(self, cell: int) -> int:
+        if cell in self.open:
+            return layout.BREAKER_OPEN
+        return layout.BREAKER_HALF_OPEN if cell in self.trial else layout.BREAKER_CLOSED
 
     def serves(self, cell: int) -> bool:
         return cell not in self.open

@@ -56,6 +56,39 @@ def test_a_check_reaches_its_color_at_any_weight(
     rig.over([200])
 
 
+@pytest.mark.parametrize(
+    ("checked", "weight", "health", "reached"),
+    [
+        ("shop", 0, layout.UP, b"green"),
+        ("shop", 0, layout.UNKNOWN, b"green"),
+        ("shop", 0, layout.DOWN, b"blue"),  # a slot that serves nobody is in nobody's way
+        ("shop", 1, layout.DOWN, b"green"),  # visitors are sent there, too
+        ("web", 0, layout.DOWN, b"green"),  # it is the one that is checked
+    ],
+)
+def test_another_service_answers_by_the_color_only_where_it_could(
+    rig: Rig, checked: str, weight: int, health: int, reached: bytes
+) -> None:
+    _serve(rig, weight)
+    rig.words[layout.cell_at(1) + layout.CELL_HEALTH] = health
+    token = mint_probe(SECRET, "green", int(EPOCH) + 30, checked)
+    rig.client.get(fields=f"gw_override: {token}\r\n")
+    backend = rig.backend()
+    assert backend.fields[b"x-release-color"] == reached
+    backend.ok()
+    assert rig.log[0]["override"] is True
+    rig.over([200])
+
+
+def test_another_services_closed_color_is_not_asked(rig: Rig) -> None:
+    _serve(rig, closed=("green",))
+    token = mint_probe(SECRET, "green", int(EPOCH) + 30, "shop")
+    rig.client.get(fields=f"gw_override: {token}\r\n")
+    assert rig.backend().fields[b"x-release-color"] == b"blue"
+    rig.backend().ok()
+    rig.over([200])
+
+
 def test_a_check_asks_the_backend_and_not_the_cache(rig: Rig, tmp_path: Path) -> None:
     rig.caches(tmp_path)
     _serve(rig, routes=[Route(path="/", service="web", cache=True)])
