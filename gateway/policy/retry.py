@@ -99,7 +99,7 @@ class Budget:
         self._share = share
         self._floor = floor
         # Nothing is earned yet, and failures may come with the first requests.
-        self._saved = 2.0 * floor
+        self._saved = 3.0 * floor
         self._rate = floor
         self._attempts = -1
         self._second = 0
@@ -111,7 +111,7 @@ class Budget:
             self._share = share
             self._floor = floor
             self._rate = floor
-            self._saved = 2.0 * floor
+            self._saved = 3.0 * floor
 
     def take(self, attempts: int, now: float) -> bool:
         """Take one retry; False where none is left.

@@ -267,7 +267,7 @@ def test_retries_end_with_their_budget(rig: Rig) -> None:
         if not rig.client.received:
             rig.backend().ok(status=503)
         assert rig.client.answer().status == 503
-    assert rig.row(layout.ROW_RETRIES) == 2
+    assert rig.row(layout.ROW_RETRIES) == 3
     rig.over([503] * 10)
 
 
