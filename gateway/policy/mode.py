@@ -32,7 +32,7 @@ MODES: tuple[Mode, ...] = ("full", "degraded", "read_only")
 
 #: Seconds that a fallback's answer makes its service degraded for. With what probes need to see a
 #: backend's return it must stay under the ten seconds in which the mode is ``full`` again.
-LATELY = 5.0
+LATELY = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ LONGER = {
     "gateway/wire/head.py": "one pass over a head, compiled as one: a call a field would cost it",
     "gateway/proxy/downstream.py": "one connection's protocol: compiled modules meet by slow calls",
     "gateway/proxy/exchange.py": "one request's phases, in order: compiled as one",
+    "gateway/proxy/visit.py": "one request's dealings with the cache: compiled as one",
 }
 
 
