@@ -15,6 +15,11 @@ _PRIVATE = b"Cache-Control: private\r\n"
 _CDN = b"Cache-Control: private\r\nCDN-Cache-Control: no-store\r\n"
 
 
+def is_events(head: Head) -> bool:
+    """Tell whether an answer is an event stream (HTML, "Server-sent events")."""
+    return (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream")
+
+
 def shared_cache_may_keep(control: bytes | None) -> bool:
     """Tell whether a shared cache may keep an answer with this Cache-Control (RFC 9111 section 3).
 

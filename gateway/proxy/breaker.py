@@ -266,9 +266,7 @@ class Guard:
         if state != layout.BREAKER_OPEN:
             # Half open: the probe's holder is asked for by its lock, which dies with it.
             return state == layout.BREAKER_HALF_OPEN
-        openings = words[at + layout.CELL_OPENINGS]
-        wait = rules.reset_after(policy.reset_after, policy.reset_at_most, openings)
-        if self._shared.clock() - words[at + layout.CELL_BREAKER_CHANGED] >= wait * 1e9:
+        if self.wait() <= 0.0:
             return True
         unreached = words[at + layout.CELL_UNREACHED] == 1
         return rules.may_try_early(passes_enough(words, at), policy.probed, unreached)

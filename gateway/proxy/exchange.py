@@ -21,7 +21,7 @@ from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_
 from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
-from gateway.proxy.answer import cookie_lines
+from gateway.proxy.answer import cookie_lines, is_events
 from gateway.proxy.assign import (
     Assignment,
     assign_cohort,
@@ -441,7 +441,7 @@ class Attempt:
         self._good = good
         if ended:
             self.over(good)
-        elif good and head.length < 0 and _is_events(head):
+        elif good and head.length < 0 and is_events(head):
             # It may go on for hours; others have done well once they are whole.
             self.endpoint.passed()
         exchange.on_head(self, head, body, ended)
@@ -1401,7 +1401,7 @@ class Exchange:
             between: cython.double = view.between
             if head.length < 0:
                 streams = True
-                if _is_events(head):
+                if is_events(head):
                     between = self.route.timeouts.stream_idle
             if streams:
                 self.deadline = _NEVER
@@ -2018,11 +2018,6 @@ class Exchange:
         if self._counted_as >= 0:
             return self._counted_as
         return (2 if self._candidate else 0) + (1 if self._green else 0)
-
-
-def _is_events(head: Head) -> bool:
-    """Tell whether an answer is an event stream (HTML, "Server-sent events")."""
-    return (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream")
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

@@ -24,6 +24,7 @@ from gateway.policy.caching.storing import LEFT_OUT, Asked, initial_age, may_fal
 from gateway.policy.caching.storing import Terms as Kept
 from gateway.policy.caching.updating import date_of, kept_head, renewed_head
 from gateway.policy.caching.variants import varies_by
+from gateway.proxy.answer import is_events
 from gateway.proxy.cache import (
     BYPASS,
     CACHED,
@@ -42,7 +43,6 @@ from gateway.proxy.flight import Flight
 from gateway.proxy.lastgood import LastGood
 from gateway.wire.fields import (
     CACHE_CONTROL,
-    CONTENT_TYPE,
     HOP_BY_HOP,
     IF_MATCH,
     IF_MODIFIED_SINCE,
@@ -95,7 +95,6 @@ _ERRORS = frozenset((500, 502, 503, 504))
 #: Statuses that answer a condition or a range: they say nothing of the whole.
 _PARTIAL = frozenset((206, 304, 416))
 #: What never ends.
-_EVENTS = cython.declare(bytes, b"text/event-stream")
 
 
 @cython.final
@@ -399,9 +398,7 @@ class Visit:
         shelf = self._shelf
         cache = self._cache
         complete: cython.bint = (
-            head.body != _UNTIL_CLOSE
-            and head.length <= cache.store.entry
-            and not (head.get(CONTENT_TYPE) or b"").lower().startswith(_EVENTS)
+            head.body != _UNTIL_CLOSE and head.length <= cache.store.entry and not is_events(head)
         )
         rule = None
         if shelf.plan is not None and not self._directives.no_store:

@@ -22,29 +22,7 @@ from gateway.health.policy import HealthPolicy, HttpCheck, IntegrationCheck
 from gateway.health.prober import JITTER, Monitor, Prober, Target
 from gateway.health.probes import KEPT_BODY, NetworkProbes, Result
 from gateway.health.seams import Nobody
-
-
-class FakeBoard:
-    def __init__(self) -> None:
-        self.cells: dict[int, int] = {}
-        self.passes: dict[int, int] = {}
-
-    def health(self, cell: int) -> int:
-        return self.cells.get(cell, layout.UNKNOWN)
-
-    def set_health(self, cell: int, health: int, now: int) -> bool:
-        changed = self.health(cell) != health
-        self.cells[cell] = health
-        return changed
-
-    def set_passes(self, cell: int, passes: int) -> None:
-        self.passes[cell] = passes
-
-    def breaker(self, cell: int) -> int:
-        return layout.BREAKER_CLOSED
-
-    def serves(self, cell: int) -> bool:
-        return True
+from tests.health.virtual import Cells
 
 
 class FakeProbes:
@@ -117,7 +95,7 @@ class Clock:
 class World(Nobody):
     def __init__(self) -> None:
         self.board, self.probes, self.clock, self.tasks = (
-            FakeBoard(),
+            Cells(),
             FakeProbes(),
             Clock(),
             Tasks(),
@@ -165,7 +143,7 @@ async def test_the_first_good_probe_makes_an_endpoint_up(world: World) -> None:
     world.prober.watch([target()])
     assert world.prober.health("a") is Health.UNKNOWN
     await world.clock.asleep()
-    assert world.board.cells == {0: layout.UP}
+    assert world.board.healths == {0: layout.UP}
     assert world.changes == [("a", "up")]
     assert world.probes.asked == ["L1 a", "L2 a"]
 
@@ -190,11 +168,11 @@ async def test_one_failed_probe_ejects_nobody_and_asks_no_sooner(world: World) -
     await world.clock.asleep()
     world.probes.bad.add("L2")
     await world.clock.tick()
-    assert world.board.cells == {0: layout.UP}
+    assert world.board.healths == {0: layout.UP}
     assert world.clock.slept[-1] > 2
     await world.clock.tick()
     await world.clock.tick()
-    assert world.board.cells == {0: layout.DOWN}
+    assert world.board.healths == {0: layout.DOWN}
     assert [each.level for each in world.prober.last("a")] == ["L1", "L2"]
 
 
@@ -237,7 +215,7 @@ async def test_another_policy_is_in_force_at_once_and_health_stays(world: World)
 
 
 async def test_what_the_board_knows_is_where_a_new_prober_begins(world: World) -> None:
-    world.board.cells[0] = layout.UP
+    world.board.healths[0] = layout.UP
     world.probes.bad.add("L1")
     world.prober.watch([target()])
     await world.clock.asleep()
@@ -264,11 +242,11 @@ async def test_a_trial_ends_when_all_are_up_and_accepted(world: World) -> None:
     world.clock._sleeping[0].set_result(None)
     monitors, good = await trial
     assert good
-    assert world.board.cells == {}
+    assert world.board.healths == {}
     # It becomes a target: what the trial found is on the board at once.
     monitors[0].target = target("a", 4)
     world.prober.watch([target("a", 4)], monitors)
-    assert world.board.cells == {4: layout.UP}
+    assert world.board.healths == {4: layout.UP}
 
 
 async def test_a_trial_that_runs_out_of_time_gives_its_evidence(world: World) -> None:
@@ -276,7 +254,7 @@ async def test_a_trial_that_runs_out_of_time_gives_its_evidence(world: World) ->
     monitors, good = await world.prober.trial([target(cell=-1)], seconds=0.02)
     assert not good
     assert monitors[0].last["L1"].good is False
-    assert world.board.cells == {}
+    assert world.board.healths == {}
 
 
 # --- the probes themselves ------------------------------------------------------------------------
