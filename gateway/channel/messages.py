@@ -7,11 +7,13 @@ The worker connects, says ``Hello``; control answers with ``Apply``. A worker ac
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from gateway.config.snapshot import Topology, Traffic
+from gateway.config.snapshot import Color, Topology, Traffic
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
@@ -58,25 +60,74 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     timeout: float = 30.0
 
 
+#: What a release is judged by: a first attempt that failed; a 401, 403, 404 or 422; a request that
+#: took longer than one of the watched thresholds.
+Metric = Literal["error", "refusal", "slow"]
+
+
 class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One failed first attempt, as the release analysis needs it."""
+    """One request that speaks against its side, as the release analysis needs it.
+
+    ``weight`` (hundredths of a percent) is the one in force when the request was assigned, ``key``
+    the cohort key's hash as a number, ``at`` seconds since the epoch. ``kind`` is the failure's
+    name or the status. ``slower`` is a bit for each of the service's watched thresholds that the
+    request was slower than and its key had not been told of yet (metric ``slow`` only).
+    """
 
     service: str
-    color: str
+    color: Color
     candidate: bool
     weight: int
     key: int
+    metric: Metric
     kind: str
-    status: int
     at: float
+    slower: int = 0
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True, tag="failures"):
-    """Failures since the last such message, one by one, batched per turn of the loop."""
+    """Failures since the last such message, one by one, batched per turn of the loop.
 
+    ``release`` is the split's id that all of them belong to.
+    """
+
+    release: str
     failures: tuple[RequestFailed, ...]
     #: Failures not told one by one since the bound on a batch was reached.
     dropped: int = 0
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Requests of one service, side and weight that a backend was asked for, since the last time.
+
+    Overrides, probes, the gateway's own refusals and clients that left are not among them.
+    """
+
+    service: str
+    color: Color
+    candidate: bool
+    weight: int
+    #: All of them, and of these the ones whose first attempt failed.
+    requests: int
+    failed: int
+    #: Those with a latency (no event streams or upgrades, no cold pool), and of these the ones
+    #: slower than the service's watched objective.
+    timed: int
+    slow: int
+    #: Those that the two sides are compared by: no cache might have answered them, and their key
+    #: has not failed before.
+    judged: int
+    #: Hashed cohort keys of the candidate that were not told before.
+    keys: tuple[int, ...] = ()
+    #: Seconds to the response head: how many, by bucket of ``gateway.channel.histogram``.
+    histogram: tuple[tuple[int, int], ...] = ()
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True, tag="tally"):
+    """What a worker has counted since its last tally. ``release`` as in ``Failures``."""
+
+    release: str
+    rows: tuple[Counted, ...]
 
 
 class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
@@ -91,5 +142,5 @@ class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
     now: str
 
 
-FromWorker = Hello | Ack | Failures | BreakerMoved
+FromWorker = Hello | Ack | Failures | Tally | BreakerMoved
 FromControl = Apply | Addresses | Drain

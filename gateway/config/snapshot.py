@@ -331,6 +331,9 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
     closed: tuple[Color, ...] = ()
     #: Retry-After in seconds where the service is in maintenance; None: it is not.
     maintenance: float | None = None
+    #: Rolled back: tunnels to the candidate are closed once this time (CLOCK_MONOTONIC, seconds)
+    #: has come; 0: they stay.
+    tunnels_until: float = 0.0
 
     @property
     def candidate(self) -> Color:
@@ -338,17 +341,35 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
         return other(self.stable)
 
 
+class Watch(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running release wants to hear of one service's latencies (seconds to the head).
+
+    A request slower than ``thresholds[i]`` (rising) is told, once for each cohort key; one slower
+    than ``objective`` is counted. ``cold_until`` (CLOCK_MONOTONIC, seconds): no latency of the
+    candidate counts before, its pool warms up.
+    """
+
+    service: str
+    thresholds: tuple[float, ...] = ()
+    objective: float = 2.0
+    cold_until: float = 0.0
+
+
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """Roles, weights, salt and flags under one revision.
 
     ``salt`` belongs to the split in force, so that each release has other guinea pigs and one
     client has one side on every service. ``release`` is the id that internal callers quote.
+    ``watch`` has the services of a running release; for those of ``forward_only`` nobody is rescued
+    by stable.
     """
 
     revision: int
     services: tuple[ServiceTraffic, ...] = ()
     salt: bytes = b""
     release: str = ""
+    watch: tuple[Watch, ...] = ()
+    forward_only: bool = False
 
     def of(self, service: str) -> ServiceTraffic | None:
         """Return one service's traffic, None for a name that it does not know."""

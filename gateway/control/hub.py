@@ -17,13 +17,13 @@ import msgspec
 
 from gateway.channel import snapshotfile
 from gateway.channel.framing import ChannelError, Decoder, encode
-from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, BreakerMoved, Failures, Hello
+from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, BreakerMoved, Hello
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterable
 
-    from gateway.channel.messages import FromControl, FromWorker
+    from gateway.channel.messages import Failures, FromControl, FromWorker, Tally
     from gateway.config.snapshot import Topology, Traffic
 
 log = logging.getLogger("gateway.control.hub")
@@ -132,6 +132,8 @@ class Hub:
         self.number = number
         self.ahead: Callable[[Hello], None] = lambda hello: None
         self.breaker_moved: Callable[[BreakerMoved], None] = lambda moved: None
+        #: Given what workers see of requests, for the release analysis.
+        self.seen: Callable[[Failures | Tally], None] = lambda message: None
         self._file = snapshot_file
         self._clock = clock
         self._slabs = slabs
@@ -282,8 +284,7 @@ class Hub:
         elif isinstance(message, BreakerMoved):
             self.breaker_moved(message)
         else:
-            # Failures are the release analysis' food; nobody else eats them.
-            assert isinstance(message, Failures)
+            self.seen(message)
 
     def _greet(self, link: Link, hello: Hello) -> None:
         if hello.protocol != PROTOCOL:

@@ -13,12 +13,14 @@ from gateway.channel.messages import (
     Ack,
     Addresses,
     Apply,
+    Counted,
     Drain,
     Failures,
     FromControl,
     FromWorker,
     Hello,
     RequestFailed,
+    Tally,
 )
 from gateway.config.snapshot import (
     Endpoint,
@@ -34,6 +36,7 @@ from gateway.config.snapshot import (
 HELLO = Hello(protocol=PROTOCOL, version="1.2.3", slot=1, slab=3, pid=4242, traffic=7)
 ACK = Ack(number=9, error="no such color")
 FAILURES = Failures(
+    release="0a1b2c",
     failures=(
         RequestFailed(
             service="ivor",
@@ -41,12 +44,30 @@ FAILURES = Failures(
             candidate=True,
             weight=500,
             key=12,
-            kind="status",
-            status=502,
+            metric="error",
+            kind="502",
             at=1.5,
         ),
     ),
     dropped=3,
+)
+TALLY = Tally(
+    release="0a1b2c",
+    rows=(
+        Counted(
+            service="ivor",
+            color="green",
+            candidate=True,
+            weight=500,
+            requests=3,
+            failed=1,
+            timed=2,
+            slow=0,
+            judged=2,
+            keys=(12, 2**64 - 1),
+            histogram=((700, 2),),
+        ),
+    ),
 )
 APPLY = Apply(
     number=8,
@@ -75,7 +96,7 @@ APPLY = Apply(
     ),
     traffic=Traffic(revision=2, services=(ServiceTraffic(service="ivor", stable="blue"),)),
 )
-WORKERS: list[FromWorker] = [HELLO, ACK, FAILURES]
+WORKERS: list[FromWorker] = [HELLO, ACK, FAILURES, TALLY]
 CONTROLS: list[FromControl] = [
     APPLY,
     Addresses(names={"db.example": ("192.0.2.1", "2001:db8::1")}),
