@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Data = object
 
+#: Percent: everything, and the least that a split can tell apart.
+_ALL = 100
+_FINEST = 0.01
 #: Where the admin API is unless the file says so.
 _ADMIN = str(Admin().address)
 
@@ -269,15 +272,20 @@ def _cache(data: Mapping[str, Data]) -> Iterator[Fault]:
 
 
 def _steps(data: Mapping[str, Data]) -> Iterator[Fault]:
-    last: float = -1.0
-    for index, item in enumerate(items(mapping(data.get("releases")).get("steps"))):
+    last: float = 0.0
+    steps = items(mapping(data.get("releases")).get("steps"))
+    for index, item in enumerate(steps):
         weight = mapping(item).get("weight")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            continue
+            return  # the types have said so
+        here = ("releases", "steps", index, "weight")
         if weight <= last:
+            yield Fault(here, f"{weight:g} follows {last:g}, expected rising weights above 0")
+        elif index == len(steps) - 1 and _FINEST <= weight < _ALL:
             yield Fault(
-                ("releases", "steps", index, "weight"),
-                f"{weight} follows {last:g}, expected rising weights",
+                here,
+                f"the last step is {weight:g}, expected 100: roles swap where the candidate "
+                "carries everything",
             )
         last = weight
 

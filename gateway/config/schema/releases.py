@@ -25,6 +25,11 @@ class Step(Section):
 
     weight: Weight = Field(description="The candidate's share in percent, by 0.01.")
     hold: Duration = key("5m", description="How long it is judged before the next step.")
+    early: Flag = key(
+        default=False,
+        description="The next step may come before the hold is over, once the candidate is proven "
+        "not to be `early.worse` times worse.",
+    )
 
 
 class ErrorRateTrigger(Section):
@@ -104,6 +109,17 @@ _STEPS = (
 )
 
 
+class Early(Section):
+    """What a step with ``early: true`` needs to pass before its hold is over."""
+
+    beta: Quantile = key(
+        0.05, description="Chance of letting a candidate pass that is `worse` times worse."
+    )
+    worse: Annotated[float, Strict(), Field(gt=1, le=1000, allow_inf_nan=False)] = key(
+        2.0, description="How many times stable's failures it is proven not to have."
+    )
+
+
 class Releases(Section):
     """How a release goes from stable to candidate."""
 
@@ -113,7 +129,12 @@ class Releases(Section):
     min_requests: Positive = key(
         100, description="Requests of the candidate that a step is judged on, at least."
     )
-    min_keys: Positive = key(5, description="Different clients among them, at least.")
+    min_keys: Annotated[Positive, Field(le=1024)] = key(
+        5, description="Different clients among them, at least."
+    )
+    validate_within: Seconds = key(
+        "2m", description="How long candidates may take to be healthy on all levels."
+    )
     max_hold: Seconds = key("1h", description="How long a step waits for enough requests.")
     on_inconclusive: Literal["hold", "promote", "rollback"] = key(
         "hold", description="What happens after max_hold."
@@ -130,4 +151,5 @@ class Releases(Section):
     on_lease_lost: Literal["rollback", "hold"] = key(
         "rollback", description="What happens when it has not."
     )
+    early: Early = key({}, description="What passes a step early, where a step allows it.")
     triggers: Triggers = key({}, description="What takes a release back.")

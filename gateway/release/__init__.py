@@ -1,0 +1,1 @@
+"""Releases: the plan, the table of states, the judgement. Pure; control performs what they say."""
