@@ -228,7 +228,7 @@ def test_failing_probes_on_both_sides_hold() -> None:
 
 def test_open_breakers_of_a_whole_pool_take_back_at_once() -> None:
     scene = Scene()
-    scene.count(candidate=(5, 5), stable=(100, 0))
+    scene.count(candidate=(5, 5))
     one = facts(PoolFacts(endpoints=2, serving=1, breakers_open=1))
     assert scene.look(one) == []
     found = scene.look(facts(OPEN))
@@ -374,7 +374,8 @@ def test_a_stable_with_traffic_is_heard_before_the_candidate_is_taken_back() -> 
     scene = Scene()
     scene.count(stable=(100, 0))
     scene.now += 0.5
-    # Breakers are told at once, counts with the next tally: nothing of stable is known yet.
+    scene.count(stable=(50, 0))
+    # Breakers are told at once, counts with the next tally: this one may be of before.
     assert scene.look(facts(OPEN)) == []
     scene.now += 0.25
     scene.count(stable=(50, 0))
