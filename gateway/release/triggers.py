@@ -8,8 +8,8 @@ in seconds, weights are hundredths of a percent.
 **A shared outage** does not reach both sides in the same instant: it opens the candidate's breakers
 a moment before stable's, and leaves them open a moment longer. Nobody must be thrown back and forth
 by that. So before a candidate without anything left is taken back, stable has ``CONFIRM`` seconds
-to show the same, as long as it may be about to: it has failed just now, or no count of it has
-come since. And once a finding was to hold because of stable, it stays so until stable has been well for
+to show the same, as long as it may be about to: it has failed just now, or no count of it has come
+since. And once a finding was to hold because of stable, it stays so until stable has been well for
 ``GRACE`` seconds.
 """
 
