@@ -1,0 +1,1 @@
+"""Releases: moving services from stable to candidate step by step, judged by their requests."""
