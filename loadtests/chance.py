@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import accumulate
 from random import Random
 
-#: Above this variance a binomial is drawn from its normal limit: the error is far below one in 1000.
+#: Above this variance a binomial is drawn from its normal limit; the error is far below 1 in 1000.
 _NORMAL_FROM = 2000.0
 
 
@@ -51,7 +51,7 @@ def poisson(source: Random, mean: float) -> int:
 
 #: Of figures that are right, one in a thousand lies outside its margin.
 SIGNIFICANCE = 0.001
-_Z = 3.29
+Z = 3.29
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -65,12 +65,12 @@ def around(values: Sequence[float], share: float, others: int) -> tuple[float, f
 
     Order statistics: the ranks' standard deviation is that of a binomial, of both samples.
     """
-    spread = _Z * math.sqrt(share * (1 - share) * (1 / len(values) + 1 / others))
+    spread = Z * math.sqrt(share * (1 - share) * (1 / len(values) + 1 / others))
     return quantile(values, share - spread), quantile(values, share + spread)
 
 
 def most(runs: int, share: float) -> int:
-    """Return the count of ``runs`` that chance exceeds once in 1000 where the truth is ``share``."""
+    """Return the count of ``runs`` that chance exceeds once in 1000 at the true ``share``."""
     log, rest = math.log(share), math.log1p(-share)
     below = 0.0
     for count in range(runs + 1):

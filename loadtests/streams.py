@@ -16,8 +16,8 @@ from loadtests.chance import binomial, geometric, poisson
 
 ALPHA = 0.01
 
-#: What the once-a-minute check sees: 300 candidate requests a minute at 5 %. Found from the design's
-#: figures (1,502 failures at 100 % failing are five checks of 300), which name no rate.
+#: Makes 300 candidate requests a minute at 5 %. Worked out from the figures to compare with, which
+#: name no rate: 1,502 failures at 100 % failing are five checks of 300.
 REQUESTS_PER_SECOND = 100.0
 #: The once-a-minute check: below this share of success it fails; that many failed go back.
 SUCCESS = 0.99
@@ -40,7 +40,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Where a run was rolled back: in which phase, and the candidate's requests and failures in it."""
+    """Where a run was rolled back: the phase, the candidate's requests and failures in it."""
 
     phase: int
     requests: int
@@ -111,7 +111,7 @@ def play_users(
 
 @dataclass(frozen=True, slots=True)
 class Clients:
-    """Clients that stay: each makes so many requests; a share of them fails often, whoever answers."""
+    """Clients that stay: each makes many requests; some fail often, whoever answers."""
 
     broken: float
     failing: float
@@ -175,7 +175,7 @@ def promoted(source: Random, mirror: Mirror, phase: Phase, beta: float) -> bool:
 
 
 def once_a_minute(source: Random, rate: float, weight: float, minutes: int = 600) -> int | None:
-    """Return the candidate's failures until the once-a-minute check goes back; None: not in time."""
+    """Return the candidate's failures until the once-a-minute check goes back; None: never."""
     each_minute = REQUESTS_PER_SECOND * 60 * weight
     failures = checks = 0
     for _ in range(minutes):
