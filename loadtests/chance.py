@@ -63,10 +63,15 @@ def quantile(values: Sequence[float], share: float) -> float:
 def around(values: Sequence[float], share: float, others: int) -> tuple[float, float]:
     """Return between which values the same quantile of ``others`` further runs lies, 999 in 1000.
 
-    Order statistics: the ranks' standard deviation is that of a binomial, of both samples.
+    Order statistics: the ranks' standard deviation is that of a binomial, of both samples. Where a
+    rank is beyond all values, there is no bound on that side.
     """
     spread = Z * math.sqrt(share * (1 - share) * (1 / len(values) + 1 / others))
-    return quantile(values, share - spread), quantile(values, share + spread)
+    low, high = share - spread, share + spread
+    return (
+        quantile(values, low) if low > 0 else -math.inf,
+        quantile(values, high) if high < 1 else math.inf,
+    )
 
 
 def most(runs: int, share: float) -> int:

@@ -26,6 +26,8 @@ from loadtests.streams import ALPHA, Clients, Phase, Stop
 #: Runs behind the design's figures.
 DESIGNED = 4000
 HORIZON = 200_000
+#: Fewer, and ranks have no normal margin.
+LEAST_RUNS = 100
 ENDLESS = 10**9
 #: The two-minute rule is given as long as a release at its default holds: 35 minutes.
 RELEASE_SECONDS = 35 * 60
@@ -226,18 +228,24 @@ def _two_minutes(source: Random) -> bool:
     return streams.two_minutes(source, 0.045, 0.05, 3600) is not None
 
 
+def equals(report: Report) -> None:
+    """Add the plain rows: equal and constant rates."""
+    for rate in (0.001, 0.01, 0.05):
+        for weight in (0.05, 0.2, 0.5):
+            requests = min(HORIZON, round(report.length / rate))
+            name = f"{rate:.1%} errors, {weight:.0%}, {requests:,} requests"
+            play = partial(_equal, requests=requests, rate=rate, weight=weight)
+            _count(report, name, report.healthy, play)
+
+
 def healthy(report: Report) -> None:
     """Equal sides are rolled back with probability alpha at most, whatever happens to both."""
     report.table(
         f"Healthy candidates (at most {ALPHA:.0%} rolled back)",
         ("scenario", "rolled back", "share", "most by chance", "at most"),
     )
+    equals(report)
     runs = report.healthy
-    for rate in (0.001, 0.01, 0.05):
-        for weight in (0.05, 0.2, 0.5):
-            requests = min(HORIZON, round(report.length / rate))
-            name = f"{rate:.1%} errors, {weight:.0%}, {requests:,} requests"
-            _count(report, name, runs, partial(_equal, requests=requests, rate=rate, weight=weight))
     for weight in (0.05, 0.2, 0.5):
         name = f"both out for 3 minutes, {weight:.0%}"
         _count(report, name, runs, partial(_users, phases=_outage(weight), users=2000))
@@ -309,7 +317,7 @@ def whole(report: Report) -> None:
 
 def simulate(runs: int, seed: int, *, quick: bool) -> Report:
     """Simulate everything; a quick run has shorter healthy releases."""
-    report = Report(runs, max(50, runs // 4), 300 if quick else 2000, seed)
+    report = Report(runs, max(25, runs // 4), 300 if quick else 2000, seed)
     report.lines.append(
         f"{runs} runs of a fault, {report.healthy} of a healthy release, seed {seed}"
     )
@@ -332,8 +340,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes")
     options = parser.parse_args(arguments)
     runs = options.runs if options.runs is not None else 400 if options.quick else DESIGNED
-    if runs < 40:
-        parser.error(f"--runs {runs}: expected 40 or more, a margin of fewer says nothing")
+    if runs < LEAST_RUNS:
+        parser.error(
+            f"--runs {runs}: expected {LEAST_RUNS} or more; fewer have no margin to speak of"
+        )
     report = simulate(runs, options.seed, quick=options.quick)
     print("\n".join(report.lines))
     return 1 if report.wrong else 0
