@@ -36,6 +36,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.proxy.visit",
     "gateway.proxy.endpoint",
     "gateway.proxy.record",
+    "gateway.proxy.tally",
     "gateway.proxy.tunnel",
     "gateway.proxy.hexes",
     "gateway.wire.target",
@@ -45,6 +46,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.policy.balance",
     "gateway.policy.security",
     "gateway.policy.forwarded",
+    "gateway.channel.histogram",
 )
 
 #: Marks the source's digest inside an extension (see ``setup.py``).

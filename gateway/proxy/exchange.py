@@ -31,10 +31,11 @@ from gateway.proxy.assign import (
 )
 from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
-from gateway.proxy.errors import Failure, status_of
+from gateway.proxy.errors import KINDS, Failure, Source, status_of
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
+from gateway.proxy.tally import ASSET, CACHED, REFUSALS, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
 from gateway.proxy.wheel import NEVER
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
     from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
+    from gateway.proxy.tally import ServiceTally
     from gateway.proxy.upstream import UpstreamConnection
 
 #: Octets of a request's body that wait for a connection to be made.
@@ -127,6 +129,12 @@ _RETRY = cython.declare(cython.int, RETRY)
 _RESCUE = cython.declare(cython.int, RESCUE)
 _MARK = cython.declare(cython.int, MARK)
 _FALLBACK = cython.declare(cython.int, FALLBACK)
+_CACHED = cython.declare(cython.int, CACHED)
+_STRAY = cython.declare(cython.int, STRAY)
+_UNTIMED = cython.declare(cython.int, UNTIMED)
+_ASSET = cython.declare(cython.int, ASSET)
+#: What a client did itself: it left, stopped reading, or sent what is no request's content.
+_CLIENTS_OWN = frozenset(kind.name for kind in KINDS.values() if kind.source is Source.DOWNSTREAM)
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
@@ -210,6 +218,9 @@ class RouteView:
     pages: ErrorPages
     intercepts: cython.bint
     maintenance: cython.double
+    caches: cython.bint
+    forward_only: cython.bint
+    tally: ServiceTally | None
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -247,6 +258,9 @@ class RouteView:
         self.pages = service.degraded.pages
         self.intercepts = service.degraded.pages.intercepts
         self.maintenance = service.maintenance
+        self.caches = route.cache
+        self.forward_only = service.forward_only
+        self.tally = service.tally
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -302,7 +316,10 @@ class PeerMemo:
 @cython.final
 @cython.cclass
 class Attempt:
-    """One try at one endpoint. ``request_sent`` once all of the request has been written."""
+    """One try at one endpoint. ``request_sent`` once all of the request has been written.
+
+    ``_first``: it is the one that its side is judged by.
+    """
 
     endpoint: Endpoint = cython.declare(object, visibility="readonly")
     request_sent: cython.bint = cython.declare(cython.bint, visibility="readonly")
@@ -314,6 +331,7 @@ class Attempt:
     _probe: cython.int
     _good: cython.bint
     _marked: cython.bint
+    _first: cython.bint
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint, wants_upgrade: cython.bint) -> None:
         self.endpoint = endpoint
@@ -326,6 +344,7 @@ class Attempt:
         self._probe = endpoint.take_probe() if endpoint.probed else 0
         self._good = False
         self._marked = False
+        self._first = False
 
     def __repr__(self) -> str:
         return f"<Attempt at {self.endpoint.id} sent={self.request_sent} over={self._over}>"
@@ -599,6 +618,13 @@ class Exchange:
     _error: str
     _served_by: str
     _first: object
+    #: What came of the first attempt: the side that it was made at, the answer's status (0: nothing
+    #: yet; below 0: none came), the failure's name, and when; with the tally's flags.
+    _asked: cython.int
+    _heard: cython.int
+    _fault: str
+    _heard_at: cython.double
+    _apart: cython.int
     _started: cython.double
     _turn: cython.double
     _forwarded_at: cython.double
@@ -662,6 +688,11 @@ class Exchange:
         self._error = ""
         self._served_by = ""
         self._first = None
+        self._asked = 0
+        self._heard = 0
+        self._fault = ""
+        self._heard_at = 0.0
+        self._apart = 0
         self._started = started
         self._turn = started
         self._forwarded_at = 0.0
@@ -1014,7 +1045,7 @@ class Exchange:
         self._entered = True
         pool: Pool = view.green if self._green else view.blue
         if self._attempt_at(pool):
-            return True
+            return self._judge_by(0)
         if pool.closed or not pool.members:
             if self._only:
                 raise Failure("no-endpoint", self.route.service_name)
@@ -1023,7 +1054,7 @@ class Exchange:
             self._candidate = not self._candidate
             pool = view.green if self._green else view.blue
             if self._attempt_at(pool):
-                return True
+                return self._judge_by(_STRAY)
             if pool.closed or not pool.members:
                 raise Failure("no-endpoint", self.route.service_name)
         wait = pool.left_alone()
@@ -1039,6 +1070,17 @@ class Exchange:
         # Not raised: it would hold this frame, and this exchange it.
         self._give_up(failure)
         return False
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _judge_by(self, apart: cython.int) -> cython.bint:
+        """Have the attempt that was just made be the one that its side is judged by."""
+        attempt = self._attempt
+        assert attempt is not None
+        attempt._first = True
+        self._asked = (2 if self._candidate else 0) + (1 if self._green else 0)
+        self._apart = apart | _UNTIMED if attempt.wants_upgrade else apart
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -1256,6 +1298,9 @@ class Exchange:
             attempt.abandon()
             return
         self._answered_at = self.core.clock()
+        if attempt._first and self._heard == 0:
+            self._heard = head.status
+            self._heard_at = self._answered_at
         bits: cython.int = self._view.calls_for(head.status)
         if (bits or self._rescuing) and self._is_bad(attempt, head, body, ended, bits):
             return
@@ -1403,6 +1448,7 @@ class Exchange:
                 streams = True
                 if is_events(head):
                     between = self.route.timeouts.stream_idle
+                    self._apart |= _UNTIMED
             if streams:
                 self.deadline = _NEVER
                 self.downstream.expect(_NEVER, between)
@@ -1557,14 +1603,23 @@ class Exchange:
         if attempt is not self._attempt or connection is None:
             attempt.abandon()
             return
+        assignment = self._assignment
+        override: cython.bint = assignment is not None and assignment.override
         self._answered_at = self.core.clock()
         self._status = 101
+        if attempt._first:
+            self._heard = 101
+        # Now: it may stay open for hours.
+        self._tell_tally(assignment)
         tunnel = Tunnel(
             self.core,
             self,
             self.downstream.transport(),
             connection.transport(),
             self.route.timeouts.stream_idle,
+            self.route.service_name,
+            self._green,
+            override,
         )
         connection.tunnel = tunnel
         attempt.endpoint.tunnel(1)
@@ -1602,6 +1657,8 @@ class Exchange:
             return
         if attempt is not self._attempt:
             return
+        if attempt._first and failure.kind.source is Source.UPSTREAM:
+            self._hear_fault(failure)
         if held is not None and held.asset:
             self._ask_kept()
             return
@@ -1617,6 +1674,16 @@ class Exchange:
             if self._rescuing:
                 failure = self._failure
         self._give_up(failure)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _hear_fault(self, failure: Failure) -> cython.bint:
+        """Note how the first attempt failed, before its head or behind it."""
+        self._fault = failure.name
+        if self._heard == 0:
+            self._heard = -1
+            self._heard_at = self.core.clock()
+        return True
 
     # --- second tries ---------------------------------------------------------------------------
 
@@ -1700,8 +1767,11 @@ class Exchange:
     @cython.exceptval(check=True)
     def _may_rescue(self, bits: cython.int, unsent: cython.bint) -> cython.bint:
         """Tell whether stable may answer for the candidate, which failed so."""
-        methods = self._view.again.rescue_methods
+        view = self._view
+        methods = view.again.rescue_methods
         if not self._candidate or self._rescuing or self._only or not bits & _RESCUE or not methods:
+            return False
+        if view.forward_only:
             return False
         return unsent or self._method in methods
 
@@ -1914,6 +1984,8 @@ class Exchange:
         failure = Failure("total-timeout")
         if self._first is None:
             self._first = failure.name
+        if attempt is not None and attempt._first and self._kept_waiting(attempt):
+            self._hear_fault(failure)
         if attempt is not None and self._status == 0:
             # Silence for as long as that is the backend's.
             if self._view.again.verdicts.of(failure.name) & MARK:
@@ -1924,6 +1996,14 @@ class Exchange:
             self.deadline = self.core.clock() + self._view.total
             self.downstream.expect(self.deadline, self._view.between)
         self._give_up(failure)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _kept_waiting(self, attempt: Attempt) -> cython.bint:
+        """Tell whether it is the backend, and not the client, who took all of the time."""
+        if self._heard == 0:
+            return attempt.connection is None or attempt.request_sent
+        return not attempt._over and not self.downstream.full
 
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
@@ -1998,6 +2078,8 @@ class Exchange:
                 tunnel,
             )
         )
+        if self._heard != 0:
+            self._tell_tally(assignment)
         # No cycle is left behind: what is over is freed at once, without the collector.
         self._attempt = None
         self._failure = None
@@ -2009,6 +2091,43 @@ class Exchange:
         if visit is not None:
             self._visit = None
             visit.leave()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _tell_tally(self, assignment: Assignment | None) -> cython.bint:
+        """Have the first attempt counted, once, where it says anything of its side."""
+        view = self._view
+        tally = view.tally
+        heard: cython.int = self._heard
+        flags: cython.int = self._apart
+        weight: cython.int = 0
+        key: bytes = b""
+        self._heard = 0
+        # 429: a limit was met, which whoever has more of the traffic meets more often.
+        if tally is None or heard in {0, 429}:
+            return True
+        if self._error and self._error in _CLIENTS_OWN:
+            return True
+        if assignment is not None:
+            if assignment.override:
+                return True
+            weight = assignment.weight
+            key = assignment.key
+        if view.caches and (self.to_head or self._method == b"GET"):
+            flags |= _CACHED
+        if view.assets is not None and heard in REFUSALS and view.assets.matches(self._path):
+            flags |= _ASSET
+        tally.ended(
+            self._asked,
+            weight,
+            key,
+            heard if heard > 0 else 0,
+            self._fault,
+            self._forwarded_at,
+            self._heard_at,
+            flags,
+        )
         return True
 
     @cython.cfunc

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
+    from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
 
@@ -125,6 +126,10 @@ class ServiceRun:
     maintenance: float
     #: What stands for service, color and generation in the cache's keys (blue, green).
     scopes: tuple[bytes, bytes]
+    #: Whether stable answers nobody in the candidate's place: its release cannot go back.
+    forward_only: bool = False
+    #: Where its requests are counted; None: nowhere.
+    tally: ServiceTally | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +201,14 @@ class Builder:
     """Turns snapshots into ``Serving``; keeps the endpoints by id, the router by its routes."""
 
     def __init__(
-        self, words: memoryview, slab: int, slabs: int, breakers: Breakers | None = None
+        self,
+        words: memoryview,
+        slab: int,
+        slabs: int,
+        breakers: Breakers | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
+        self._tallies = tallies
         self._words = words
         self._slab = slab
         self._slabs = slabs
@@ -233,6 +244,13 @@ class Builder:
         if traffic.salt != self._splitter.salt:
             self._splitter = Splitter(traffic.salt)
         cohort = _cohort(topology.cohort)
+        # Nothing fails or waits from here on: tallies go on with what is served next.
+        tallies = (
+            {}
+            if self._tallies is None
+            else self._tallies.serve(traffic.release, services, traffic.watch)
+        )
+        only = {watch.service for watch in traffic.watch} if traffic.forward_only else set()
         pools = {(pool.service, pool.color): pool for pool in topology.pools}
         moved = {each.service: each for each in traffic.services}
         serving = Serving(
@@ -247,6 +265,8 @@ class Builder:
                     traffic.release,
                     endpoints,
                     degraded[service.name],
+                    tallies.get(service.name),
+                    service.name in only,
                 )
                 for service in topology.services
             ),
@@ -346,6 +366,8 @@ class Builder:
         release: str,
         endpoints: Mapping[str, Endpoint],
         degraded: Degraded,
+        tally: ServiceTally | None,
+        forward_only: bool,
     ) -> ServiceRun:
         closed = moved.closed if moved is not None else ()
         pools = []
@@ -379,6 +401,8 @@ class Builder:
                 _scope(service.name, "blue", pools[0]),
                 _scope(service.name, "green", pools[1]),
             ),
+            forward_only=forward_only,
+            tally=tally,
         )
 
     def _guard(self, service: Service, members: list[Endpoint]) -> None:

@@ -27,11 +27,19 @@ _NOWHERE = cython.declare(cython.longlong, NOWHERE)
 @cython.final
 @cython.cclass
 class Tunnel:
-    """Two transports joined. ``up`` and ``down`` count octets to the backend and to the client."""
+    """Two transports joined. ``up`` and ``down`` count octets to the backend and to the client.
+
+    It goes to ``service``'s blue or ``green`` since ``opened`` (seconds, monotonic); ``override``:
+    because a tester asked for that side.
+    """
 
     up: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     down: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    service: str = cython.declare(str, visibility="readonly")
+    green: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    override: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    opened: cython.double = cython.declare(cython.double, visibility="readonly")
     _wheel: Wheel
     _exchange: TunnelOwner | None
     _client: asyncio.Transport
@@ -50,7 +58,14 @@ class Tunnel:
         client: asyncio.Transport,
         backend: asyncio.Transport,
         idle: cython.double,
+        service: str,
+        green: cython.bint,
+        override: cython.bint,
     ) -> None:
+        self.service = service
+        self.green = green
+        self.override = override
+        self.opened = core.wheel.now
         self.up = 0
         self.down = 0
         self.closed = False

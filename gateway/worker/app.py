@@ -32,7 +32,9 @@ from gateway.proxy.kept import KeptAssets
 from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
+from gateway.proxy.tally import Tallies
 from gateway.worker.control_link import ControlLink
+from gateway.worker.sweep import TunnelSweep
 
 if TYPE_CHECKING:
     from gateway.channel.childspec import ChildSpec
@@ -65,7 +67,13 @@ class Worker:
             time.monotonic_ns,
             self._breaker_moved,
         )
-        self._builder = Builder(self._board.words, spec.slab, spec.slabs, breakers)
+        self._tallies = Tallies(
+            time.time,
+            lambda work: asyncio.get_running_loop().call_soon(work),
+            lambda message: self._link.tell(message),  # noqa: PLW0108 - the link is made later
+        )
+        self._sweep = TunnelSweep()
+        self._builder = Builder(self._board.words, spec.slab, spec.slabs, breakers, self._tallies)
         self._topology = Topology(number=0)
         self._traffic = Traffic(revision=0)
         self._number = 0
@@ -130,6 +138,7 @@ class Worker:
         self._topology, self._traffic, self._number = topology, traffic, message.number
         self._core.serving = serving
         self._core.platform.serve(topology, traffic, time.monotonic())
+        self._sweep.serve(traffic)
         self._words[layout.S_TOPOLOGY] = topology.number
         self._words[layout.S_TRAFFIC] = traffic.revision
         self._words[layout.S_NUMBER] = message.number
@@ -254,7 +263,9 @@ class Worker:
         self._words[layout.S_LOG_LOST] += lines
 
     def _on_turn(self, now: float) -> None:
-        """Every turn of the wheel: heartbeat, log, the local rollback's flag, control's absence."""
+        """Every turn of the wheel: heartbeat, log, the local rollback's flag, control's absence,
+        what control is told, tunnels that a rollback ends.
+        """
         late = int((now - self._turned) * 1e9) - 100_000_000
         self._turned = now
         self._words[layout.S_STALL_MAX] = max(self._words[layout.S_STALL_MAX], late, 0)
@@ -270,6 +281,8 @@ class Worker:
             self._words[layout.S_FORCED_STABLE] = int(forced)
             logger.warning("everything goes to stable" if forced else "traffic is split again")
         self._core.platform.turn(now, forced=forced)
+        self._tallies.turn(now)
+        self._sweep.turn(now, self._core.tunnels)
 
     def _control_lost(self) -> bool:
         lost = self._topology.on_control_lost
@@ -296,6 +309,7 @@ class Worker:
             connection.cut()
         for endpoint in self._builder.endpoints.values():
             endpoint.retire()
+        self._tallies.flush()
         self._link.stop()
         await self._core.cancel_tasks()
         await asyncio.sleep(0)  # the turn in which the loop tells that they are closed

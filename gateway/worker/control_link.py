@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two tries to reach control.
 RETRY = 0.25
+#: Octets that control has not read yet: with more than that it is told nothing new.
+MAX_UNREAD = 1024 * 1024
 _READ = 256 * 1024
 
 
@@ -57,10 +59,16 @@ class ControlLink:
         if self._task is not None:
             self._task.cancel()
 
-    def tell(self, message: FromWorker) -> None:
-        """Tell control of what has happened; nobody is told while it is away."""
-        if self._writer is not None:
-            self._writer.write(encode(message))
+    def tell(self, message: FromWorker) -> bool:
+        """Tell control of what has happened; False, and nobody is told, while it is away.
+
+        One that has stopped reading is away, too.
+        """
+        writer = self._writer
+        if writer is None or writer.transport.get_write_buffer_size() > MAX_UNREAD:
+            return False
+        writer.write(encode(message))
+        return True
 
     async def _run(self) -> None:
         while True:

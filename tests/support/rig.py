@@ -27,6 +27,7 @@ import orjson
 
 from gateway.board import layout
 from gateway.board.locks import OwnLocks
+from gateway.channel.messages import Failures, Tally
 from gateway.config.snapshot import (
     Cohort,
     Endpoint,
@@ -53,6 +54,7 @@ from gateway.proxy.exchange import Attempt
 from gateway.proxy.links import Answered
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
+from gateway.proxy.tally import Tallies
 from gateway.proxy.upstream import UpstreamConnection
 from gateway.proxy.wheel import TICK
 from tests.support.faketransport import FakeTransport, Soon
@@ -446,7 +448,11 @@ class Rig:
             lambda: int(self.now * 1e9),
             lambda *move: self.moves.append(move),
         )
-        self.builder = Builder(self.words, 0, SLABS, breakers)
+        #: What control was told; ``away``: nobody is there to be told.
+        self.told: list[Failures | Tally] = []
+        self.away = False
+        self.tallies = Tallies(lambda: self.wall, self.soon.call, self._tell)
+        self.builder = Builder(self.words, 0, SLABS, breakers, self.tallies)
         self.clients: list[Client] = []
         self.backends: list[Backend] = []
         self.topology = topology()
@@ -454,6 +460,11 @@ class Rig:
         self.serve()
         gc.disable()
         gc.collect(0)
+
+    def _tell(self, message: Failures | Tally) -> bool:
+        if not self.away:
+            self.told.append(message)
+        return not self.away
 
     def serve(self, what: Topology | None = None, moved: Traffic | None = None) -> None:
         """Serve a snapshot from now on."""
@@ -527,6 +538,7 @@ class Rig:
             self.wall += TICK
             self.core.wheel.advance(self.now)
             self.core.platform.turn(self.now, forced=self.core.forced_stable)
+            self.tallies.turn(self.now)
             self.soon.run()
 
     # --- what is counted ------------------------------------------------------------------------
