@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from gateway.config.snapshot import Color
     from gateway.control.desk import ColorOrRole, Facts, Outcome
     from gateway.control.operations import Operations
+    from gateway.control.releasecalls import ReleaseCalls
     from gateway.control.state import State
-    from gateway.control.switchboard import Switchboard, Written
+    from gateway.control.switchboard import Caller, Switchboard, Written
 
     Decision = Callable[[State, Facts], Outcome]
 
@@ -36,8 +37,15 @@ if TYPE_CHECKING:
 class Api(Handlers):
     """The handlers of the calls that take and give JSON, and the metrics."""
 
-    def __init__(self, switchboard: Switchboard, operations: Operations, shown: Pictures) -> None:
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        operations: Operations,
+        shown: Pictures,
+        releases: ReleaseCalls,
+    ) -> None:
         super().__init__(switchboard, shown)
+        self._releases = releases
         self._operations = operations
         self._reloads = {"ok": 0, "refused": 0}
 
@@ -204,17 +212,7 @@ class Api(Handlers):
         """``POST /v1/rollback``."""
         body = inbound.given(models.RollbackRequest)
         with self._refusals():
-            written = await self._switch.rollback(
-                self._caller(inbound, body.reason),
-                lambda state, facts: desk.rollback(
-                    state,
-                    facts,
-                    to=body.to,
-                    names=body.services,
-                    force=body.force,
-                    fresh=self._fresh,
-                ),
-            )
+            written = await self._rolled_back(self._caller(inbound, body.reason), body)
         return self._answer(
             models.RollbackAnswer(
                 revision=written.state.revision,
@@ -226,6 +224,25 @@ class Api(Handlers):
                 refused=[refused_part(part) for part in written.refused],
                 persisted=written.persisted,
             )
+        )
+
+    async def _rolled_back(self, caller: Caller, body: models.RollbackRequest) -> Written:
+        """Snap back: a release that has one of the services in its hands, as a whole."""
+        state = self._switch.state
+        named = desk.named(state, body.services)
+        run = state.running
+        if run is not None and body.to == "stable" and any(run.part(each.name) for each in named):
+            return await self._releases.take_back(caller, run, force=body.force)
+        return await self._switch.rollback(
+            caller,
+            lambda state, facts: desk.rollback(
+                state,
+                facts,
+                to=body.to,
+                names=body.services,
+                force=body.force,
+                fresh=self._fresh,
+            ),
         )
 
     # --- pools ------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from gateway.admin import breaker_models, models
+from gateway.admin import breaker_models, models, release_models
 
 if TYPE_CHECKING:
     from gateway.control.settings import TokenRole
@@ -44,6 +44,12 @@ ENDPOINT: Final = Parameter(
     "path",
     {"type": "string", "pattern": "^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"},
     "An endpoint's id, as `GET /v1/status` and `GET /v1/breakers` show it.",
+)
+RELEASE: Final = Parameter(
+    "id",
+    "path",
+    {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+    "A release's id; `current`: the one under way, or the last.",
 )
 IF_MATCH: Final = Parameter(
     "If-Match",
@@ -102,12 +108,14 @@ class Call:
     answer: type[models.Answer] | str
     body: type[models.Request] | None = None
     parameters: tuple[Parameter, ...] = ()
-    #: Statuses other than 200 beside those that follow from the rest.
+    #: Statuses other than ``done`` beside those that follow from the rest.
     refusals: tuple[int, ...] = ()
     #: Obeys If-Match and Idempotency-Key.
     guarded: bool = False
     #: Bears the traffic revision as ETag.
     etag: bool = False
+    #: The status of success.
+    done: int = 200
 
     @property
     def optional_body(self) -> bool:
@@ -201,6 +209,122 @@ CALLS: Final[tuple[Call, ...]] = (
         body=models.AdoptRequest,
         answer=models.TrafficAnswer,
         guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases",
+        name="start_release",
+        role="operator",
+        summary="Start a release",
+        body=release_models.ReleaseStart,
+        answer=release_models.ReleaseAnswer,
+        done=201,
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="GET",
+        path="/v1/releases",
+        name="releases",
+        role="viewer",
+        summary="Every release, newest first",
+        answer=release_models.ReleasesPage,
+        parameters=(LIMIT, BEFORE),
+        refusals=(503,),
+        etag=True,
+    ),
+    Call(
+        method="GET",
+        path="/v1/releases/{id}",
+        name="release",
+        role="viewer",
+        summary="One release: where it is, what speaks for and against it, what it waits for",
+        answer=release_models.ReleaseStatus,
+        parameters=(RELEASE,),
+        refusals=(503,),
+        etag=True,
+    ),
+    Call(
+        method="GET",
+        path="/v1/releases/{id}/decisions",
+        name="decisions",
+        role="viewer",
+        summary="Every decision about a release, with its numbers",
+        answer=release_models.DecisionsPage,
+        parameters=(RELEASE,),
+        refusals=(503,),
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/pause",
+        name="pause_release",
+        role="operator",
+        summary="Let a release rest where it is; it is judged on",
+        body=release_models.ReleaseVerb,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/resume",
+        name="resume_release",
+        role="operator",
+        summary="Go on where it was paused or held",
+        body=release_models.ReleaseVerb,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/promote",
+        name="promote_release",
+        role="operator",
+        summary="Go on to the next step, or to a percentage",
+        body=release_models.ReleasePromote,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/abort",
+        name="abort_release",
+        role="operator",
+        summary="Take a release back",
+        body=release_models.ReleaseVerb,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        refusals=(409, 503, 504),
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/finalize",
+        name="finalize_release",
+        role="operator",
+        summary="Swap the roles at 100 %",
+        body=release_models.ReleaseVerb,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        guarded=True,
+        etag=True,
+    ),
+    Call(
+        method="POST",
+        path="/v1/releases/{id}/renew",
+        name="renew_release",
+        role="operator",
+        summary="Give a release's lease its full time again",
+        body=release_models.ReleaseRenew,
+        answer=release_models.ReleaseAnswer,
+        parameters=(RELEASE,),
+        refusals=(409, 503, 504),
         etag=True,
     ),
     Call(
@@ -343,7 +467,7 @@ CALLS: Final[tuple[Call, ...]] = (
         path="/v1/events",
         name="events",
         role="viewer",
-        summary="Server-sent events: traffic, pool, health, breaker, mode, config",
+        summary="Server-sent events: traffic, release, alert, pool, health, breaker, mode, config",
         answer=EVENTS,
         parameters=(LAST_EVENT_ID,),
         refusals=(503,),

@@ -81,6 +81,7 @@ class Handlers:
                 field=error.field,
                 hint=error.hint,
                 services=[refused_part(part) for part in error.parts] or None,
+                release=error.release,
             ) from error
         except StaleRevisionError as error:
             raise ProblemError(

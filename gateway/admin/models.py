@@ -487,3 +487,4 @@ class Problem(Answer):
     in_flight: int | None = None
     revision: int | None = Field(default=None, description="the traffic revision in force")
     lagging: list[str] | None = None
+    release: str | None = Field(default=None, description="the release in the way")

@@ -68,7 +68,7 @@ def _operation(call: Call) -> dict[str, Any]:
         "summary": call.summary,
         "description": f"Role: {call.role or 'none needed'}.",
         "parameters": [_parameter(each) for each in call.all_parameters],
-        "responses": {"200": _success(call)}
+        "responses": {str(call.done): _success(call)}
         | {str(status): _refusal(status) for status in call.statuses},
     }
     if call.role is not None:

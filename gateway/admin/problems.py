@@ -57,6 +57,7 @@ class Members(TypedDict, total=False):
     in_flight: int | None
     revision: int | None
     lagging: list[str] | None
+    release: str | None
 
 
 def dumped(model: BaseModel) -> bytes:

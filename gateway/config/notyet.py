@@ -15,15 +15,10 @@ if TYPE_CHECKING:
 
     from gateway.config.keys import Place
 
-_RELEASES = "has no effect yet: this version moves traffic by hand only"
 _FRONT_DOOR = "has no effect yet: this version does not guard by it"
 
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
-    # Health, breakers, retries, cache and fallbacks.
-    # Releases that judge themselves.
-    "services.*.triggers": _RELEASES,
-    "releases": _RELEASES,
     # A front door that can face the internet.
     "listen[].tls": "has no effect yet: this listener is not opened",
     "listen[].redirect_to_https": "has no effect yet: plain requests are served",

@@ -17,6 +17,8 @@ from gateway.admin.api import Api
 from gateway.admin.breakers import BreakerApi
 from gateway.admin.calls import CALLS
 from gateway.admin.pictures import Pictures
+from gateway.admin.release_pictures import ReleasePictures
+from gateway.admin.releases import ReleaseApi
 from gateway.admin.replay import Replays
 from gateway.admin.server import Server
 from gateway.admin.streams import Streams
@@ -26,6 +28,7 @@ from gateway.channel import handover
 from gateway.channel.unix import bind_unix
 from gateway.control import start
 from gateway.control.allocation import Allocation, AllocationError
+from gateway.control.baselines import Baselines
 from gateway.control.breakercalls import BreakerCalls
 from gateway.control.breakers import BoardBreakers, pool_of
 from gateway.control.desk import Refused
@@ -35,6 +38,10 @@ from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
 from gateway.control.platform import PlatformWatch
+from gateway.control.releasecalls import ReleaseCalls
+from gateway.control.releasefacts import ReleaseFacts
+from gateway.control.releases import Releases
+from gateway.control.releasewalk import Walk
 from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
 from gateway.control.store import SqliteStore, StoreError
@@ -84,6 +91,10 @@ class Control:
         self.switchboard: Switchboard
         self.operations: Operations
         self.platform: PlatformWatch
+        self.releases: Releases
+        self.release_calls: ReleaseCalls
+        self._facts: ReleaseFacts
+        self._walk: Walk
         self._server: Server | None = None
         self._handover: handover.Server | None = None
 
@@ -170,8 +181,22 @@ class Control:
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
         self.switchboard.watch(first.topology)
         self.tasks.start(self._watch_platform(), name="platform mode")
+        await self._take_up_releases()
         parts.breakers.settle(first.state, first.topology)
         integration.reconsider()
+
+    async def _take_up_releases(self) -> None:
+        switch = self.switchboard
+        hub = switch.parts.hub
+        facts = ReleaseFacts(self._outside.board, switch.parts.prober, lambda: hub.topology)
+        self._facts = facts
+        self.releases = Releases(switch, facts, Baselines())
+        self.release_calls = ReleaseCalls(switch, self.releases)
+        self._walk = Walk(switch, facts, self.releases)
+        await self.releases.open()
+        hub.seen = self.releases.seen
+        self.tasks.start(self.releases.watch(), name="judge releases")
+        self.tasks.start(self._walk.walk(), name="walk releases on")
 
     async def _kept(self) -> State | None:
         try:
@@ -183,11 +208,13 @@ class Control:
     async def _serve_admin(self) -> None:
         switch = self.switchboard
         shown = Pictures(switch, time.monotonic_ns, self.platform)
-        api = Api(switch, self.operations, shown)
+        api = Api(switch, self.operations, shown, self.release_calls)
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
+        runs = ReleasePictures(self.releases, self._facts, shown, time.monotonic)
+        releases = ReleaseApi(switch, self.release_calls, shown, runs)
         streams = Streams(self.events)
         self._server = Server(
-            _handlers(api) | _handlers(breakers),
+            _handlers(api) | _handlers(breakers) | _handlers(releases),
             _handlers(streams),
             Replays(self._outside.store, time.time),
             lambda: switch.settings,
@@ -238,6 +265,8 @@ class Control:
         if server is not None:
             await server.close()
         await self.tasks.close()
+        if hasattr(self, "_walk"):
+            await self._walk.close()
         if hasattr(self, "switchboard"):
             await self.switchboard.parts.hub.close()
         await self._outside.store.close()
@@ -287,7 +316,7 @@ class Control:
         log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
 
 
-def _handlers(owner: Api | BreakerApi | Streams) -> dict[str, Any]:
+def _handlers(owner: Api | BreakerApi | ReleaseApi | Streams) -> dict[str, Any]:
     """Return an object's handlers by the names of their calls."""
     return {call.name: getattr(owner, call.name) for call in CALLS if hasattr(owner, call.name)}
 

@@ -44,8 +44,10 @@ class Refused(Exception):  # noqa: N818  a decision of the desk, not a fault
         field: str | None = None,
         hint: str | None = None,
         parts: Sequence[RefusedPart] = (),
+        release: str | None = None,
     ) -> None:
         super().__init__(detail)
+        self.release = release
         self.kind = kind
         self.detail = detail
         self.status = status
@@ -112,6 +114,20 @@ def one(state: State, name: str) -> ServiceState:
     return service
 
 
+def check_no_release(state: State, service: str | None = None) -> None:
+    """Refuse what would get in a release's way: anything (None), or a change to one service."""
+    run = state.run
+    if run is None or run.over or (service is not None and run.part(service) is None):
+        return
+    what = "moves the traffic" if service is None else f"has {service} in its hands"
+    raise Refused(
+        "release-running",
+        f"release {run.id} is {run.state.replace('_', ' ')} and {what}",
+        hint=f"promote, abort or finalize release {run.id}; POST /v1/rollback ends it at once",
+        release=run.id,
+    )
+
+
 def settled(before: State, after: State, fresh: Callable[[], bytes]) -> State:
     """Return ``after`` with salt, release and revision as the change demands.
 
@@ -119,7 +135,11 @@ def settled(before: State, after: State, fresh: Callable[[], bytes]) -> State:
     weight is back at 0, so that a client stays where it is while one split lasts and the next one
     has other guinea pigs.
     """
-    if before.zero and not after.zero:
+    run = after.running
+    if run is not None:
+        if after.release != run.id:
+            after = replace(after, salt=fresh()[:16], release=run.id)
+    elif before.zero and not after.zero:
         chance = fresh()
         after = replace(after, salt=chance[:16], release=chance[16:22].hex())
     elif after.zero:
@@ -145,10 +165,11 @@ class Share:
 def set_traffic(state: State, facts: Facts, share: Share, fresh: Callable[[], bytes]) -> Outcome:
     """Set the candidate's share. Raises Refused where it cannot serve or is not that color."""
     services = named(state, share.services)
+    check_no_release(state)
     _check_side(services, share.side)
     if share.weight > 0 and not share.force:
-        _check_able(services, facts)
-    changed = [_weighted(service, share.weight) for service in services]
+        check_able(services, facts)
+    changed = [weighted(service, share.weight) for service in services]
     after = settled(state, state.replaced(*changed), fresh)
     return Outcome(after, _touched(state, after))
 
@@ -172,7 +193,8 @@ def _check_side(services: list[ServiceState], side: str) -> None:
     )
 
 
-def _check_able(services: list[ServiceState], facts: Facts) -> None:
+def check_able(services: list[ServiceState], facts: Facts) -> None:
+    """Raise Refused where the candidate of a service cannot serve."""
     parts = []
     for service in services:
         color = service.candidate
@@ -192,19 +214,22 @@ def _check_able(services: list[ServiceState], facts: Facts) -> None:
         )
 
 
-def _weighted(service: ServiceState, weight: int) -> ServiceState:
-    drained, previous = service.drained, service.previous
+def weighted(service: ServiceState, weight: int) -> ServiceState:
+    """Return a service with another share: what carries traffic is open again."""
+    drained, previous, until = service.drained, service.previous, service.tunnels_until
     if weight > 0:
+        until = 0.0
         drained = tuple(color for color in drained if color != service.candidate)
         previous = "none" if previous == "taken" else previous
     if weight < BUCKETS:
         drained = tuple(color for color in drained if color != service.stable)
-    return replace(service, weight=weight, drained=drained, previous=previous)
+    return replace(service, weight=weight, drained=drained, previous=previous, tunnels_until=until)
 
 
 def finalize(state: State, names: Iterable[str] | None, fresh: Callable[[], bytes]) -> Outcome:
     """Swap the roles where the candidate carries everything. Services at 0 are done already."""
     services = named(state, names)
+    check_no_release(state)
     partly = [service for service in services if 0 < service.weight < BUCKETS]
     if partly:
         raise Refused(
@@ -217,13 +242,14 @@ def finalize(state: State, names: Iterable[str] | None, fresh: Callable[[], byte
                 for each in partly
             ],
         )
-    changed = [
-        replace(service, stable=service.candidate, weight=0, previous="open")
-        for service in services
-        if service.weight == BUCKETS
-    ]
+    changed = [swapped(service) for service in services if service.weight == BUCKETS]
     after = settled(state, state.replaced(*changed), fresh)
     return Outcome(after, _touched(state, after))
+
+
+def swapped(service: ServiceState) -> ServiceState:
+    """Return a service with its candidate as stable; the way back is open."""
+    return replace(service, stable=service.candidate, weight=0, previous="open")
 
 
 def adopt(
@@ -231,7 +257,9 @@ def adopt(
 ) -> Outcome:
     """Declare that ``color`` is production: stable, with nothing split."""
     changed = []
-    for service in named(state, names):
+    services = named(state, names)
+    check_no_release(state)
+    for service in services:
         if service.stable == color and service.weight == 0:
             continue
         previous = service.previous if service.stable == color else "none"
@@ -255,6 +283,8 @@ def rollback(
 ) -> Outcome:
     """Snap back per service. Raises Refused where nothing of it can be done."""
     services = named(state, names)
+    if to == "previous":
+        check_no_release(state)
     back = _to_stable if to == "stable" else _to_previous
     moved, parts = back(services, facts, everything=names is None, force=force)
     if parts and not moved:
@@ -282,10 +312,10 @@ def _to_stable(
         return [], []
     moved, parts = [], []
     for service in split:
-        if not force and (part := _unavailable(service, service.stable, facts)):
+        if not force and (part := unavailable(service, service.stable, facts)):
             parts.append(part)
             continue
-        moved.append(_opened(replace(service, weight=0), service.stable))
+        moved.append(opened(replace(service, weight=0), service.stable))
     return moved, parts
 
 
@@ -324,15 +354,15 @@ def _to_previous(
         )
     moved, parts = [], []
     for service in undoable:
-        if not force and (part := _unavailable(service, service.candidate, facts)):
+        if not force and (part := unavailable(service, service.candidate, facts)):
             parts.append(part)
             continue
-        swapped = replace(service, stable=service.candidate, previous="taken")
-        moved.append(_opened(swapped, swapped.stable))
+        after = replace(service, stable=service.candidate, previous="taken")
+        moved.append(opened(after, after.stable))
     return moved, parts
 
 
-def _unavailable(service: ServiceState, target: Color, facts: Facts) -> RefusedPart | None:
+def unavailable(service: ServiceState, target: Color, facts: Facts) -> RefusedPart | None:
     """Say why ``target`` cannot take over, where the color across from it can serve."""
     across = other(target)
     target_can = target not in service.isolated and facts.able(service.name, target)
@@ -343,7 +373,8 @@ def _unavailable(service: ServiceState, target: Color, facts: Facts) -> RefusedP
     return RefusedPart(service.name, "stable-unavailable", f"{target} {why}, while {across} serves")
 
 
-def _opened(service: ServiceState, color: Color) -> ServiceState:
+def opened(service: ServiceState, color: Color) -> ServiceState:
+    """Return a service with a color neither drained nor isolated."""
     return replace(
         service,
         drained=tuple(each for each in service.drained if each != color),

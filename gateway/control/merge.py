@@ -15,12 +15,15 @@ from gateway.config.addresses import parse_endpoint
 from gateway.config.snapshot import COLORS, Color, Endpoint, Pool, Topology
 from gateway.control.desk import settled
 from gateway.control.state import PoolState, ServiceState, State
+from gateway.release import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.channel.messages import Apply
+    from gateway.config.snapshot import Traffic
     from gateway.control.settings import ServiceSettings, Settings
+    from gateway.release.record import Release
 
 replace = msgspec.structs.replace
 
@@ -98,7 +101,26 @@ def recovered(kept: State | None, snapshot: Apply | None) -> State | None:
         salt=traffic.salt,
         release=traffic.release,
         services=tuple(services.values()),
+        run=_run(base.run, traffic),
     )
+
+
+def _run(run: Release | None, traffic: Traffic) -> Release | None:
+    """Return a stored release as workers serve it: only the way back is applied before it is
+    stored, so a release that they go on without, or go back with in part, was being taken back.
+    """
+    if run is None or not run.running:
+        return run
+    because = "it was being taken back when control ended; why, was not stored"
+    if traffic.release != run.id:
+        state, where = machine.after(run.state, "roll_back", run.where)
+        return replace(run, state=state, where=where, because=because, wants_back=False)
+    weights = {each.service: each.weight for each in traffic.services}
+    partly = any(weights.get(part.service, 0) < run.weight for part in run.parts)
+    if partly and run.state != "held":
+        state, where = machine.after(run.state, "hold", run.where)
+        return replace(run, state=state, where=where, because=because, wants_back=True)
+    return run
 
 
 def _with_pools(service: ServiceState, topology: Topology) -> ServiceState:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from gateway.config.addresses import parse_endpoint
-from gateway.config.snapshot import COLORS
+from gateway.config.snapshot import COLORS, other
 from gateway.control import merge, pooldesk
 from gateway.control.desk import Refused, color_of, one
+from gateway.control.settings import SettingsError
 from gateway.control.state import PoolState
 from gateway.control.switchboard import NAMES_BOUND, Written
 from gateway.health.machine import Health
@@ -302,6 +303,7 @@ class Operations:
             switch.check_revision(caller)
             kept = await switch.parts.store.load()
             state = merge.merged(settings, _overlaid(kept, switch.state), switch.parts.fresh)
+            _check_release(switch.state, state)
             changes = differences(switch.settings, settings, switch.state, state)
             drift = tuple(merge.drift(settings, state))
             if not changes:
@@ -320,6 +322,32 @@ def _overlaid(kept: State | None, current: State) -> State:
     names = {service.name for service in current.services}
     others = tuple(each for each in (kept.services if kept else ()) if each.name not in names)
     return msgspec.structs.replace(current, services=current.services + others)
+
+
+def _check_release(before: State, after: State) -> None:
+    """Refuse to take away what a release has in its hands. Raises SettingsError."""
+    run = before.run
+    if run is None or run.over:
+        return
+    faults = []
+    for part in run.parts:
+        service = after.of(part.service)
+        if service is None:
+            faults.append((f"services.{part.service}", f"release {run.id} is under way with it"))
+            continue
+        for color, generation in (
+            (part.candidate, part.generation),
+            (other(part.candidate), part.stable_generation),
+        ):
+            if service.pool(color).generation != generation:
+                faults.append(
+                    (
+                        f"services.{part.service}.{color}.endpoints",
+                        f"release {run.id} is under way with this pool",
+                    )
+                )
+    if faults:
+        raise SettingsError(tuple(faults))
 
 
 def _hosts(urls: tuple[str, ...] | list[str]) -> list[str]:

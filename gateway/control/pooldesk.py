@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.config.snapshot import BUCKETS, COLORS, Color, other
-from gateway.control.desk import ColorOrRole, Facts, Outcome, Refused, color_of, one, settled
+from gateway.control.desk import (
+    ColorOrRole,
+    Facts,
+    Outcome,
+    Refused,
+    check_no_release,
+    color_of,
+    one,
+    settled,
+)
 from gateway.control.merge import endpoint_id
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ def check_pool_write(state: State, facts: Facts, name: str, which: ColorOrRole) 
     """Return the slot that may be replaced now. Raises Refused for stable or one in use."""
     service = one(state, name)
     color = color_of(service, which)
+    check_no_release(state, name)
     if color == service.stable:
         raise Refused(
             "pool-is-stable",
@@ -74,10 +84,11 @@ def put_back(
     ``failed`` is the build's generation, ``former`` the service as it was before, ``from_file``
     what the file says now: a pool of the file's follows it. Else the endpoints are what they were,
     under a generation of their own, and breakers that were opened by hand are open again. Left
-    alone where the slot has moved on: another build, traffic that was forced there, other roles.
+    alone where the slot has moved on: another build, traffic that was forced there, other roles, a
+    release that has taken it up.
     """
     service = one(state, name)
-    if service.pool(color).generation != failed or service.carries(color):
+    if service.pool(color).generation != failed or service.carries(color) or state.busy(name):
         return Outcome(state)
     pool = former.pool(color)
     endpoints = from_file if pool.source == "file" else pool.endpoints
@@ -127,6 +138,7 @@ def drain(state: State, name: str, which: ColorOrRole, fresh: Callable[[], bytes
     """Close a slot to new requests. A candidate's share goes back to stable with it."""
     service = one(state, name)
     color = color_of(service, which)
+    check_no_release(state, name)
     if color == service.stable and service.weight < BUCKETS:
         raise Refused(
             "pool-is-stable",

@@ -42,6 +42,7 @@ def settings_of(config: Config) -> Settings:
             blue=tuple(each.url for each in file_endpoints(config, name, "blue")),
             green=tuple(each.url for each in file_endpoints(config, name, "green")),
             health=health_policy(section),
+            triggers=section.triggers,
         )
         for name, section in sorted(config.services.items())
     )
@@ -59,6 +60,7 @@ def settings_of(config: Config) -> Settings:
         tokens=tokens,
         admin_hosts=_hosts(config),
         state_path=Path(config.state.path),
+        releases=config.releases,
         fixed=(
             ("listen", ", ".join(str(each.address) for each in config.listen)),
             ("admin.address", str(config.admin.address)),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from gateway.config.schema.releases import Releases, ServiceTriggers
 from gateway.health.policy import HealthPolicy
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class ServiceSettings:
     blue: tuple[str, ...] = ()
     green: tuple[str, ...] = ()
     health: HealthPolicy = HealthPolicy()  # noqa: RUF009  frozen, shared on purpose
+    #: What it has of its own of ``releases.triggers``.
+    triggers: ServiceTriggers = ServiceTriggers()  # noqa: RUF009  frozen, shared on purpose
 
     def endpoints(self, color: Color) -> tuple[str, ...]:
         """Return one slot's URLs."""
@@ -54,6 +57,7 @@ class Settings:
     #: Host names that the admin API accepts besides its address, lower case.
     admin_hosts: tuple[str, ...] = ()
     state_path: Path
+    releases: Releases = field(default_factory=Releases)
     #: What only a restart or an upgrade puts into force, as (key, value in words).
     fixed: tuple[tuple[str, str], ...] = ()
 

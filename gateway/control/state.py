@@ -5,11 +5,23 @@ Pure data. Weights are hundredths of a percent, as in the snapshot.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from gateway.config.snapshot import BUCKETS, COLORS, Color, ServiceTraffic, Traffic, other
+from gateway.config.snapshot import (
+    BUCKETS,
+    COLORS,
+    Color,
+    ServiceTraffic,
+    Traffic,
+    Watch,
+    other,
+)
+from gateway.release.record import OBJECTIVE, Release
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: ``open``: roles were swapped by a finalize and the former pool still stands;
 #: ``taken``: they were swapped back (so that a repeated call finds its work done).
@@ -41,6 +53,8 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
     generation: int = 0
     #: Ids of endpoints whose breakers were opened by hand: closed only by a reset.
     forced: tuple[str, ...] = ()
+    #: As in the snapshot; not stored: it is about tunnels that are open now.
+    tunnels_until: float = 0.0
     blue: PoolState = PoolState()
     green: PoolState = PoolState()
 
@@ -91,6 +105,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes = b""
     release: str = ""
     services: tuple[ServiceState, ...] = ()
+    #: The release under way, or the last that was.
+    run: Release | None = None
 
     def of(self, name: str) -> ServiceState | None:
         """Return one service, None for a name that is not configured."""
@@ -104,9 +120,24 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """Whether no service sends anything to its candidate."""
         return all(service.weight == 0 for service in self.services)
 
+    @property
+    def running(self) -> Release | None:
+        """The release that moves traffic now."""
+        return self.run if self.run is not None and self.run.running else None
+
+    def busy(self, service: str) -> Release | None:
+        """Return the release that has a service in its hands, also while it is taken back."""
+        run = self.run
+        if run is None or run.over or run.part(service) is None:
+            return None
+        return run
+
     def traffic(self) -> Traffic:
         """Return the traffic part of the snapshot."""
+        run = self.running
         return Traffic(
+            watch=() if run is None else tuple(_watch(run)),
+            forward_only=run is not None and run.plan.forward_only,
             revision=self.revision,
             salt=self.salt,
             release=self.release,
@@ -117,6 +148,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
                     weight=service.weight,
                     closed=service.closed,
                     maintenance=service.maintenance,
+                    tunnels_until=service.tunnels_until,
                 )
                 for service in self.services
             ),
@@ -128,4 +160,15 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(
             self,
             services=tuple(by_name.get(service.name, service) for service in self.services),
+        )
+
+
+def _watch(run: Release) -> Iterator[Watch]:
+    for part in run.parts:
+        objective = [each.seconds for each in part.thresholds if each.name == OBJECTIVE]
+        yield Watch(
+            service=part.service,
+            thresholds=tuple(each.seconds for each in part.thresholds),
+            objective=objective[0] if objective else part.rules.latency_above,
+            cold_until=run.cold_until,
         )

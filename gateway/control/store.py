@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
+from gateway.control import releaserows
 from gateway.control.state import PoolState, ServiceState, State
+from gateway.release.record import Decision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from gateway.control.releaserows import Keys
+    from gateway.release.record import Release
 
 log = logging.getLogger("gateway.control.store")
 
@@ -75,6 +80,7 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (service, endpoint)
     ) STRICT, WITHOUT ROWID;
     """,
+    releaserows.MIGRATION,
 )
 
 
@@ -110,6 +116,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen of a release so far. ``keys`` are those that are new or count for more now;
+    ``anew``: all that were kept before are void.
+    """
+
+    release: str
+    document: bytes
+    keys: dict[tuple[str, int], int] = {}
+    anew: bool = False
+    decisions: tuple[Decision, ...] = ()
+
+
 class Store(Protocol):
     """Where intent is kept. Every method raises StoreError where the store fails."""
 
@@ -119,8 +137,10 @@ class Store(Protocol):
     async def load(self) -> State | None:
         """Return the state as last saved (every service ever seen), None for a new store."""
 
-    async def save(self, state: State, audit: Sequence[AuditEntry]) -> None:
-        """Keep a state and its audit rows in one durable transaction."""
+    async def save(
+        self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision] = ()
+    ) -> None:
+        """Keep a state, its audit rows and its release's decisions in one durable transaction."""
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer."""
@@ -130,6 +150,30 @@ class Store(Protocol):
 
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
+
+    async def releases(self, before: int | None, limit: int) -> list[Release]:
+        """Return releases with numbers under ``before``, newest first."""
+
+    async def release(self, name: str) -> Release | None:
+        """Return one release by its id."""
+
+    async def decisions(self, name: str) -> list[Decision]:
+        """Return a release's ledger, oldest first."""
+
+    async def condemned(self) -> set[tuple[str, int]]:
+        """Return (service, generation) of builds that were rolled back for what they did."""
+
+    async def keep_progress(self, progress: Progress) -> None:
+        """Keep what was seen of a release that is under way."""
+
+    async def progress(self, name: str) -> tuple[bytes, Keys] | None:
+        """Return what was seen of a release before."""
+
+    async def keep_baselines(self, documents: Mapping[str, bytes]) -> None:
+        """Keep stable's latencies by service."""
+
+    async def baselines(self) -> dict[str, bytes]:
+        """Return stable's latencies by service."""
 
     async def close(self) -> None:
         """Finish what is under way and let go."""
@@ -221,7 +265,9 @@ class SqliteStore:
                 db.execute("ROLLBACK")
             raise
 
-    def _save(self, state: State, audit: Sequence[AuditEntry]) -> None:
+    def _save(
+        self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision]
+    ) -> None:
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO meta VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE SET"
@@ -233,6 +279,19 @@ class SqliteStore:
                 _save_forced(db, service)
             for entry in audit:
                 _save_audit(db, entry)
+            releaserows.save(db, state.run, decisions)
+
+    def _save_progress(self, progress: Progress) -> None:
+        with self._transaction() as db:
+            if progress.anew:
+                releaserows.forget_keys(db)
+            releaserows.save_progress(
+                db, progress.release, progress.document, progress.keys, progress.decisions
+            )
+
+    def _save_baselines(self, documents: Mapping[str, bytes]) -> None:
+        with self._transaction() as db:
+            releaserows.save_baselines(db, documents)
 
     def _load(self) -> State | None:
         meta = self._db.execute("SELECT revision, salt, release FROM meta").fetchone()
@@ -255,7 +314,13 @@ class SqliteStore:
             )
         )
         services = _with_forced(self._db, services)
-        return State(revision=meta[0], salt=meta[1], release=meta[2], services=services)
+        return State(
+            revision=meta[0],
+            salt=meta[1],
+            release=meta[2],
+            services=services,
+            run=releaserows.last_release(self._db),
+        )
 
     def _remember(self, answer: Answer) -> None:
         with self._transaction() as db:
@@ -294,9 +359,11 @@ class SqliteStore:
         """Return the state as last saved, None for a new store."""
         return await self._run(self._load)
 
-    async def save(self, state: State, audit: Sequence[AuditEntry]) -> None:
-        """Keep both in one durable transaction."""
-        await self._run(functools.partial(self._save, state, audit))
+    async def save(
+        self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision] = ()
+    ) -> None:
+        """Keep all of it in one durable transaction."""
+        await self._run(functools.partial(self._save, state, audit, decisions))
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer; drop those past their day and past the bound."""
@@ -309,6 +376,38 @@ class SqliteStore:
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
         return await self._run(functools.partial(self._audit, before, limit))
+
+    async def releases(self, before: int | None, limit: int) -> list[Release]:
+        """Return releases with numbers under ``before``, newest first."""
+        return await self._run(lambda: releaserows.releases(self._db, before, limit))
+
+    async def release(self, name: str) -> Release | None:
+        """Return one release by its id."""
+        return await self._run(lambda: releaserows.release(self._db, name))
+
+    async def decisions(self, name: str) -> list[Decision]:
+        """Return a release's ledger, oldest first."""
+        return await self._run(lambda: releaserows.decisions(self._db, name))
+
+    async def condemned(self) -> set[tuple[str, int]]:
+        """Return (service, generation) of builds that were rolled back for what they did."""
+        return await self._run(lambda: releaserows.condemned(self._db))
+
+    async def keep_progress(self, progress: Progress) -> None:
+        """Keep what was seen of a release that is under way."""
+        await self._run(lambda: self._save_progress(progress))
+
+    async def progress(self, name: str) -> tuple[bytes, Keys] | None:
+        """Return what was seen of a release before."""
+        return await self._run(lambda: releaserows.load_progress(self._db, name))
+
+    async def keep_baselines(self, documents: Mapping[str, bytes]) -> None:
+        """Keep stable's latencies by service."""
+        await self._run(lambda: self._save_baselines(documents))
+
+    async def baselines(self) -> dict[str, bytes]:
+        """Return stable's latencies by service."""
+        return await self._run(lambda: releaserows.load_baselines(self._db))
 
     async def close(self) -> None:
         """Finish what is under way and close the file."""

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from gateway.control.tasks import Tasks
     from gateway.control.warming import Warming
     from gateway.health.prober import Monitor, Prober
+    from gateway.release.record import Decision, Release
+
+    #: What a release's ledger is to say of a write, from the states before and after.
+    Ledger = Callable[[State, State], list[Decision]]
 
 log = logging.getLogger("gateway.control")
 
@@ -113,6 +117,7 @@ class Switchboard:
         self.state = state
         self.lock = asyncio.Lock()
         self._unstored: list[AuditEntry] = []
+        self._undecided: list[Decision] = []
         self._unstored_state = False
         self._storing: asyncio.Task[None] | None = None
 
@@ -129,9 +134,14 @@ class Switchboard:
     # --- the common way -------------------------------------------------------------------------
 
     async def write(
-        self, caller: Caller, action: str, decide: Callable[[State, Facts], Outcome]
+        self,
+        caller: Caller,
+        action: str,
+        decide: Callable[[State, Facts], Outcome],
+        ledger: Ledger | None = None,
     ) -> Written:
-        """Decide, store, apply; return when every worker serves it.
+        """Decide, store, apply; return when every worker serves it. ``ledger`` gives what a new
+        state's release has to say for itself.
 
         Raises Refused, StaleRevisionError, StoreError (nothing has changed then) and
         AllocationError.
@@ -140,13 +150,19 @@ class Switchboard:
             outcome = self.decided(caller, decide)
             changed = outcome.state != self.state
             if changed:
-                number, began = await self.commit(caller, action, outcome.state)
+                number, began = await self.commit(caller, action, outcome.state, ledger=ledger)
             else:
                 # Done before, but perhaps not by every worker yet.
                 number, began = self.parts.hub.number, self.parts.clock()
             state = self.state
         applied = await self.parts.hub.acknowledged(number, began=began)
-        return Written(state=state, changed=changed, applied=applied, touched=outcome.touched)
+        return Written(
+            state=state,
+            changed=changed,
+            applied=applied,
+            touched=outcome.touched,
+            refused=outcome.refused,
+        )
 
     async def commit(
         self,
@@ -157,6 +173,7 @@ class Switchboard:
         settings: Settings | None = None,
         seeds: Iterable[Monitor] = (),
         entry: AuditEntry | None = None,
+        ledger: Ledger | None = None,
     ) -> tuple[int, float]:
         """Store a decided state and send it out, under the lock; the snapshot's number and when
         it began. ``entry`` is an audit row of the caller's own. Raises as ``write`` does.
@@ -165,7 +182,7 @@ class Switchboard:
         base = self.state
         topology = self._topology(settings or self.settings, state)
         entry = entry or self.entry(caller, action, base, state)
-        await self.parts.store.save(state, [entry])
+        await self.parts.store.save(state, [entry], ledger(base, state) if ledger else ())
         if self.state is not base:
             self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
             self.parts.tasks.start(self.store_soon(), name="store what overtook")
@@ -211,7 +228,12 @@ class Switchboard:
 
     # --- rollback -------------------------------------------------------------------------------
 
-    async def rollback(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Written:
+    async def rollback(
+        self,
+        caller: Caller,
+        decide: Callable[[State, Facts], Outcome],
+        ledger: Ledger | None = None,
+    ) -> Written:
         """Decide and apply in one step, then store. Raises Refused."""
         began = self.parts.clock()
         base = self.state
@@ -221,6 +243,8 @@ class Switchboard:
             return Written(state=base, changed=False, applied=applied, refused=outcome.refused)
         number = self.parts.hub.send(traffic=outcome.state.traffic())
         self.state = outcome.state
+        if ledger is not None:
+            self._undecided += ledger(base, outcome.state)
         self.parts.prober.integration.reconsider()
         self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
         self._tell("rollback", base, caller)
@@ -246,11 +270,13 @@ class Switchboard:
 
     async def _store_now(self) -> bool:
         entries, self._unstored = self._unstored, []
+        decisions, self._undecided = self._undecided, []
         try:
-            await self.parts.store.save(self.state, entries)
+            await self.parts.store.save(self.state, entries, decisions)
         except StoreError as error:
             log.error("what is in force is not stored: %s", error)  # noqa: TRY400  it says all
             self._unstored = (entries + self._unstored)[-MAX_UNSTORED:]
+            self._undecided = (decisions + self._undecided)[-MAX_UNSTORED:]
             self._unstored_state = True
             return False
         self._unstored_state = False
@@ -305,6 +331,8 @@ class Switchboard:
 
     def _tell(self, action: str, before: State, caller: Caller) -> None:
         state = self.state
+        if state.run is not None and state.run != before.run:
+            self._tell_release(state.run, before.run, caller)
         log.info("%s by %s: revision %d", action, caller.actor, state.revision)
         if state.revision != before.revision:
             weights = {each.name: each.weight / 100 for each in state.services}
@@ -334,6 +362,29 @@ class Switchboard:
                         generation=pool.generation,
                         source=pool.source,
                     )
+
+    def _tell_release(self, run: Release, before: Release | None, caller: Caller) -> None:
+        told: dict[str, object] = {
+            "id": run.id,
+            "version": run.version,
+            "state": run.state,
+            "step": run.step + 1,
+            "steps": len(run.plan.steps),
+            "weight": run.weight / 100,
+            "services": run.names,
+            "trigger": run.trigger,
+            "because": run.because,
+            "actor": caller.actor,
+        }
+        self.parts.events.publish("release", **told)
+        same = before is not None and (before.id, before.state) == (run.id, run.state)
+        if same or run.state not in {"held", "rolling_back", "aborted"}:
+            return
+        # Held is the one that waits for somebody; what went back by itself is well again.
+        severity = "critical" if run.state == "held" else "warning"
+        say = log.critical if run.state == "held" else log.warning
+        say("release %s is %s: %s", run.id, run.state.replace("_", " "), run.because)
+        self.parts.events.publish("alert", severity=severity, about="release", **told)
 
     async def keep_above(self, revision: int) -> None:
         """Number above what a worker serves: an earlier control got further than was stored."""
@@ -367,4 +418,10 @@ def _told(state: State, names: list[str]) -> bytes:
                 for color, pool in (("blue", service.blue), ("green", service.green))
             },
         }
-    return msgspec.json.encode({"revision": state.revision, "services": told})
+    run = state.run
+    release = (
+        None
+        if run is None
+        else {"id": run.id, "state": run.state, "step": run.step + 1, "weight": run.weight / 100}
+    )
+    return msgspec.json.encode({"revision": state.revision, "services": told, "release": release})

@@ -15,6 +15,7 @@ from gateway.admin import auth
 from gateway.admin.api import Api
 from gateway.admin.breakers import BreakerApi
 from gateway.admin.calls import CALLS, Call
+from gateway.admin.releases import ReleaseApi
 from gateway.admin.streams import Streams, policy
 from tests.control.world import OPERATOR, TOKENS, VIEWER, World, client, running
 
@@ -28,12 +29,14 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 def path_of(call: Call) -> str:
-    return call.path.format(service="ivor", slot="green", endpoint="ivor-blue-1-0")
+    return call.path.format(service="ivor", slot="green", endpoint="ivor-blue-1-0", id="current")
 
 
 def test_every_call_has_its_handler() -> None:
     for call in CALLS:
-        assert any(hasattr(each, call.name) for each in (Api, BreakerApi, Streams)), call.name
+        assert any(hasattr(each, call.name) for each in (Api, BreakerApi, ReleaseApi, Streams)), (
+            call.name
+        )
 
 
 async def test_every_call_asks_for_its_role(world: World) -> None:
@@ -98,7 +101,11 @@ async def test_other_methods_are_405_and_other_paths_404(world: World) -> None:
             assert answer.status == 405
             assert set(answer.headers["Allow"].split(",")) == {"GET", "PUT"}
             assert answer.content_type == "application/problem+json"
-        for path in ("/v1/releases", "/v1/breakers/x/reset", "/v1/services/ivor/repairs"):
+        for path in (
+            "/v1/releases/none/pause",
+            "/v1/breakers/x/reset",
+            "/v1/services/ivor/repairs",
+        ):
             async with api.post(path) as answer:
                 assert answer.status == 404
 

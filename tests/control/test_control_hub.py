@@ -20,6 +20,7 @@ from gateway.control.hub import Hub
 from gateway.control.state import State
 from gateway.control.store import AuditEntry, SqliteStore, StoreError
 from gateway.control.switchboard import Caller, Switchboard, Written
+from gateway.release.record import Decision
 from tests.control.world import World, running
 
 CALLER = Caller(actor="test", address="here")
@@ -216,11 +217,13 @@ class FailingStore:
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def save(self, state: State, audit: Sequence[AuditEntry]) -> None:
+    async def save(
+        self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision] = ()
+    ) -> None:
         await self.gate.wait()
         if self.full:
             raise StoreError("disk full")
-        await self._store.save(state, audit)
+        await self._store.save(state, audit, decisions)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)

@@ -1,0 +1,270 @@
+"""Answers about releases: what is known of one now, as ``release_models`` has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.admin import release_models as models
+from gateway.config.snapshot import BUCKETS
+from gateway.release import account
+from gateway.release.machine import RUNNING
+from gateway.release.outlook import outlook
+from gateway.release.record import WHOLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.admin.pictures import Pictures
+    from gateway.control.releasefacts import ReleaseFacts
+    from gateway.control.releases import Releases
+    from gateway.release.account import Gate
+    from gateway.release.facts import Speaks
+    from gateway.release.judgement import Figures, Judgement, Sides
+    from gateway.release.record import Decision, Part, Release
+
+_RESTING = frozenset({"paused", "held"})
+
+
+class ReleasePictures:
+    """Makes answers. ``clock`` is CLOCK_MONOTONIC in seconds."""
+
+    def __init__(
+        self,
+        releases: Releases,
+        facts: ReleaseFacts,
+        shown: Pictures,
+        clock: Callable[[], float],
+    ) -> None:
+        self._releases = releases
+        self._facts = facts
+        self._shown = shown
+        self._clock = clock
+
+    def status(self, run: Release) -> models.ReleaseStatus:
+        """Return everything that is known of a release now."""
+        judgement = self._releases.judgement
+        if judgement is not None and judgement.known.release != run.id:
+            judgement = None
+        gate = self._releases.gate(run) if judgement is not None else None
+        now = self._clock()
+        scopes = [] if judgement is None else self._scopes(run, judgement, gate, now)
+        return models.ReleaseStatus(
+            **summary(run).model_dump(),
+            plan=_plan(run),
+            pools=[self._pool(part, running=run.running) for part in run.parts],
+            gate=None if gate is None else _gate(gate, run),
+            lease=_lease(run, judgement),
+            scopes=scopes,
+            outlook=_outlook(run, judgement, gate, now),
+            verdict=_verdict(scopes),
+            forward_only=run.plan.forward_only,
+            finalize=run.plan.finalize,
+            alpha=run.alpha,
+        )
+
+    def _scopes(
+        self, run: Release, judgement: Judgement, gate: Gate | None, now: float
+    ) -> list[models.ScopeStatus]:
+        speaks = judgement.rules.speaks(now)
+        enough = gate.enough if gate is not None else False
+        return [
+            _scope(run, judgement, name, [s for s in speaks if s.service == name], enough, now)
+            for name in judgement.known.scopes
+        ]
+
+    def _pool(self, part: Part, *, running: bool) -> models.ReleasePool:
+        monitors = self._facts.monitors(part.service, part.candidate) if running else []
+        failing = [
+            each for each in self._shown.evidence(monitors)
+            if each.health != "up" or not all(probe.ok for probe in each.probes)
+        ]  # fmt: skip
+        states = {each.health.word for each in monitors}
+        return models.ReleasePool(
+            service=part.service,
+            color=part.candidate,
+            generation=part.generation,
+            stable_generation=part.stable_generation,
+            health="up" if "up" in states else "down" if "down" in states else "unknown",
+            endpoints=failing,
+        )
+
+
+def summary(run: Release) -> models.ReleaseSummary:
+    """Return one release in a list."""
+    return models.ReleaseSummary(
+        id=run.id,
+        version=run.version,
+        state=run.state,
+        step=run.step + 1,
+        steps=len(run.plan.steps),
+        weight=run.weight / 100,
+        services=list(run.names),
+        began=run.began,
+        moved=run.moved,
+        actor=run.actor,
+        reason=run.reason,
+        because=run.because,
+        trigger=run.trigger,
+    )
+
+
+def decision(row: Decision) -> models.DecisionRow:
+    """Return one row of the ledger."""
+    return models.DecisionRow(
+        id=row.id,
+        at=row.at,
+        what=row.what,
+        state=row.state,
+        step=row.step + 1,
+        weight=row.weight / 100,
+        text=row.text,
+        numbers=orjson.loads(row.numbers),
+    )
+
+
+def _plan(run: Release) -> list[models.StepStatus]:
+    done = len(run.plan.steps) if run.state == "finalized" else run.step
+    return [
+        models.StepStatus(
+            weight=step.weight / 100,
+            hold=step.hold,
+            early=step.early,
+            state="done" if at < done else "current" if at == done else "ahead",
+        )
+        for at, step in enumerate(run.plan.steps)
+    ]
+
+
+def _gate(gate: Gate, run: Release) -> models.GateStatus:
+    return models.GateStatus(
+        held=round(gate.held, 1),
+        hold=gate.hold,
+        requests=gate.requests,
+        min_requests=run.plan.min_requests,
+        keys=gate.keys,
+        min_keys=run.plan.min_keys,
+        probes=gate.probes,
+        waits=list(gate.waits),
+    )
+
+
+def _lease(run: Release, judgement: Judgement | None) -> models.LeaseStatus | None:
+    if run.plan.lease is None:
+        return None
+    left = judgement.known.lease if judgement is not None else None
+    return models.LeaseStatus(
+        seconds=run.plan.lease,
+        left=round(max(0.0, left or 0.0), 1) if run.running else 0.0,
+        on_lost=run.plan.on_lease_lost,
+        rests=run.state in _RESTING or not run.running,
+    )
+
+
+def _outlook(
+    run: Release, judgement: Judgement | None, gate: Gate | None, now: float
+) -> models.Outlook | None:
+    if judgement is None or gate is None or run.state not in RUNNING or run.step < 0:
+        return None
+    found = outlook(run, judgement, gate, now)
+    return models.Outlook(pass_in=found.pass_in, fail_in=found.fail_in, text=found.text)
+
+
+def _verdict(scopes: list[models.ScopeStatus]) -> models.Verdict:
+    verdicts = {each.verdict for each in scopes}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
+
+
+def _scope(
+    run: Release,
+    judgement: Judgement,
+    name: str,
+    speaks: list[Speaks],
+    enough: bool,
+    now: float,
+) -> models.ScopeStatus:
+    evidence, bound = judgement.known.scopes[name], judgement.bound(name)
+    part = run.part(name)
+    candidate, stable = _figures(judgement, name)
+    said = account.verdict(judgement, name, enough=enough, now=now)
+    return models.ScopeStatus(
+        scope=name,
+        candidate=candidate,
+        stable=stable,
+        evidence=account.rounded(evidence.evidence),
+        threshold=account.rounded(bound),
+        progress=account.progress(evidence, bound),
+        leading=evidence.why(),
+        verdict=said,
+        tests=[_regression(run, judgement, name, said), *(_rule(each) for each in speaks)],
+        cold=part.cold if part is not None else False,
+        thresholds_ms={
+            each.name: round(each.seconds * 1000, 1)
+            for each in (part.thresholds if part is not None else ())
+        },
+    )
+
+
+def _regression(
+    run: Release, judgement: Judgement, name: str, said: models.Verdict
+) -> models.TestStatus:
+    """Say whether the sequential test can speak at all, and why not."""
+    sides = _sides(judgement, name)
+    judged = sum(each.candidate.judged + each.stable.judged for each in sides)
+    requests = sum(each.candidate.requests + each.stable.requests for each in sides)
+    evidence = judgement.known.scopes[name]
+    text = (
+        f"evidence {account.rounded(evidence.evidence):g} of "
+        f"{account.rounded(judgement.bound(name)):g}, {judged} of {requests} requests compared"
+    )
+    speaks = True
+    if run.weight == 0:
+        speaks, text = False, "nobody is exposed yet"
+    elif requests and not judged and run.weight < BUCKETS:
+        speaks, text = False, "a cache might have answered every request: the rules speak instead"
+    elif not requests:
+        speaks, text = False, "no requests yet"
+    return models.TestStatus(name="regression", speaks=speaks, verdict=said, text=text)
+
+
+def _rule(said: Speaks) -> models.TestStatus:
+    return models.TestStatus(
+        name=said.trigger,
+        speaks=said.can,
+        verdict="pass" if said.can else "inconclusive",
+        text=said.why,
+    )
+
+
+def _sides(judgement: Judgement, name: str) -> list[Sides]:
+    figures = judgement.known.figures
+    return list(figures.values()) if name == WHOLE else [figures[name]]
+
+
+def _figures(judgement: Judgement, name: str) -> tuple[models.SideFigures, models.SideFigures]:
+    sides = _sides(judgement, name)
+    return (
+        _side([each.candidate for each in sides]),
+        _side([each.stable for each in sides]),
+    )
+
+
+def _side(figures: list[Figures]) -> models.SideFigures:
+    whole = account.together(figures)
+    return models.SideFigures(
+        requests=whole.requests,
+        failed=whole.failed,
+        error_rate=None if whole.error_rate is None else round(whole.error_rate, 6),
+        refused=whole.refused,
+        p50_ms=_ms(whole, 0.5),
+        p95_ms=_ms(whole, 0.95),
+        p99_ms=_ms(whole, 0.99),
+    )
+
+
+def _ms(figures: Figures, q: float) -> float | None:
+    found = figures.quantile(q)
+    return None if found is None else round(found * 1000, 1)

@@ -1,0 +1,290 @@
+"""What people and pipelines ask of releases: start, pause, resume, promote, abort, finalize, renew.
+
+Each verb finds its work done where it is: then nothing changes. ``name`` is a release's id, or
+``current`` for the one under way or the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from gateway.config.schema.releases import ServiceTriggers
+from gateway.control import desk, releasedesk
+from gateway.control.desk import Outcome, Refused
+from gateway.control.releasedesk import Ground, Why
+from gateway.control.releasewalk import COLD
+from gateway.release.bounds import effective, merged
+from gateway.release.machine import RUNNING, knows
+from gateway.release.record import Part
+
+if TYPE_CHECKING:
+    from gateway.control.desk import Facts
+    from gateway.control.releasedesk import Ask
+    from gateway.control.releases import Releases
+    from gateway.control.state import ServiceState, State
+    from gateway.control.switchboard import Caller, Switchboard, Written
+    from gateway.release.machine import Event
+    from gateway.release.record import Decision, Release
+
+
+class ReleaseCalls:
+    """The verbs. All raise as ``Switchboard.write``."""
+
+    def __init__(self, switch: Switchboard, releases: Releases) -> None:
+        self._switch = switch
+        self._releases = releases
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def all(self, before: int | None, limit: int) -> list[Release]:
+        """Return releases with numbers under ``before``, newest first. Raises StoreError."""
+        return await self._switch.parts.store.releases(before, limit)
+
+    async def one(self, name: str) -> Release:
+        """Return one release. Raises Refused (404) and StoreError."""
+        run = self._switch.state.run
+        if run is not None and name in {run.id, "current"}:
+            return run
+        found = None if name == "current" else await self._switch.parts.store.release(name)
+        if found is None:
+            raise Refused("unknown-release", f"there is no release {name!r}", status=404)
+        return found
+
+    async def decisions(self, name: str) -> tuple[Release, list[Decision]]:
+        """Return a release and its ledger, oldest first. Raises as ``one``."""
+        run = await self.one(name)
+        return run, await self._switch.parts.store.decisions(run.id)
+
+    # --- start ------------------------------------------------------------------------------------
+
+    async def start(self, caller: Caller, ask: Ask) -> Written:
+        """Begin a release. Raises Refused."""
+        releases = self._switch.settings.releases
+        ground = Ground(
+            releases=releases,
+            part=self._part,
+            condemned=self._releases.condemned,
+            now=self._switch.parts.wall(),
+            fresh=self._switch.parts.fresh,
+        )
+        return await self._switch.write(
+            caller,
+            "release.start",
+            lambda state, _: releasedesk.start(state, ask, ground),
+            self._releases.ledger("started", f"started by {caller.actor}: {_named(ask)}"),
+        )
+
+    def _part(self, service: ServiceState) -> Part:
+        settings = self._switch.settings
+        found = settings.of(service.name)
+        own = found.triggers if found is not None else ServiceTriggers()
+        rules = effective(settings.releases.triggers, own)
+        triggers = merged(settings.releases.triggers, own)
+        thresholds, cold = self._releases.baselines.thresholds(service.name, rules.latency_above)
+        return Part(
+            service=service.name,
+            candidate=service.candidate,
+            generation=service.pool(service.candidate).generation,
+            stable_generation=service.pool(service.stable).generation,
+            rules=rules,
+            alpha=triggers.regression.alpha,
+            tolerance=triggers.regression.tolerance,
+            thresholds=thresholds,
+            cold=cold,
+            rate=self._releases.baselines.rate(service.name),
+        )
+
+    # --- verbs ------------------------------------------------------------------------------------
+
+    async def pause(self, caller: Caller, name: str) -> Written:
+        """Let it rest where it is; it is judged on, and taken back where it must be."""
+
+        def decide(state: State, facts: Facts) -> Outcome:
+            del facts
+            run = releasedesk.found(state, name)
+            if run.state == "paused":
+                return Outcome(state)
+            _check(run, "pause")
+            return releasedesk.plainly(state, "pause", self._wall(), self._switch.parts.fresh)
+
+        ledger = self._releases.ledger("paused", _said(caller, "paused"))
+        return await self._switch.write(caller, "release.pause", decide, ledger)
+
+    async def resume(self, caller: Caller, name: str) -> Written:
+        """Go on where it was. What held it was looked at: its tests begin anew."""
+
+        def decide(state: State, facts: Facts) -> Outcome:
+            del facts
+            run = releasedesk.found(state, name)
+            if run.state in {"validating", "stepping", "baking"}:
+                return Outcome(state)
+            _check(run, "resume")
+            return releasedesk.plainly(
+                state,
+                "resume",
+                self._wall(),
+                self._switch.parts.fresh,
+                because="",
+                trigger="",
+                by_hand=False,
+                wants_back=False,
+            )
+
+        before = self._switch.state.run
+        ledger = self._releases.ledger("resumed", _said(caller, "resumed"))
+        written = await self._switch.write(caller, "release.resume", decide, ledger)
+        self._went_on(before, written)
+        return written
+
+    async def promote(
+        self, caller: Caller, name: str, to: int | None, *, force: bool = False
+    ) -> Written:
+        """Go on to the next step, or to the first of at least ``to`` hundredths of a percent.
+
+        From ``held`` at the last step that is the end: the candidate becomes stable.
+        """
+
+        def decide(state: State, facts: Facts) -> Outcome:
+            run = releasedesk.found(state, name)
+            step = _target(run, to)
+            if step is None:
+                return Outcome(state)
+            if not force:
+                services = [each for each in state.services if run.part(each.name) is not None]
+                desk.check_able(services, facts)
+            if step > run.plan.last:
+                return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
+            cold = self._switch.parts.clock() + COLD if run.step < 0 else 0.0
+            return releasedesk.advance(
+                state, step, self._wall(), self._switch.parts.fresh, cold_until=cold
+            )
+
+        before = self._switch.state.run
+        ledger = self._releases.ledger("promoted", _said(caller, "promoted"))
+        written = await self._switch.write(caller, "release.promote", decide, ledger)
+        self._went_on(before, written)
+        return written
+
+    async def abort(self, caller: Caller, name: str, *, force: bool = False) -> Written:
+        """Take it back by hand."""
+        run = releasedesk.found(self._switch.state, name)
+        if run.plan.forward_only and run.running and run.weight > 0 and not force:
+            raise Refused(
+                "forward-only",
+                f"release {run.id} is forward only: its migration cannot go back",
+                hint='"force": true takes it back all the same',
+            )
+        return await self.take_back(caller, run, force=force)
+
+    async def take_back(self, caller: Caller, run: Release, *, force: bool = False) -> Written:
+        """Take a release back because a person says so; done already: nothing changes."""
+        if run.state == "finalized":
+            raise Refused(
+                "release-over",
+                f"release {run.id} is finalized",
+                hint='POST /v1/rollback {"to": "previous"} undoes it while the former pool stands',
+            )
+        if run.state not in RUNNING:
+            switch = self._switch
+            return await switch.write(caller, "release.abort", lambda state, _: Outcome(state))
+        why = Why(because=_said(caller, "taken back"), trigger="manual", by_hand=True)
+        return await self._releases.roll_back(caller, run, why, force=force)
+
+    async def finalize(self, caller: Caller, name: str) -> Written:
+        """Swap the roles now: the candidate carries everything and becomes stable."""
+
+        def decide(state: State, facts: Facts) -> Outcome:
+            del facts
+            run = releasedesk.found(state, name)
+            if run.state == "finalized":
+                return Outcome(state)
+            if run.running and not run.full:
+                raise Refused(
+                    "not-at-100",
+                    f"release {run.id} is at {run.weight / 100:g} %, roles swap at 100 %",
+                    hint='promote it {"to": 100} first',
+                )
+            _check(run, "finalize")
+            return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
+
+        before = self._switch.state.run
+        ledger = self._releases.ledger("ended", _said(caller, "finalized"))
+        written = await self._switch.write(caller, "release.finalize", decide, ledger)
+        self._went_on(before, written)
+        return written
+
+    async def renew(self, caller: Caller, name: str) -> Written:
+        """Give its lease the full time again. Raises Refused where it has none or is over."""
+        run = releasedesk.found(self._switch.state, name)
+        if not run.running:
+            raise Refused(
+                "release-over",
+                f"release {run.id} is {run.state.replace('_', ' ')}: nothing to renew",
+                release=run.id,
+            )
+        if run.plan.lease is None:
+            raise Refused("no-lease", f"release {run.id} has no lease", release=run.id)
+        self._releases.judged(run).known.lease = run.plan.lease
+        caller = replace(caller, revisions=None)
+        return await self._switch.write(caller, "release.renew", lambda state, _: Outcome(state))
+
+    def _went_on(self, before: Release | None, written: Written) -> None:
+        """Note that a person has looked, and gone on."""
+        run = written.state.run
+        if run is None or not written.changed:
+            return
+        if run.state == "finalized":
+            self._releases.succeeded(run)
+        elif run.running:
+            held = before is not None and before.id == run.id and before.state == "held"
+            self._releases.gone_on(run, held=held)
+
+    def _wall(self) -> float:
+        return self._switch.parts.wall()
+
+
+def _target(run: Release, to: int | None) -> int | None:
+    """Return the step that a promotion goes to; beyond the last: the end; None: it is there."""
+    if not run.running:
+        if run.state == "finalized":
+            return None
+        _check(run, "advance")
+    if to is None:
+        if run.step >= run.plan.last and run.state != "held":
+            raise Refused(
+                "not-promotable",
+                f"release {run.id} is at its last step",
+                hint=f"POST /v1/releases/{run.id}/finalize",
+            )
+        return run.step + 1
+    if run.step >= 0 and run.weight >= to:
+        return None if run.state in {"stepping", "baking"} else run.step
+    for position, step in enumerate(run.plan.steps):
+        if step.weight >= to:
+            return position
+    return run.plan.last
+
+
+def _check(run: Release, event: Event) -> None:
+    """Refuse what a release's state does not know."""
+    if knows(run.state, event):
+        return
+    state = run.state.replace("_", " ")
+    if run.over or run.state == "rolling_back":
+        raise Refused("release-over", f"release {run.id} is {state}", release=run.id)
+    raise Refused(
+        "not-in-this-state",
+        f"release {run.id} is {state}",
+        release=run.id,
+        hint="what leaves held is resume, promote or abort" if run.state == "held" else None,
+    )
+
+
+def _named(ask: Ask) -> str:
+    what = ", ".join(ask.services) if ask.services is not None else "every service"
+    return f"{what}{f', version {ask.version}' if ask.version else ''}"
+
+
+def _said(caller: Caller, what: str) -> str:
+    return f"{what} by {caller.actor}" + (f": {caller.reason}" if caller.reason else "")

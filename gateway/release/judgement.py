@@ -1,0 +1,293 @@
+"""What is known against a release: everything that workers tell, put into the tests. Pure.
+
+One scope of evidence for each service and one for the release as a whole. A cohort key counts once
+in each scope and metric, at the weight that was in force when its request was assigned. ``now`` is
+CLOCK_MONOTONIC in seconds. Everything but the rules' windows can be stored and taken up again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from gateway.channel.histogram import Histogram
+from gateway.config.snapshot import BUCKETS
+from gateway.release import analysis
+from gateway.release.analysis import Mirror, ServiceEvidence
+from gateway.release.record import OBJECTIVE, WHOLE
+from gateway.release.triggers import Rules
+
+if TYPE_CHECKING:
+    from gateway.channel.messages import Counted, Failures, RequestFailed, Tally
+    from gateway.release.record import Part, Release
+
+#: Different clients of the candidate that a step counts at most.
+MAX_STEP_KEYS: Final = 1024
+#: Keys that are remembered to be counted once; those beyond count for nothing.
+MAX_KEYS: Final = 200_000
+
+_ERROR, _REFUSAL, _SLOW = 1, 2, 4
+
+
+class Figures(msgspec.Struct):
+    """What one side of one service was seen to do since the release began."""
+
+    requests: int = 0
+    failed: int = 0
+    #: Clients that were answered 401, 403, 404 or 422 at least once.
+    refused: int = 0
+    judged: int = 0
+    timed: int = 0
+    slow: int = 0
+    latency: dict[int, int] = {}
+
+    def take(self, row: Counted) -> None:
+        """Add what a worker has counted."""
+        self.requests += row.requests
+        self.failed += row.failed
+        self.judged += row.judged
+        self.timed += row.timed
+        self.slow += row.slow
+        for bucket, count in row.histogram:
+            self.latency[bucket] = self.latency.get(bucket, 0) + count
+
+    @property
+    def error_rate(self) -> float | None:
+        """Share of first attempts that failed; None of no requests."""
+        return self.failed / self.requests if self.requests else None
+
+    def quantile(self, q: float) -> float | None:
+        """Return a latency in seconds; None where none was timed."""
+        return Histogram(self.latency.items()).quantile(q) if self.latency else None
+
+
+class Sides(msgspec.Struct):
+    """Both sides' figures."""
+
+    candidate: Figures = msgspec.field(default_factory=Figures)
+    stable: Figures = msgspec.field(default_factory=Figures)
+
+
+class StepSeen(msgspec.Struct):
+    """What the step in force has had: seconds of its hold, the candidate's requests and keys.
+
+    ``waited`` begins anew where an operator goes on from an inconclusive step.
+    """
+
+    step: int = -1
+    held: float = 0.0
+    waited: float = 0.0
+    requests: int = 0
+    keys: set[int] = set()
+
+
+class Known(msgspec.Struct):
+    """The part of a judgement that is stored."""
+
+    release: str
+    scopes: dict[str, ServiceEvidence]
+    mirror: Mirror
+    figures: dict[str, Sides]
+    seen: StepSeen = msgspec.field(default_factory=StepSeen)
+    #: Failures at 100 % whose requests are yet to be told among the judged ones.
+    owed: dict[str, int] = {}
+    #: Failures that workers did not tell one by one, for their bounds.
+    dropped: int = 0
+    #: Seconds that the lease has left; None: there is none.
+    lease: float | None = None
+    #: Holds that an operator has seen and gone on from, as trigger and service.
+    seen_to: list[tuple[str, str]] = []
+
+
+class Judgement:
+    """One release's. ``dirty`` are keys that are not stored yet."""
+
+    def __init__(self, release: Release, known: Known | None = None) -> None:
+        self._parts = {part.service: part for part in release.parts}
+        self.known = known if known is not None else begun(release)
+        self.rules = Rules.of({part.service: part.rules for part in release.parts})
+        self.keys: dict[tuple[str, int], int] = {}
+        self.dirty: dict[tuple[str, int], int] = {}
+
+    def remember(self, keys: dict[tuple[str, int], int]) -> None:
+        """Take up keys that were counted before."""
+        self.keys = dict(keys)
+
+    def stored(self) -> None:
+        """Note that everything up to now is stored."""
+        self.dirty = {}
+
+    # --- what comes in ----------------------------------------------------------------------------
+
+    def fail(self, message: Failures) -> bool:
+        """Take failures told one by one; tell whether any counted."""
+        if message.release != self.known.release:
+            return False
+        self.known.dropped += message.dropped
+        counted = [self._one(each) for each in message.failures]
+        return any(counted)
+
+    def _one(self, failed: RequestFailed) -> bool:
+        part = self._parts.get(failed.service)
+        if part is None or failed.weight <= 0:
+            return False
+        if failed.metric == "slow":
+            return self._slow(failed, part)
+        bit = _ERROR if failed.metric == "error" else _REFUSAL
+        fresh = self._first(failed.service, failed.key, bit)
+        if fresh:
+            self._put(self.known.scopes[failed.service], failed)
+            if failed.metric == "refusal":
+                side = self.known.figures[failed.service]
+                (side.candidate if failed.candidate else side.stable).refused += 1
+            elif failed.candidate and failed.weight >= BUCKETS:
+                self.known.owed[failed.service] = self.known.owed.get(failed.service, 0) + 1
+        if self._first(WHOLE, failed.key, bit):
+            self._put(self.known.scopes[WHOLE], failed)
+            if failed.metric == "error":
+                self.known.mirror.failure(failed.candidate, failed.weight / BUCKETS)
+        return fresh
+
+    @staticmethod
+    def _put(scope: ServiceEvidence, failed: RequestFailed) -> None:
+        if failed.metric == "refusal":
+            scope.refusals.failure(failed.candidate, failed.weight / BUCKETS)
+        elif failed.weight < BUCKETS:
+            scope.errors.failure(failed.candidate, failed.weight / BUCKETS)
+        elif failed.candidate:
+            scope.objective.failure()
+
+    def _slow(self, failed: RequestFailed, part: Part) -> bool:
+        fresh = False
+        for position, threshold in enumerate(part.thresholds):
+            if not failed.slower >> position & 1:
+                continue
+            bit = _SLOW << position
+            if self._first(failed.service, failed.key, bit):
+                fresh = True
+                slow = self.known.scopes[failed.service].slow[position]
+                slow.failure(failed.candidate, failed.weight / BUCKETS)
+            place = _PLACES[threshold.name]
+            if self._first(WHOLE, failed.key, _SLOW << place):
+                whole = self.known.scopes[WHOLE].slow[place]
+                whole.failure(failed.candidate, failed.weight / BUCKETS)
+        return fresh
+
+    def _first(self, scope: str, key: int, bit: int) -> bool:
+        """Tell whether a key is seen for the first time in a scope and metric, and note it."""
+        place = (scope, key)
+        bits = self.keys.get(place)
+        if bits is None:
+            if len(self.keys) >= MAX_KEYS:
+                return False
+            bits = 0
+        if bits & bit:
+            return False
+        self.keys[place] = self.dirty[place] = bits | bit
+        return True
+
+    def count(self, message: Tally, now: float) -> None:
+        """Take what a worker has counted."""
+        if message.release != self.known.release:
+            return
+        judged = 0
+        for row in message.rows:
+            if row.service not in self._parts:
+                continue
+            sides = self.known.figures[row.service]
+            (sides.candidate if row.candidate else sides.stable).take(row)
+            self.rules.count(
+                now, row.service, row.candidate, row.requests, row.failed, row.timed, row.slow
+            )
+            self._judged(self.known.scopes[row.service], row.service, row)
+            judged += row.judged
+            if row.candidate and row.weight > 0:
+                self._step(row)
+        self.known.scopes[WHOLE].requests(judged)
+
+    def _judged(self, scope: ServiceEvidence, name: str, row: Counted) -> None:
+        scope.requests(row.judged)
+        if not (row.candidate and row.weight >= BUCKETS):
+            return
+        # A failure was told before the count that its request is in.
+        owed = self.known.owed.get(name, 0)
+        failed = min(owed, row.judged)
+        self.known.owed[name] = owed - failed
+        scope.objective.passed(row.judged - failed)
+        self.known.scopes[WHOLE].objective.passed(row.judged - failed)
+
+    def _step(self, row: Counted) -> None:
+        seen = self.known.seen
+        seen.requests += row.requests
+        for key in row.keys:
+            if len(seen.keys) >= MAX_STEP_KEYS:
+                break
+            seen.keys.add(key)
+
+    # --- what it comes to -------------------------------------------------------------------------
+
+    def over(self) -> tuple[str, ...]:
+        """Return the scopes that speak against the candidate; the chance alpha is shared."""
+        return tuple(
+            name for name, scope in self.known.scopes.items() if scope.over(self.bound(name))
+        )
+
+    def bound(self, scope: str) -> float:
+        """Return the evidence at which a scope speaks."""
+        part = self._parts.get(scope)
+        alpha = part.alpha if part is not None else min(p.alpha for p in self._parts.values())
+        return analysis.threshold(alpha, len(self.known.scopes))
+
+    def near(self, now: float) -> bool:
+        """Tell whether a trigger is near: half way to a verdict, or a rule over its bound."""
+        leaning = any(
+            scope.evidence**2 >= self.bound(name) for name, scope in self.known.scopes.items()
+        )
+        return leaning or self.rules.near(now)
+
+    def step(self, step: int) -> None:
+        """Begin a step: what was had in the one before does not count for it."""
+        self.known.seen = StepSeen(step=step)
+
+    def anew(self, release: Release) -> None:
+        """Begin all tests anew: an operator has looked at them and gone on."""
+        fresh = begun(release)
+        self.known.scopes = fresh.scopes
+        self.known.mirror = fresh.mirror
+        self.known.owed = {}
+        self.known.seen.waited = 0.0
+        self.keys = {}
+        self.dirty = {}
+        self.rules.fresh()
+
+
+#: All latency thresholds have their place in the scope that takes all services together.
+_PLACES: Final = {"p75": 0, "p90": 1, "p95": 2, "p99": 3, OBJECTIVE: 4}
+
+
+def begun(release: Release) -> Known:
+    """Return what is known when nothing was seen yet."""
+    seconds = max(1.0, release.plan.seconds)
+    scopes = {
+        part.service: analysis.scope(
+            tolerance=part.tolerance,
+            thresholds=len(part.thresholds),
+            horizon=max(1000.0, part.rate * seconds),
+            p0=part.rules.error_above,
+        )
+        for part in release.parts
+    }
+    scopes[WHOLE] = analysis.scope(
+        tolerance=max(part.tolerance for part in release.parts),
+        thresholds=len(_PLACES),
+        horizon=release.horizon,
+        p0=max(part.rules.error_above for part in release.parts),
+    )
+    return Known(
+        release=release.id,
+        scopes=scopes,
+        mirror=Mirror(worse=release.worse),
+        figures={part.service: Sides() for part in release.parts},
+        lease=release.plan.lease,
+    )

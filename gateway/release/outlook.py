@@ -1,0 +1,86 @@
+"""When a verdict can be expected, at the present rate: for people. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from gateway.config.snapshot import BUCKETS
+from gateway.release.analysis import requests_until
+
+if TYPE_CHECKING:
+    from gateway.release.account import Gate
+    from gateway.release.judgement import Judgement
+    from gateway.release.record import Release
+
+#: Metrics that a scope's evidence is the average of: one alone has to reach so many times more.
+_METRICS = 4
+#: Seconds beyond which nobody waits.
+_NEVER = 86_400.0
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """Seconds until the step passes, or a test fails it; None: not at this rate."""
+
+    pass_in: float | None
+    fail_in: float | None
+    text: str
+
+
+def outlook(release: Release, judgement: Judgement, gate: Gate, now: float) -> Outlook:
+    """Return what can be expected of the step in force."""
+    rates = [_rates(judgement, part.service, now) for part in release.parts]
+    candidate = sum(rate for rate, _ in rates)
+    fails = _fail_in(release, judgement, now)
+    lacking = max(0, release.plan.min_requests - gate.requests)
+    passes: float | None = max(0.0, gate.hold - gate.held)
+    if lacking and candidate <= 0:
+        passes = None
+    elif lacking:
+        passes = max(passes or 0.0, lacking / candidate)
+    words = [f"{candidate * 60:.0f} requests of the candidate a minute"]
+    if passes is None:
+        words.append("too few for this step to pass")
+    elif gate.near or not gate.probes:
+        passes = None
+        words.append("the step does not pass as things stand")
+    else:
+        words.append(f"the step can pass in {passes:.0f} s")
+    if fails is not None:
+        words.append(f"at these failures it is rolled back in about {fails:.0f} s")
+    return Outlook(passes, fails, "; ".join(words))
+
+
+def _rates(judgement: Judgement, service: str, now: float) -> tuple[float, float]:
+    """Return requests a second of both sides."""
+    sides = judgement.rules.services[service].errors
+    found = [side.rate(now) for side in (sides.candidate, sides.stable)]
+    candidate, stable = (
+        rate.requests / rate.seconds if rate is not None and rate.seconds > 0 else 0.0
+        for rate in found
+    )
+    return candidate, stable
+
+
+def _fail_in(release: Release, judgement: Judgement, now: float) -> float | None:
+    weight = release.weight / BUCKETS
+    if not 0.0 < weight < 1.0:
+        return None
+    best = math.inf
+    for part in release.parts:
+        sides = judgement.known.figures[part.service]
+        candidate, stable = sides.candidate.error_rate, sides.stable.error_rate
+        whole = sum(_rates(judgement, part.service, now))
+        if candidate is None or stable is None or whole <= 0:
+            continue
+        needed = requests_until(
+            judgement.known.scopes[part.service].errors,
+            candidate,
+            stable,
+            weight,
+            judgement.bound(part.service) * _METRICS,
+        )
+        best = min(best, needed / whole)
+    return best if best < _NEVER else None
