@@ -31,11 +31,11 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_stderr_and_are_no_failure(tmp_path: Path) -> None:
-    path = write(tmp_path, RIGHT + "releases: {min_keys: 3}\n")
+    path = write(tmp_path, RIGHT + "security: {cors: {}}\n")
     result = CliRunner().invoke(check, ["--config", path])
     assert result.exit_code == 0
     assert result.stderr == (
-        f"{path}:2:1: releases: has no effect yet: this version moves traffic by hand only "
+        f"{path}:2:12: security.cors: has no effect yet: this version does not guard by it "
         "[warning]\n"
     )
 
