@@ -166,8 +166,8 @@ class Watched(msgspec.Struct):
         errors = trigger == "error_rate"
         sides, rule = (self.errors, self.error_rate) if errors else (self.slow, self.latency)
         rate = sides.candidate.rate(now)
-        rule.look(now, None if rate is None else rate.share)
-        if rate is None or not rule.up(now):
+        since = rule.look(now, None if rate is None else rate.share)
+        if rate is None or since is None or not rule.up(now):
             return []
         # Over the candidate's own span: one that stretches minutes back remembers an outage of both
         # for longer than stable's last minute does. At full weight stable has no requests to judge.
@@ -178,7 +178,7 @@ class Watched(msgspec.Struct):
             "bad": rate.bad,
             "seconds": rate.seconds,
             "above": rule.above,
-            "for": now - (rule.since or now),
+            "for": now - since,
         }
         excuse = ""
         if stable is not None:
@@ -190,7 +190,7 @@ class Watched(msgspec.Struct):
             numbers |= {"quantile": self.rules.latency_quantile}
         text = (
             f"{_percent(rate.share)} of the candidate's {rate.requests} requests in {rate.seconds}s"
-            f" {did}, above {_percent(rule.above)} for {int(now - (rule.since or now))}s"
+            f" {did}, above {_percent(rule.above)} for {int(now - since)}s"
             + (f"; of stable's {_percent(stable.share)}" if stable is not None else "")
         )
         return [self._finding(now, trigger, facts, text, numbers, excuse)]
@@ -219,7 +219,7 @@ class Watched(msgspec.Struct):
             return []
         counted = self.errors.stable
         begun = self.suspected.setdefault(trigger, Suspicion(now, counted.requests, counted.bad))
-        excuse = self._ailing(now, facts.stable) or self._failing_since(begun)
+        excuse = self._ailing(now, facts.stable) or self._failing_since(now, begun)
         waits = now - begun.since < CONFIRM and self._in_doubt(
             now, begun.since, facts.stable, weight
         )
@@ -242,12 +242,14 @@ class Watched(msgspec.Struct):
         heard = self.errors.stable.heard
         return latest.bad > 0 or heard is None or heard <= since
 
-    def _failing_since(self, begun: Suspicion) -> str:
+    def _failing_since(self, now: float, begun: Suspicion) -> str:
         """Return how stable fails since the candidate has nothing left; empty: it does not.
 
-        Sharper than any trailing second where an outage is younger than that. A single failure is
-        enough, for holding wrongly costs ``GRACE`` seconds.
+        Sharper than trailing seconds as long as the outage is younger than these. A single failure
+        is enough, for holding wrongly costs ``GRACE`` seconds.
         """
+        if now - begun.since > SPANS[0]:
+            return ""
         stable = self.errors.stable
         requests, bad = stable.requests - begun.requests, stable.bad - begun.bad
         if bad == 0 or bad < LOST * requests:

@@ -469,6 +469,19 @@ def test_a_stable_that_recovers_first_takes_nobody_back_for_a_while() -> None:
     assert brief(scene.look(facts(OPEN))) == [("breakers_open", "roll_back")]
 
 
+def test_a_long_outage_of_both_is_over_as_soon_as_a_short_one() -> None:
+    scene = Scene()
+    for second in range(345):
+        scene.now += 1.0
+        bad = 20 if second < 300 else 0
+        scene.count(stable=(20, bad))
+        found = scene.look(facts(OPEN))
+        if 1 <= second < 330:
+            assert brief(found) == [("breakers_open", "hold")]
+    # At most ten seconds until nothing is left of it, then thirty.
+    assert brief(found) == [("breakers_open", "roll_back")]
+
+
 @pytest.mark.parametrize("stable_opens_after", [1, 2, 4, 8, 40])
 @pytest.mark.parametrize("candidate_opens_after", [0, 1, 2])
 @pytest.mark.parametrize("begins", [80, 81, 82, 83])
