@@ -433,7 +433,9 @@ def test_a_stable_without_traffic_is_not_waited_for() -> None:
     scene.count(stable=(100, 100))
     scene.now += 60.0
     assert brief(scene.look(facts(OPEN))) == [("breakers_open", "roll_back")]
-    assert brief(Scene().look(facts(OPEN), FULL)) == [("breakers_open", "roll_back")]
+    scene = Scene()
+    scene.count(stable=(100, 1))
+    assert brief(scene.look(facts(OPEN), FULL)) == [("breakers_open", "roll_back")]
 
 
 def test_a_suspicion_that_passes_is_forgotten() -> None:
