@@ -7,10 +7,9 @@ in seconds, weights are hundredths of a percent.
 
 **A shared outage** does not reach both sides in the same instant: it opens the candidate's breakers
 a moment before stable's, and leaves them open a moment longer. Nobody must be thrown back and forth
-by that. So before a candidate without anything left is taken back, stable has ``CONFIRM`` seconds
-to show the same, as long as it may be about to: it has failed just now, or no count of it has come
-since. And once a finding was to hold because of stable, it stays so until stable has been well for
-``GRACE`` seconds.
+by that. So before a candidate without anything left is taken back, a stable that has requests gets
+``CONFIRM`` seconds to show the same. And once a finding was to hold because of stable, it stays so
+until stable has been well for ``GRACE`` seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
 
 FULL_WEIGHT = 10_000
 
-#: Seconds that stable gets to show that an outage is its own as well.
-CONFIRM = 0.5
+#: Seconds that stable gets to show that an outage is its own as well: more than a worker lets pass
+#: between two tallies (``proxy.tally.EVERY``) and one turn of its wheel.
+CONFIRM = 0.75
 #: Seconds that stable must be well after an outage of both before the candidate is taken back.
 GRACE = 30.0
 #: The candidate is worse than a stable that is bad itself from this many times its rate on ...
@@ -166,8 +166,8 @@ class Watched(msgspec.Struct):
         errors = trigger == "error_rate"
         sides, rule = (self.errors, self.error_rate) if errors else (self.slow, self.latency)
         rate = sides.candidate.rate(now)
-        rule.look(now, None if rate is None else rate.share)
-        if rate is None or not rule.up(now):
+        since = rule.look(now, None if rate is None else rate.share)
+        if rate is None or since is None or not rule.up(now):
             return []
         # Over the candidate's own span: one that stretches minutes back remembers an outage of both
         # for longer than stable's last minute does. At full weight stable has no requests to judge.
@@ -178,7 +178,7 @@ class Watched(msgspec.Struct):
             "bad": rate.bad,
             "seconds": rate.seconds,
             "above": rule.above,
-            "for": now - (rule.since or now),
+            "for": now - since,
         }
         excuse = ""
         if stable is not None:
@@ -190,7 +190,7 @@ class Watched(msgspec.Struct):
             numbers |= {"quantile": self.rules.latency_quantile}
         text = (
             f"{_percent(rate.share)} of the candidate's {rate.requests} requests in {rate.seconds}s"
-            f" {did}, above {_percent(rule.above)} for {int(now - (rule.since or now))}s"
+            f" {did}, above {_percent(rule.above)} for {int(now - since)}s"
             + (f"; of stable's {_percent(stable.share)}" if stable is not None else "")
         )
         return [self._finding(now, trigger, facts, text, numbers, excuse)]
@@ -219,10 +219,8 @@ class Watched(msgspec.Struct):
             return []
         counted = self.errors.stable
         begun = self.suspected.setdefault(trigger, Suspicion(now, counted.requests, counted.bad))
-        excuse = self._ailing(now, facts.stable) or self._failing_since(begun)
-        waits = now - begun.since < CONFIRM and self._in_doubt(
-            now, begun.since, facts.stable, weight
-        )
+        excuse = self._ailing(now, facts.stable) or self._failing_since(now, begun)
+        waits = now - begun.since < CONFIRM and self._in_doubt(now, facts.stable, weight)
         if waits and facts.stable.can_serve and not excuse:
             return []
         text = (
@@ -232,22 +230,23 @@ class Watched(msgspec.Struct):
         )
         return [self._finding(now, trigger, facts, text, facts.candidate.numbers, excuse)]
 
-    def _in_doubt(self, now: float, since: float, stable: PoolFacts, weight: int) -> bool:
-        """Tell whether stable may be about to show what the candidate shows ``since`` then."""
+    def _in_doubt(self, now: float, stable: PoolFacts, weight: int) -> bool:
+        """Tell whether stable may be about to show what the candidate shows.
+
+        That its last tally knew of no failure says little: it may end before the outage began.
+        """
         if stable.breakers_open > 0:
             return True
-        latest = self.errors.stable.over(now, SPANS[0]) if weight < FULL_WEIGHT else None
-        if latest is None:
-            return False
-        heard = self.errors.stable.heard
-        return latest.bad > 0 or heard is None or heard <= since
+        return weight < FULL_WEIGHT and self.errors.stable.over(now, SPANS[0]) is not None
 
-    def _failing_since(self, begun: Suspicion) -> str:
+    def _failing_since(self, now: float, begun: Suspicion) -> str:
         """Return how stable fails since the candidate has nothing left; empty: it does not.
 
-        Sharper than any trailing second where an outage is younger than that. A single failure is
-        enough, for holding wrongly costs ``GRACE`` seconds.
+        Sharper than trailing seconds as long as the outage is younger than these. A single failure
+        is enough, for holding wrongly costs ``GRACE`` seconds.
         """
+        if now - begun.since > SPANS[0]:
+            return ""
         stable = self.errors.stable
         requests, bad = stable.requests - begun.requests, stable.bad - begun.bad
         if bad == 0 or bad < LOST * requests:

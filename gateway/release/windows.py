@@ -39,8 +39,7 @@ class Window(msgspec.Struct):
 
     #: (second, requests, bad), rising, none of them without requests.
     buckets: list[tuple[int, int, int]] = []
-    #: When counts came in last, and all that ever did.
-    heard: float | None = None
+    #: All that ever came in.
     requests: int = 0
     bad: int = 0
 
@@ -48,7 +47,6 @@ class Window(msgspec.Struct):
         """Count ``requests``, ``bad`` of them. ValueError where these are no such counts."""
         if not 0 <= bad <= requests:
             raise ValueError(f"{bad} of {requests} requests, expected 0 <= bad <= requests")
-        self.heard = now
         self.requests += requests
         self.bad += bad
         if requests == 0:
