@@ -34,9 +34,12 @@ class ReleaseCalls(Caller):
         """``GET /v1/releases/{id}``, waited for as many seconds as ``patience``."""
         return await self._call("GET", _path(ident), models.ReleaseStatus, patience=patience)
 
-    async def decisions(self, ident: str) -> Reply[models.DecisionsPage]:
+    async def decisions(
+        self, ident: str, *, patience: float = CALL_TIMEOUT
+    ) -> Reply[models.DecisionsPage]:
         """``GET /v1/releases/{id}/decisions``: oldest first."""
-        return await self._call("GET", f"{_path(ident)}/decisions", models.DecisionsPage)
+        path = f"{_path(ident)}/decisions"
+        return await self._call("GET", path, models.DecisionsPage, patience=patience)
 
     async def steer_release(
         self, ident: str, verb: Verb, request: models.ReleaseVerb
