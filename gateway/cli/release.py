@@ -92,7 +92,8 @@ def _show_one(status: models.ReleaseStatus) -> None:
     """Print the picture."""
     from gateway.cli.release_show import picture
 
-    console().print(picture(status))
+    printer = console()
+    printer.print(picture(status, printer.width))
 
 
 @command.command("watch")

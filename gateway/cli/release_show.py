@@ -17,7 +17,9 @@ from gateway.client.api import Reply
 
 #: Columns of a bar, and of one in a table.
 WIDE = 40
-NARROW = 16
+NARROW = 12
+#: Columns of a terminal that has room for a bar in a table.
+ROOMY = 96
 
 _STYLES = {
     "pass": "green",
@@ -32,12 +34,12 @@ _STYLES = {
 }
 
 
-def picture(status: models.ReleaseStatus) -> Group:
-    """Return everything that is known of a release, to be printed."""
-    return Group(*_parts(status))
+def picture(status: models.ReleaseStatus, width: int) -> Group:
+    """Return everything that is known of a release, to be printed in so many columns."""
+    return Group(*_parts(status, roomy=width >= ROOMY))
 
 
-def _parts(status: models.ReleaseStatus) -> Iterator[RenderableType]:
+def _parts(status: models.ReleaseStatus, *, roomy: bool) -> Iterator[RenderableType]:
     """Give the picture's parts from top to bottom."""
     yield _head(status)
     if why := words.because(status):
@@ -46,12 +48,11 @@ def _parts(status: models.ReleaseStatus) -> Iterator[RenderableType]:
     yield _progress(status)
     if status.scopes:
         yield Text("")
-        yield _scopes(status)
-    sick = words.ailments(status)
+        yield _scopes(status, roomy=roomy)
     if status.pools:
         yield Text("")
         yield _pools(status)
-    for ailment in sick:
+    for ailment in words.ailments(status):
         yield _text(ailment, "red")
     waits = status.gate.waits if status.gate is not None else []
     if waits:
@@ -121,13 +122,17 @@ def _bar(value: float, total: float, width: int) -> ProgressBar:
     return ProgressBar(total=max(total, 1e-9), completed=min(value, total) or 0, width=width)
 
 
-def _scopes(status: models.ReleaseStatus) -> Table:
-    """Return each scope's two sides, its evidence and its verdict."""
-    made = table(
-        ["scope", "requests", "errors", "stable", "p95", "stable", "evidence", "", "verdict"], []
-    )
+def _scopes(status: models.ReleaseStatus, *, roomy: bool) -> Table:
+    """Return each scope's two sides, its evidence on the way to the threshold, its verdict."""
+    columns = ["scope", "requests", "errors", "stable", "p95", "stable", "evidence"]
+    made = table([*columns, "", "verdict"] if roomy else [*columns, "verdict"], [])
+    for column in made.columns:
+        column.no_wrap = True
     for scope in status.scopes:
         style = "red" if scope.verdict == "fail" else "yellow"
+        evidence = f"{words.number(scope.evidence)}/{words.number(scope.threshold)}"
+        bar = ProgressBar(total=1.0, completed=scope.progress, width=NARROW, complete_style=style)
+        verdict = "no verdict" if scope.verdict == "inconclusive" else scope.verdict
         made.add_row(
             _text("all" if scope.scope == "*" else scope.scope),
             str(scope.candidate.requests),
@@ -135,9 +140,9 @@ def _scopes(status: models.ReleaseStatus) -> Table:
             words.share(scope.stable.error_rate),
             words.milliseconds(scope.candidate.p95_ms),
             words.milliseconds(scope.stable.p95_ms),
-            ProgressBar(total=1.0, completed=scope.progress, width=NARROW, complete_style=style),
-            f"{words.number(scope.evidence)} of {words.number(scope.threshold)}",
-            Text(scope.verdict, style=_STYLES[scope.verdict]),
+            evidence,
+            *([bar] if roomy else []),
+            Text(verdict, style=_STYLES[scope.verdict]),
         )
     return made
 
@@ -185,6 +190,6 @@ class Picture:
         """Draw the release and the notes."""
         parts: list[RenderableType] = []
         if self._status is not None:
-            parts.append(picture(self._status))
+            parts.append(picture(self._status, self._live.console.width))
         parts += [_text(note, "yellow") for note in self._notes]
         self._live.update(Group(*parts), refresh=True)

@@ -364,7 +364,7 @@ def test_a_terminal_gets_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter.close()
     text = terminal.getvalue()
     for words in ("release r-41 (1.9.0)", "40 s of 5 m, 4 m 20 s left", "132 (at least 100)",
-                  "41 (at least 5)", "0.3 of 500", "120 ms", "inconclusive", "20 s left of 30 s",
+                  "41 (at least 5)", "0.3/500", "120 ms", "no verdict", "20 s left of 30 s",
                   "260 s of its hold", "may pass in 4 m 20 s", "expected 200", "12:03:04Z cannot",
                   "━"):  # fmt: skip
         assert words in text
