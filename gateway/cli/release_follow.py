@@ -177,5 +177,5 @@ def _conclude(
     if rows:
         warn("  the last decisions:")
     for row in rows:
-        warn(f"    {words.clock_time(row.at)} {row.what}: {row.text}")
+        warn(f"    {words.clock_time(row.at)} {row.what}{': ' + row.text if row.text else ''}")
     warn(f"  every decision with its numbers: gateway release explain {last.value.id}")

@@ -131,7 +131,13 @@ def _scopes(status: models.ReleaseStatus, *, roomy: bool) -> Table:
     for scope in status.scopes:
         style = "red" if scope.verdict == "fail" else "yellow"
         evidence = f"{words.number(scope.evidence)}/{words.number(scope.threshold)}"
-        bar = ProgressBar(total=1.0, completed=scope.progress, width=NARROW, complete_style=style)
+        bar = ProgressBar(
+            total=1.0,
+            completed=scope.progress,
+            width=NARROW,
+            complete_style=style,
+            finished_style="bold red",  # at the threshold it is taken back: nothing to be green for
+        )
         verdict = "no verdict" if scope.verdict == "inconclusive" else scope.verdict
         made.add_row(
             _text("all" if scope.scope == "*" else scope.scope),

@@ -113,6 +113,7 @@ class Watch:
     def _miss(self, error: AdminError, asked: float) -> None:
         """Say that the gateway is away and is asked again. Raises AdminError at the end."""
         now = self._times.clock()
+        first = self._away_since is None
         if self._away_since is None:
             self._away_since = asked
             self._pause = BACKOFF[0]
@@ -123,8 +124,8 @@ class Watch:
             detail = f"no answer for {words.span(RECONNECT)}; the last try: {error.detail}"
             raise AdminError("unreachable", detail) from error
         self._pause = min(self._pause, left)
-        again = f"trying again for {words.span(left)}; the release does not need this watch"
-        self._reporter.note(f"{error.detail}; {again}")
+        aside = " (the release goes on without this watch)" if first else ""
+        self._reporter.note(f"{error.detail}; trying again for {words.span(left)}{aside}")
 
 
 def _away(error: AdminError, known: bool) -> bool:

@@ -164,12 +164,21 @@ def _opinion(status: models.ReleaseStatus) -> str:
     if status.because:
         return because(status)
     waits = "; ".join(status.gate.waits) if status.gate is not None else ""
+    if _needs_a_hand(status):
+        waits = waits or f"gateway release finalize {status.id}"
     if status.state in OVER or status.state == "rolling_back":
         return ""
     words = {"pass": "passes", "fail": "fails", "inconclusive": "no verdict yet"}[status.verdict]
     said = f"{words}: {waits}" if waits else words
     ahead = outlook(status.outlook) if status.outlook is not None else ""
     return f"{said} ({ahead})" if ahead else said
+
+
+def _needs_a_hand(status: models.ReleaseStatus) -> bool:
+    """Tell whether a release is through but for the call that finalizes it."""
+    gate = status.gate
+    manual = status.state == "baking" and status.finalize == "manual"
+    return manual and gate is not None and gate.held >= gate.hold
 
 
 def outlook(ahead: models.Outlook) -> str:

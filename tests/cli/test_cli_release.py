@@ -13,6 +13,8 @@ from tests.cli.fake_admin import TOKEN, FakeAdmin, Run
 from tests.cli.release_answers import (
     BEGAN,
     DECISIONS,
+    FAILED_SCOPE,
+    GATE,
     HELD,
     PATH,
     POOL,
@@ -327,6 +329,32 @@ async def test_explain_keeps_control_characters_from_the_terminal(
     assert ended.code == 0
     assert not {"\x1b", "\r", "\u202e"} & set(ended.out)
     assert ended.out.count(r"\x1b[2J\r\u202e") >= 5
+
+
+@pytest.mark.parametrize("verb", ["show", "watch", "pause"])
+async def test_no_text_of_a_release_moves_the_cursor(
+    admin: FakeAdmin, gateway: Run, verb: str
+) -> None:
+    evil = "\x1b[2J\r\u202e"
+    test = {"name": evil, "speaks": True, "verdict": "fail", "text": evil}
+    sick = {**SICK, "id": evil, "url": evil, "probes": [{**SICK["probes"][1], "detail": evil}]}
+    shown = answer(
+        "held",
+        **dict.fromkeys(("version", "actor", "reason", "because", "trigger"), evil),
+        services=[evil],
+        scopes=[{**FAILED_SCOPE, "scope": evil, "leading": evil, "tests": [test]}],
+        pools=[POOL | {"service": evil, "endpoints": [sick]}],
+        gate=GATE | {"waits": [evil]},
+        outlook={"text": evil},
+    )
+    rows = [{**DECISIONS["decisions"][0], "text": evil, "what": evil}]
+    admin.answer("GET", CURRENT, shown)
+    admin.answer("POST", f"{CURRENT}/pause", shown)
+    admin.answer("GET", f"{PATH}/decisions", {"release": "r-41", "decisions": rows})
+    ended = await gateway("release", verb)
+    assert ended.code == (5 if verb == "watch" else 0)
+    assert not {"\x1b", "\r", "\u202e"} & set(ended.out + ended.err)
+    assert r"\x1b[2J\r\u202e" in ended.out
 
 
 async def test_verbs_need_a_token(

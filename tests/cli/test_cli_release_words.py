@@ -73,6 +73,14 @@ def test_a_side_without_requests_has_no_rate() -> None:
     assert "errors candidate none stable 0.12 % · evidence" in said
 
 
+def test_a_release_that_waits_for_a_hand_says_for_which() -> None:
+    gate = GATE | {"held": 300.0, "waits": []}
+    baked = {"step": 4, "gate": gate, "verdict": "pass", "outlook": None}
+    manual = words.line(read(status("baking", finalize="manual", **baked)))
+    assert manual.endswith("passes: gateway release finalize r-41")
+    assert words.line(read(status("baking", **baked))).endswith(" · passes")
+
+
 def test_a_lease_is_told_of_once_half_of_it_is_over() -> None:
     lease = {"seconds": 30.0, "left": 20.0, "on_lost": "rollback", "rests": False}
     assert "lease" not in words.line(read(status(lease=lease)))
