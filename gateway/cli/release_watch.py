@@ -28,6 +28,8 @@ RECONNECT: Final = 60.0
 BACKOFF: Final = (0.5, 5.0)
 #: Seconds between a renewal that failed and the next try, at most.
 RENEW_AGAIN: Final = 1.0
+#: Seconds that one renewal may take, at most: one that hangs must leave time for others.
+RENEW_PATIENCE: Final = 5.0
 #: Seconds between renewals, at most.
 RENEW_EVERY: Final = 10.0
 
@@ -137,7 +139,7 @@ def _away(error: AdminError, known: bool) -> bool:
 
 @dataclass(slots=True)
 class Renewal:
-    """Keeps a lease of ``seconds`` until it is cancelled or the release is over."""
+    """Keeps a release's lease until it is cancelled."""
 
     client: AdminClient
     ident: str
@@ -155,14 +157,17 @@ class Renewal:
         """
         self._renewed = self.times.clock()
         every = min(self.lease.seconds / 3, RENEW_EVERY)
+        patience = max(min(every, RENEW_PATIENCE), INTERVAL)
         pause = every
         while True:
             await self.times.sleep(pause)
             try:
-                await self.client.renew_release(self.ident, patience=max(every, INTERVAL))
+                await self.client.renew_release(self.ident, patience=patience)
             except AdminError as error:
                 if error.status in {404, 409}:
-                    return  # it is over: the watch says how
+                    # Nothing to renew now; whether that is for good is for the watch to see.
+                    pause = every
+                    continue
                 self._missed(error)
                 pause = min(every, RENEW_AGAIN)
             else:

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -206,9 +205,7 @@ class OverError(Exception):
     """Ends a renewal that would go on for good."""
 
 
-async def renewals(
-    admin: FakeAdmin, seconds: float, until: float, then: Callable[[Time], None] = lambda _: None
-) -> tuple[list[float], list[str]]:
+async def renewals(admin: FakeAdmin, seconds: float, until: float) -> tuple[list[float], list[str]]:
     """Keep a lease until a moment; return when it was renewed, and what was said."""
     stage = Stage(admin)
     when: list[float] = []
@@ -216,7 +213,6 @@ async def renewals(
     def nap() -> None:
         if stage.time.now > until:
             raise OverError
-        then(stage.time)
 
     def renewed() -> dict[str, Any]:
         when.append(stage.time.now)
@@ -270,14 +266,11 @@ async def test_a_lease_that_ran_out_while_control_was_away_is_still_renewed(
     ]
 
 
-async def test_a_release_that_is_over_is_not_renewed(admin: FakeAdmin) -> None:
-    admin.problem("POST", f"{PATH}/renew", 409, "release-over")
-    stage = Stage(admin)
-    lease = models.LeaseStatus(seconds=30.0, left=30.0, on_lost="hold", rests=False)
-    async with AdminClient(stage.link, sleep=stage.time.sleep) as client:
-        await Renewal(client, "r-41", lease, stage.told.note, stage.time.times).keep()
-    assert stage.told.notes == []
-    assert len(admin.asked) == 1
+async def test_a_lease_that_cannot_be_renewed_now_is_no_reason_to_stop(admin: FakeAdmin) -> None:
+    admin.problem("POST", f"{PATH}/renew", 409, "release-paused")
+    when, notes = await renewals(admin, 30.0, until=25.0)
+    assert when == [20.0]
+    assert notes == []
 
 
 # --- what is told -------------------------------------------------------------------------------
