@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "status": Verb("gateway.cli.status", "Show services, pools and processes."),
     "traffic": Verb("gateway.cli.traffic", "Read, set or finalize the split."),
     "rollback": Verb("gateway.cli.rollback", "Send everything back to stable at once."),
+    "release": Verb("gateway.cli.release", "Start, watch, explain and steer releases."),
     "adopt": Verb("gateway.cli.adopt", "Say which color production is."),
     "pool": Verb("gateway.cli.pool", "Set, drain or isolate a service's pool."),
     "isolate": Verb("gateway.cli.isolate", "Take a color out until it is lifted."),

@@ -113,7 +113,7 @@ def fail(error: AdminError) -> NoReturn:
         for worker in problem.lagging or ():
             warn(f"  not yet confirmed by {worker}")
         for endpoint in problem.endpoints or ():
-            warn(f"  {endpoint.url} is {endpoint.health}{_last_words(endpoint.probes)}")
+            warn(f"  {endpoint.url} is {endpoint.health}{last_words(endpoint.probes)}")
     if hint := error.hint or _HINTS.get(error.kind):
         warn(f"  {hint}")
     sys.exit(exit_of(error))
@@ -126,8 +126,8 @@ _HINTS = {
 }
 
 
-def _last_words(probes: Sequence[models.Probe]) -> str:
-    """Say what an endpoint's probes last saw."""
+def last_words(probes: Sequence[models.Probe]) -> str:
+    """Say what an endpoint's failed probes last saw: ``: L2 503 … 'its body'``, or nothing."""
     parts = []
     for probe in probes:
         if not probe.ok:

@@ -1,128 +1,25 @@
 """The one client of the admin API. Answers are ``gateway.admin.models``.
 
-Every write carries an idempotency key, which its own repetitions keep: a connection that breaks
-half-way (control restarts within two seconds) is tried again without doing anything twice. An
-address that refuses the connection is not: nobody is there. Rollback needs no key, it may be
-repeated at will.
+Rollback needs no idempotency key, it may be repeated at will; how the others are made is in
+``call``.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ssl
-import uuid
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Final, Generic, Literal, Self, TypeVar
-from urllib.parse import quote, urlencode
-
-import aiohttp
-from pydantic import BaseModel, ValidationError
+from typing import Literal
+from urllib.parse import quote
 
 from gateway.admin import breaker_models, models
-from gateway.client.link import Link
+from gateway.client.call import PAUSES, WAIT_MARGIN, AdminError, Reply, query
+from gateway.client.releases import ReleaseCalls
 
-T = TypeVar("T", bound=BaseModel)
-
-#: Seconds between the tries of one call.
-PAUSES: Final = (0.2, 0.6, 1.2)
-
-CONNECT_TIMEOUT: Final = 5.0
-#: Seconds for a call that waits for workers only.
-CALL_TIMEOUT: Final = 30.0
-#: Seconds on top of the wait that a caller asked for.
-WAIT_MARGIN: Final = 15.0
-
-#: An answer beyond this is not the admin API's.
-MAX_ANSWER: Final = 32 * 1024 * 1024
-
-_URN: Final = "urn:gateway:"
+__all__ = ["PAUSES", "AdminClient", "AdminError", "Reply", "Slot"]
 
 Slot = Literal["blue", "green", "stable", "candidate"]
 
 
-class AdminError(Exception):
-    """The gateway said no, or nothing.
-
-    ``kind`` is the problem's type without its prefix (``stale-revision``), or ``unreachable``,
-    ``timeout``, ``not-a-gateway``, for which ``status`` is 0. ``problem`` is the whole answer.
-    """
-
-    def __init__(
-        self, kind: str, detail: str, *, status: int = 0, problem: models.Problem | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.status = status
-        self.problem = problem
-
-    @property
-    def field(self) -> str | None:
-        """The field at fault, where the gateway named one."""
-        return self.problem.field if self.problem else None
-
-    @property
-    def hint(self) -> str | None:
-        """What to do, where the gateway said so."""
-        return self.problem.hint if self.problem else None
-
-
-@dataclass(frozen=True, slots=True)
-class Reply(Generic[T]):
-    """An answer as a model, and as it came."""
-
-    value: T
-    raw: bytes
-
-
-class AdminClient:
+class AdminClient(ReleaseCalls):
     """One session with one gateway: ``async with AdminClient(link) as client``."""
-
-    def __init__(
-        self,
-        link: Link,
-        *,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        new_key: Callable[[], str] = lambda: str(uuid.uuid4()),
-    ) -> None:
-        self._link = link
-        self._sleep = sleep
-        self._new_key = new_key
-        self._session: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        """Open the session. Raises AdminError where the authorities' file is no good."""
-        address = self._link.address
-        connector: aiohttp.BaseConnector
-        if address.socket:
-            connector = aiohttp.UnixConnector(address.socket)
-        else:
-            connector = aiohttp.TCPConnector(ssl=self._trust())
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers={"Authorization": f"Bearer {self._link.token}", "Accept": "application/json"},
-        )
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the session."""
-        if self._session is not None:
-            await self._session.close()
-
-    def _trust(self) -> ssl.SSLContext:
-        try:
-            return ssl.create_default_context(cafile=self._link.ca)
-        except ssl.SSLError as error:
-            raise AdminError("bad-ca", f"{self._link.ca}: no PEM certificates in it") from error
-
-    # --- calls --------------------------------------------------------------------------------
 
     async def ready(self) -> Reply[models.HealthAnswer]:
         """``GET /readyz``: whether all workers serve the current snapshot."""
@@ -182,7 +79,7 @@ class AdminClient:
         self, service: str, slot: Slot, *, reason: str = ""
     ) -> Reply[models.PoolAnswer]:
         """``DELETE /v1/services/{service}/pools/{slot}``: back to the file's endpoints."""
-        path = _pool_path(service, slot) + _query(reason=reason)
+        path = _pool_path(service, slot) + query(reason=reason)
         return await self._call("DELETE", path, models.PoolAnswer)
 
     async def drain_pool(
@@ -215,7 +112,7 @@ class AdminClient:
         self, service: str, *, reason: str = ""
     ) -> Reply[models.TrafficAnswer]:
         """``DELETE /v1/services/{service}/maintenance``: the service answers again."""
-        path = f"/v1/services/{quote(service, safe='')}/maintenance" + _query(reason=reason)
+        path = f"/v1/services/{quote(service, safe='')}/maintenance" + query(reason=reason)
         return await self._call("DELETE", path, models.TrafficAnswer)
 
     async def lift(
@@ -223,8 +120,8 @@ class AdminClient:
     ) -> Reply[models.TrafficAnswer]:
         """``DELETE /v1/services/{service}/isolate``: the color may be used again."""
         path = f"/v1/services/{quote(service, safe='')}/isolate"
-        query = _query(color=slot, reason=reason)
-        return await self._call("DELETE", path + query, models.TrafficAnswer)
+        said = query(color=slot, reason=reason)
+        return await self._call("DELETE", path + said, models.TrafficAnswer)
 
     async def breakers(self) -> Reply[breaker_models.BreakersAnswer]:
         """``GET /v1/breakers``."""
@@ -246,116 +143,15 @@ class AdminClient:
 
     async def reload(self, *, reason: str = "") -> Reply[models.ReloadAnswer]:
         """``POST /v1/config/reload``."""
-        path = "/v1/config/reload" + _query(reason=reason)
+        path = "/v1/config/reload" + query(reason=reason)
         return await self._call("POST", path, models.ReloadAnswer)
 
     async def audit(self, *, limit: int, before: int | None = None) -> Reply[models.AuditPage]:
         """``GET /v1/audit``: newest first, ``limit`` rows, those before a row's id."""
-        query = _query(limit=str(limit), before="" if before is None else str(before))
-        return await self._call("GET", "/v1/audit" + query, models.AuditPage)
-
-    # --- the one call -------------------------------------------------------------------------
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        answer: type[T],
-        *,
-        body: BaseModel | None = None,
-        revision: int | None = None,
-        keyed: bool = True,
-        patience: float = CALL_TIMEOUT,
-    ) -> Reply[T]:
-        """Make one call, repeated over broken connections. Raises AdminError."""
-        headers = {}
-        data = None
-        if body is not None:
-            data = body.model_dump_json(by_alias=True, exclude_unset=True).encode()
-            headers["Content-Type"] = "application/json"
-        if revision is not None:
-            headers["If-Match"] = f'"{revision}"'
-        if method != "GET" and keyed:
-            headers["Idempotency-Key"] = self._new_key()
-        for pause in (*PAUSES, None):
-            try:
-                status, raw = await self._exchange(method, path, headers, data, patience)
-            except aiohttp.ClientConnectorError as error:
-                raise self._unreachable(error) from error
-            except aiohttp.ClientConnectionError as error:
-                if pause is None:
-                    raise self._unreachable(error) from error
-                await self._sleep(pause)
-                continue
-            except aiohttp.ClientError as error:
-                raise self._not_a_gateway(error) from error
-            return self._read(status, raw, answer)
-        raise AssertionError("the last try returns or raises")
-
-    async def _exchange(
-        self, method: str, path: str, headers: dict[str, str], data: bytes | None, patience: float
-    ) -> tuple[int, bytes]:
-        """Send one request and read its answer. Redirects are not followed: the token would be."""
-        if self._session is None:
-            raise RuntimeError("the client is used outside of its `async with`")
-        limits = aiohttp.ClientTimeout(total=patience, connect=CONNECT_TIMEOUT)
-        try:
-            async with self._session.request(
-                method,
-                self._link.address.base + path,
-                headers=headers,
-                data=data,
-                timeout=limits,
-                allow_redirects=False,
-            ) as response:
-                raw = bytearray()
-                async for piece in response.content.iter_any():
-                    raw += piece
-                    if len(raw) > MAX_ANSWER:
-                        raise self._not_a_gateway(None)
-                return response.status, bytes(raw)
-        except TimeoutError as error:
-            waited = f"no answer from {self._link.address} within {patience:g} s"
-            raise AdminError("timeout", waited) from error
-
-    def _unreachable(self, error: Exception) -> AdminError:
-        """Turn a connection's failure into words."""
-        if isinstance(error, aiohttp.ClientConnectorCertificateError):
-            why = f"its certificate is not trusted ({error.certificate_error}); see --ca"
-        elif isinstance(error, aiohttp.ClientConnectorError):
-            why = error.os_error.strerror or str(error.os_error)
-        else:
-            why = str(error) or type(error).__name__
-        return AdminError("unreachable", f"cannot reach the gateway at {self._link.address}: {why}")
-
-    def _not_a_gateway(self, error: Exception | None) -> AdminError:
-        """Say that whatever answered is not the admin API."""
-        why = f": {error}" if error is not None else ""
-        what = f"what answers at {self._link.address} is no gateway's admin API{why}"
-        return AdminError("not-a-gateway", what)
-
-    def _read(self, status: int, raw: bytes, answer: type[T]) -> Reply[T]:
-        """Turn an answer into its model, or raise the AdminError that it is."""
-        try:
-            if status >= 300:
-                problem = models.Problem.model_validate_json(raw)
-                raise AdminError(
-                    problem.type.removeprefix(_URN),
-                    problem.detail or problem.title,
-                    status=status,
-                    problem=problem,
-                )
-            return Reply(answer.model_validate_json(raw), raw)
-        except ValidationError as error:
-            raise self._not_a_gateway(None) from error
+        said = query(limit=str(limit), before="" if before is None else str(before))
+        return await self._call("GET", "/v1/audit" + said, models.AuditPage)
 
 
 def _pool_path(service: str, slot: Slot) -> str:
     """Return a pool's path. Whatever the service is called, it stays one segment."""
     return f"/v1/services/{quote(service, safe='')}/pools/{slot}"
-
-
-def _query(**parameters: str) -> str:
-    """Return a query of the parameters that are not empty, empty itself where all are."""
-    given = {name: value for name, value in parameters.items() if value}
-    return f"?{urlencode(given)}" if given else ""

@@ -27,7 +27,8 @@ class FakeAdmin:
 
     url: str = ""
     asked: list[Asked] = field(default_factory=list)
-    #: Answers by method and path; the last one of a list is given again and again.
+    #: Answers by method and path; the last one of a list is given again and again. One that can be
+    #: called is asked for the answer.
     answers: dict[tuple[str, str], list[tuple[int, object]]] = field(default_factory=dict)
     #: Connections to break before answering.
     breaks: int = 0
@@ -54,6 +55,8 @@ class FakeAdmin:
             return web.Response()
         queue = self.answers[request.method, request.path]
         status, answer = queue.pop(0) if len(queue) > 1 else queue[0]
+        if callable(answer):
+            answer = answer()
         return web.json_response(answer, status=status)
 
 

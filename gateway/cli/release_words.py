@@ -1,0 +1,342 @@
+"""A release in words: a line for a log, and what there is to say when it has ended.
+
+No I/O and no clock: what is printed where is for ``release_report`` to say.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from gateway.admin import release_models as models
+from gateway.cli.output import last_words, percent
+
+#: States that a watch does not wait in any longer.
+OVER = frozenset({"finalized", "rolled_back", "aborted", "held"})
+#: Lines about endpoints, and about scopes, that a report has at most.
+MOST = 8
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+# --- small things -------------------------------------------------------------------------------
+
+
+def clock_time(at: float) -> str:
+    """Write a moment as a time of the day, UTC: ``12:03:04Z``."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%SZ")
+
+
+def moment(at: float) -> str:
+    """Write a moment with its day, UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def span(seconds: float) -> str:
+    """Write a span to the second: ``40 s``, ``5 m``, ``1 m 30 s``, ``2 h``."""
+    if 0 < seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    whole = max(round(seconds), 0)
+    for size, unit, smaller, small_unit in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "m"),
+        (60, "m", 1, "s"),
+    ):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
+    return f"{whole} s"
+
+
+def number(value: float) -> str:
+    """Write an evidence: two digits where it is small, none after the point where it is not."""
+    if value >= 1_000_000:
+        return f"{value:.1e}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def share(rate: float | None) -> str:
+    """Write a rate of 0 to 1 as a percentage; a few failures of very many are not 0 %."""
+    if rate is None:
+        return "none"
+    return "<0.01 %" if 0 < rate < 0.00005 else percent(rate * 100)
+
+
+def milliseconds(value: float | None) -> str:
+    """Write a latency."""
+    return "none" if value is None else f"{value:.0f} ms"
+
+
+def title(release: models.ReleaseSummary) -> str:
+    """Name a release: ``release r-41 (1.9.0)``."""
+    return f"release {release.id}" + (f" ({release.version})" if release.version else "")
+
+
+def position(status: models.ReleaseStatus) -> str:
+    """Say which step a release is in, or was in when it ended: ``step 1/4 5 %``."""
+    if status.step == 0:
+        return "before its first step"
+    planned = status.plan[status.step - 1].weight if status.step <= len(status.plan) else None
+    weight = status.weight if planned is None else planned
+    return f"step {status.step}/{status.steps} {percent(weight)}"
+
+
+def _at(status: models.ReleaseStatus) -> str:
+    """Say the same after a verb: ``at step 1/4 5 %``."""
+    return f"at {position(status)}" if status.step else position(status)
+
+
+def plan(status: models.ReleaseStatus) -> str:
+    """Write the steps: ``5 % for 5 m, 20 % for 5 m or less, 100 % for 15 m``."""
+    return ", ".join(
+        f"{percent(step.weight)} for {span(step.hold)}{' or less' if step.early else ''}"
+        for step in status.plan
+    )
+
+
+# --- one line -----------------------------------------------------------------------------------
+
+
+def line(status: models.ReleaseStatus) -> str:
+    """Say in one line where a release is, what was seen, and what it waits for."""
+    parts = [_head(status), *_gate(status), *_scope(status), _opinion(status), _lease(status)]
+    return " · ".join(part for part in parts if part)
+
+
+def _head(status: models.ReleaseStatus) -> str:
+    """Say the state and the step."""
+    where = position(status)
+    words = {
+        "validating": "validating, nobody is exposed",
+        "stepping": where,
+        "baking": f"{where} baking",
+        "rolling_back": f"rolling back {_at(status)}",
+    }
+    return words.get(status.state, f"{status.state.replace('_', ' ')} {_at(status)}")
+
+
+def _gate(status: models.ReleaseStatus) -> list[str]:
+    """Say how much of the hold has run, by how many requests of how many clients."""
+    gate = status.gate
+    if gate is None or status.step == 0:
+        return []
+    requests, clients = str(gate.requests), str(gate.keys)
+    if gate.requests < gate.min_requests:
+        requests += f" of {gate.min_requests}"
+    if gate.keys < gate.min_keys:
+        clients += f" of {gate.min_keys}"
+    parts = [f"held {span(gate.held)} of {span(gate.hold)}"]
+    parts.append(f"{requests} requests, {clients} clients")
+    if not gate.probes:
+        parts.append("probes fail")
+    return parts
+
+
+def telling(status: models.ReleaseStatus) -> list[models.ScopeStatus]:
+    """Return the scopes, those first that say most against the candidate."""
+    return sorted(
+        status.scopes,
+        key=lambda scope: (scope.verdict == "fail", scope.progress, scope.scope == "*"),
+        reverse=True,
+    )
+
+
+def _scope(status: models.ReleaseStatus) -> list[str]:
+    """Say what the most telling scope has: both sides' errors and latency, the evidence."""
+    scopes = telling(status)
+    if not scopes or status.step == 0:
+        return []
+    scope = scopes[0]
+    candidate, stable = scope.candidate, scope.stable
+    name = "" if scope.scope == "*" else f"{scope.scope}: "
+    parts = [
+        f"{name}errors candidate {share(candidate.error_rate)} stable {share(stable.error_rate)}"
+    ]
+    if candidate.p95_ms is not None:
+        stable_p95 = milliseconds(stable.p95_ms)
+        parts.append(f"p95 candidate {milliseconds(candidate.p95_ms)} stable {stable_p95}")
+    parts.append(f"evidence {number(scope.evidence)} of {number(scope.threshold)}")
+    return parts
+
+
+def _opinion(status: models.ReleaseStatus) -> str:
+    """Say what the gateway makes of it, why, and when more can be expected."""
+    if status.because:
+        return because(status)
+    waits = "; ".join(status.gate.waits) if status.gate is not None else ""
+    if _needs_a_hand(status):
+        waits = waits or f"gateway release finalize {status.id}"
+    if status.state in OVER or status.state == "rolling_back":
+        return ""
+    words = {"pass": "passes", "fail": "fails", "inconclusive": "no verdict yet"}[status.verdict]
+    said = f"{words}: {waits}" if waits else words
+    ahead = outlook(status.outlook) if status.outlook is not None else ""
+    return f"{said} ({ahead})" if ahead else said
+
+
+def _needs_a_hand(status: models.ReleaseStatus) -> bool:
+    """Tell whether a release is through but for the call that finalizes it."""
+    gate = status.gate
+    manual = status.state == "baking" and status.finalize == "manual"
+    return manual and gate is not None and gate.held >= gate.hold
+
+
+def outlook(ahead: models.Outlook) -> str:
+    """Say when a verdict can be expected."""
+    if ahead.text:
+        return ahead.text
+    parts = []
+    if ahead.pass_in is not None:
+        parts.append(f"may pass in {span(ahead.pass_in)}")
+    if ahead.fail_in is not None:
+        parts.append(f"may fail in {span(ahead.fail_in)}")
+    return ", ".join(parts)
+
+
+def because(release: models.ReleaseSummary) -> str:
+    """Return why a release is held or has ended, with the trigger where that says more."""
+    if release.trigger and release.trigger not in release.because:
+        return f"{release.because} ({release.trigger})" if release.because else release.trigger
+    return release.because
+
+
+def _lease(status: models.ReleaseStatus) -> str:
+    """Say that a lease is about to run out: nobody seems to renew it."""
+    lease = status.lease
+    if lease is None or lease.rests or lease.left > lease.seconds / 2:
+        return ""
+    return f"its lease runs out in {span(lease.left)} (then {_lost(lease)})"
+
+
+def _lost(lease: models.LeaseStatus) -> str:
+    """Say what a lost lease does."""
+    return "it is rolled back" if lease.on_lost == "rollback" else "it is held"
+
+
+def fingerprint(status: models.ReleaseStatus) -> object:
+    """Return what has to differ for two pictures to be told apart: counters are left out."""
+    return (
+        (status.state, status.step, status.weight, status.verdict),
+        (status.because, status.trigger),
+        tuple((scope.scope, scope.verdict) for scope in status.scopes),
+        tuple(
+            (scope.scope, test.name, test.verdict)
+            for scope in status.scopes
+            for test in scope.tests
+        ),
+        tuple((pool.service, pool.generation, pool.health) for pool in status.pools),
+        status.gate is not None and status.gate.probes,
+        # "68 more requests" a second ago and "31 more requests" now are the same wait.
+        status.gate is not None and tuple(_NUMBER.sub("#", wait) for wait in status.gate.waits),
+        sick(status),
+    )
+
+
+# --- endpoints ----------------------------------------------------------------------------------
+
+
+def sick(status: models.ReleaseStatus) -> object:
+    """Return what has to differ for ailments to be told again: not bodies, some have the time."""
+    return tuple(
+        (endpoint.url, endpoint.health, probe.level, probe.ok, probe.status)
+        for pool in status.pools
+        for endpoint in pool.endpoints
+        for probe in endpoint.probes
+    )
+
+
+def ailments(status: models.ReleaseStatus) -> list[str]:
+    """Return a line for each endpoint of the candidate that fails: what its last probe saw."""
+    lines = [
+        f"{pool.service} {pool.color} generation {pool.generation}: {endpoint.url} is "
+        f"{endpoint.health}{last_words(endpoint.probes)}"
+        for pool in status.pools
+        for endpoint in pool.endpoints
+    ]
+    if len(lines) > MOST:
+        return [*lines[:MOST], f"and {len(lines) - MOST} endpoints more"]
+    return lines
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def success(status: models.ReleaseStatus) -> str:
+    """Say that a release is through."""
+    after = span(status.moved - status.began)
+    return f"Release {title(status)[8:]} is finalized after {after}: {', '.join(status.services)}."
+
+
+def ending(status: models.ReleaseStatus) -> list[str]:
+    """Return why a release has not gone through: reason, numbers, probes, and what is now."""
+    ended = {"held": "is held", "rolled_back": "was rolled back", "aborted": "was aborted"}
+    what = ended.get(status.state, f"is {status.state.replace('_', ' ')}")
+    after = span(status.moved - status.began)
+    lines = [f"{title(status)} {what} {_at(status)}, {after} after it began"]
+    if why := because(status):
+        lines.append(f"  because: {why}")
+    for scope in telling(status)[:MOST]:
+        lines += _numbers(scope)
+    lines += [f"  {ailment}" for ailment in ailments(status)]
+    if status.gate is not None:
+        lines += [f"  it waited for: {wait}" for wait in status.gate.waits]
+    return [*lines, f"  {_now(status)}"]
+
+
+def _numbers(scope: models.ScopeStatus) -> list[str]:
+    """Return a scope's figures, its evidence against the threshold, and what its tests say."""
+    if not scope.candidate.requests and scope.verdict != "fail":
+        return []
+    name = "all services" if scope.scope == "*" else scope.scope
+    evidence = f"    evidence against it {number(scope.evidence)}"
+    leading = f", most of it from {scope.leading}" if scope.leading else ""
+    return [
+        f"  {name}: candidate {side(scope.candidate)}; stable {side(scope.stable)}",
+        f"{evidence}, rolled back at {number(scope.threshold)}{leading}",
+        *(
+            f"    {test.name}: {test.verdict}{': ' + test.text if test.text else ''}"
+            for test in scope.tests
+            if test.verdict == "fail"
+        ),
+    ]
+
+
+def side(figures: models.SideFigures) -> str:
+    """Write one side: ``12 of 140 failed (8.57 %), 3 refused, p50 20 ms, p95 120 ms``."""
+    if not figures.requests:
+        return "had no requests"
+    parts = [f"{figures.failed} of {figures.requests} failed ({share(figures.error_rate)})"]
+    if figures.refused:
+        parts.append(f"{figures.refused} clients refused")
+    for name, value in (("p50", figures.p50_ms), ("p95", figures.p95_ms), ("p99", figures.p99_ms)):
+        if value is not None:
+            parts.append(f"{name} {milliseconds(value)}")
+    return ", ".join(parts)
+
+
+def _now(status: models.ReleaseStatus) -> str:
+    """Say where the traffic is now and who can do what."""
+    if status.state == "held":
+        verbs = " | ".join(
+            f"gateway release {verb} {status.id}" for verb in ("resume", "promote", "abort")
+        )
+        return f"the candidate keeps {percent(status.weight)} until someone decides: {verbs}"
+    if status.weight:
+        return f"the candidate has {percent(status.weight)} now"
+    return "everything is on stable now"
+
+
+def left_behind(status: models.ReleaseStatus, *, renewing: bool) -> list[str]:
+    """Say what becomes of a release that nobody watches any longer."""
+    lines = [f"{title(status)} was last seen at: {line(status)}"]
+    lease = status.lease
+    if lease is None or lease.rests:
+        lines.append("  it goes on by itself; nothing was aborted")
+    elif renewing:
+        within = span(lease.seconds)
+        lines.append(f"  its lease is no longer renewed from here: within {within} {_lost(lease)}")
+    else:
+        lines.append(f"  it goes on as long as its lease is renewed; else {_lost(lease)}")
+    lines.append(f"  look again: gateway release watch {status.id}")
+    lines.append(f"  take it back: gateway release abort {status.id}")
+    return lines

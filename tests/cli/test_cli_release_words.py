@@ -1,0 +1,186 @@
+"""A release in words: the line of a log, and the report of an end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gateway.cli import release_words as words
+from gateway.cli.release_explain import numbers
+from tests.cli.release_answers import (
+    DECISIONS,
+    FAILED_SCOPE,
+    FINALIZED,
+    GATE,
+    HELD,
+    POOL,
+    ROLLED_BACK,
+    SICK,
+    over,
+    read,
+    scope,
+    side,
+    status,
+)
+
+CANDIDATE = "candidate 12 of 140 failed (8.57 %), p95 2100 ms"
+PROBE = r"L2 503 status 503, expected 200 'boot\x1b[2Jing'"
+
+
+def test_a_line_has_step_gate_both_sides_evidence_and_what_is_waited_for() -> None:
+    assert words.line(read(status())) == (
+        "step 1/4 5 % · held 40 s of 5 m · 132 requests, 41 clients · "
+        "errors candidate 0 % stable 0.12 % · p95 candidate 120 ms stable 110 ms · "
+        "evidence 0.3 of 500 · no verdict yet: 260 s of its hold (may pass in 4 m 20 s)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (status("validating", step=0, weight=0.0), "validating, nobody is exposed · no verdict"),
+        (status("baking", step=4), "step 4/4 100 % baking · held"),
+        (status("paused"), "paused at step 1/4 5 % · held"),
+        (status("rolling_back", because="dead"), "rolling back at step 1/4 5 % · held"),
+        (HELD, "held at step 1/4 5 % · held 40 s"),
+        (FINALIZED, "finalized at step 4/4 100 % · errors"),
+        (over("aborted", step=0), "aborted before its first step"),
+    ],
+)
+def test_every_state_has_its_head(answer: dict[str, Any], expected: str) -> None:
+    assert words.line(read(answer)).startswith(expected)
+
+
+def test_what_is_short_of_its_minimum_says_how_much_is_needed() -> None:
+    gate = GATE | {"requests": 32, "keys": 2, "probes": False}
+    said = words.line(read(status(gate=gate)))
+    assert "32 of 100 requests, 2 of 5 clients · probes fail" in said
+
+
+def test_the_scope_that_says_most_is_shown_by_its_name() -> None:
+    quiet = scope(scope="website", progress=0.1)
+    loud = scope(scope="ivor", progress=0.7, evidence=77.0)
+    said = words.line(read(status(scopes=[quiet, loud])))
+    assert "ivor: errors candidate" in said
+    assert "evidence 77 of 500" in said
+    assert [each.scope for each in words.telling(read(status(scopes=[loud, scope(verdict="fail")])))
+            ] == ["*", "ivor"]  # fmt: skip
+
+
+def test_a_side_without_requests_has_no_rate() -> None:
+    said = words.line(read(status(scopes=[scope(candidate=side(0, 0, None))])))
+    assert "errors candidate none stable 0.12 % · evidence" in said
+
+
+def test_a_release_that_waits_for_a_hand_says_for_which() -> None:
+    gate = GATE | {"held": 300.0, "waits": []}
+    baked = {"step": 4, "gate": gate, "verdict": "pass", "outlook": None}
+    manual = words.line(read(status("baking", finalize="manual", **baked)))
+    assert manual.endswith("passes: gateway release finalize r-41")
+    assert words.line(read(status("baking", **baked))).endswith(" · passes")
+
+
+def test_a_lease_is_told_of_once_half_of_it_is_over() -> None:
+    lease = {"seconds": 30.0, "left": 20.0, "on_lost": "rollback", "rests": False}
+    assert "lease" not in words.line(read(status(lease=lease)))
+    said = words.line(read(status(lease=lease | {"left": 9.0})))
+    assert "its lease runs out in 9 s (then it is rolled back)" in said
+    assert "lease" not in words.line(read(status(lease=lease | {"left": 9.0, "rests": True})))
+
+
+def test_counters_and_bodies_make_no_other_picture_but_states_and_verdicts_do() -> None:
+    def marks(**changes: Any) -> object:
+        return words.fingerprint(read(status(**changes)))
+
+    before = marks()
+    assert (
+        marks(gate=GATE | {"held": 41.0, "requests": 140, "waits": ["259 s of its hold"]}) == before
+    )
+    assert marks(scopes=[scope(evidence=0.4, candidate=side(140, 0))]) == before
+    assert marks(step=2) != before
+    assert marks(verdict="pass") != before
+    assert marks(scopes=[scope(verdict="fail")]) != before
+    assert marks(gate=GATE | {"waits": ["3 clients"]}) != before
+    assert marks(because="why") != before
+    sick = [POOL | {"health": "down", "endpoints": [SICK]}]
+    other = {**SICK, "probes": [{**SICK["probes"][1], "body": "at 12:03:05"}]}
+    same = {**SICK, "probes": [SICK["probes"][1]]}
+    assert marks(pools=sick) != before
+    assert marks(pools=[{**sick[0], "endpoints": [other]}]) == marks(
+        pools=[{**sick[0], "endpoints": [same]}]
+    )
+
+
+def test_an_end_has_reason_numbers_tests_and_probes() -> None:
+    assert words.ending(read(ROLLED_BACK)) == [
+        "release r-41 (1.9.0) was rolled back at step 1/4 5 %, 47 s after it began",
+        "  because: the candidate of ivor fails more often than stable (regression)",
+        f"  all services: {CANDIDATE}; stable 3 of 2600 failed (0.12 %), p95 110 ms",
+        "    evidence against it 812, rolled back at 500, most of it from errors",
+        "    regression: fail: 12 against 3 failures",
+        f"  ivor green generation 7: http://127.0.0.1:3201 is down: {PROBE}",
+        "  everything is on stable now",
+    ]
+
+
+def test_a_held_release_says_who_can_do_what() -> None:
+    lines = words.ending(read(HELD))
+    assert lines[0].startswith("release r-41 (1.9.0) is held at step 1/4")
+    assert lines[1] == "  because: stable fails as often (error_rate)"
+    assert "  it waited for: 260 s of its hold" in lines
+    assert lines[-1] == (
+        "  the candidate keeps 5 % until someone decides: gateway release resume r-41 | "
+        "gateway release promote r-41 | gateway release abort r-41"
+    )
+
+
+def test_a_report_is_bounded() -> None:
+    endpoints = [{**SICK, "id": f"e{n}", "url": f"http://127.0.0.1:{n}"} for n in range(1, 40)]
+    scopes = [{**FAILED_SCOPE, "scope": f"s{n}"} for n in range(40)]
+    pools = [POOL | {"endpoints": endpoints}]
+    lines = words.ending(read({**ROLLED_BACK, "pools": pools, "scopes": scopes}))
+    assert len(lines) == 3 + 8 * 3 + 9
+    assert "  and 31 endpoints more" in lines
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (0.5, "500 ms"), (40.4, "40 s"), (300, "5 m"), (90, "1 m 30 s"),
+     (7200, "2 h"), (5400, "1 h 30 m"), (90_000, "1 d 1 h"), (-3, "0 s")],
+)  # fmt: skip
+def test_spans(seconds: float, expected: str) -> None:
+    assert words.span(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.3, "0.3"), (0.0123, "0.012"), (12.34, "12"), (812.4, "812"), (2.5e9, "2.5e+09")],
+)
+def test_evidences(value: float, expected: str) -> None:
+    assert words.number(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"), [(0.0, "0 %"), (0.00116, "0.12 %"), (0.00001, "<0.01 %"), (None, "none")]
+)
+def test_rates(rate: float | None, expected: str) -> None:
+    assert words.share(rate) == expected
+
+
+def test_numbers_are_laid_out_by_what_they_belong_to() -> None:
+    assert list(numbers(DECISIONS["decisions"][1]["numbers"])) == [
+        "evidence 812.4 · threshold 500 · quick yes · stable p99 none · steps 5, 20",
+        "ivor, candidate: requests 140 · failed 12",
+        "ivor, stable: failed 3",
+        "cells 1: w 0.05",
+        "cells 2: w 0.2",
+    ]
+
+
+def test_many_numbers_take_several_rows() -> None:
+    rows = list(numbers({"x": {f"a_long_name_{n}": n for n in range(12)}}))
+    assert len(rows) > 1
+    assert all(len(row) <= 110 for row in rows)
+    assert rows[0].startswith("x: a long name 0 0 · ")
+    assert rows[1].startswith("   a long name")
