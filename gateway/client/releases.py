@@ -44,9 +44,14 @@ class ReleaseCalls(Caller):
     async def steer_release(
         self, ident: str, verb: Verb, request: models.ReleaseVerb
     ) -> Reply[models.ReleaseAnswer]:
-        """``POST /v1/releases/{id}/pause``, ``resume``, ``abort`` or ``finalize``."""
+        """``POST /v1/releases/{id}/pause``, ``resume``, ``abort`` or ``finalize``.
+
+        An abort is a rollback: it may be repeated at will, and replays no old answer.
+        """
         path = f"{_path(ident)}/{verb}"
-        return await self._call("POST", path, models.ReleaseAnswer, body=request)
+        return await self._call(
+            "POST", path, models.ReleaseAnswer, body=request, keyed=verb != "abort"
+        )
 
     async def promote_release(
         self, ident: str, request: models.ReleasePromote

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.admin import breaker_models, models
+from gateway.admin import breaker_models, models, release_models
 from gateway.admin.calls import CALLS
 from gateway.client import running_demo
 from gateway.client.api import PAUSES, AdminClient, AdminError
@@ -234,8 +234,18 @@ async def test_every_call_is_one_that_the_api_has(admin: FakeAdmin) -> None:
         lambda client: client.reset_breaker("e", breaker_models.BreakerReset()),
         lambda client: client.reload(reason="r"),
         lambda client: client.audit(limit=1, before=2),
+        lambda client: client.start_release(release_models.ReleaseStart()),
+        lambda client: client.releases(limit=1, before=2),
+        lambda client: client.release("r"),
+        lambda client: client.decisions("r"),
+        lambda client: client.steer_release("r", "pause", release_models.ReleaseVerb()),
+        lambda client: client.steer_release("r", "resume", release_models.ReleaseVerb()),
+        lambda client: client.steer_release("r", "abort", release_models.ReleaseVerb()),
+        lambda client: client.steer_release("r", "finalize", release_models.ReleaseVerb()),
+        lambda client: client.promote_release("r", release_models.ReleasePromote()),
+        lambda client: client.renew_release("r"),
     ]
-    names = {"service": "s", "slot": "green", "endpoint": "e"}
+    names = {"service": "s", "slot": "green", "endpoint": "e", "id": "r"}
     paths = {(call.method, call.path.format(**names)): call for call in CALLS}
     for method, path in paths:
         admin.problem(method, path, 418, "teapot")
