@@ -275,11 +275,11 @@ def reasons(report: Report) -> None:
         "What the rules are for: healthy candidates rolled back without them",
         ("scenario", "rolled back", "share", "the design's", "as expected"),
     )
-    runs = max(20, report.healthy // 10)
-    sticky = partial(_sticky, clients=Clients(0.01, 0.5, 0.05), every=True)
+    runs = max(25, report.healthy // 4)
+    sticky = partial(_sticky, clients=Clients(0.01, 0.9, 0.05, count=1000), every=True)
     ramp = partial(_users, phases=RAMP, users=5000, totals=True)
     broken: list[tuple[str, str, Callable[[Random], bool]]] = [
-        ("every failure of a sticky client counts", "34 to 45 %", sticky),
+        ("every failure of 1,000 sticky clients counts, 5%", "34 to 45 %", sticky),
         ("the weight is the totals' share, over the ramp", "100 %", ramp),
     ]
     for name, designed, play in broken:
