@@ -284,7 +284,7 @@ def reasons(report: Report) -> None:
     ]
     for name, designed, play in broken:
         count = sum(play(source) for source in report.sources(name, runs))
-        wrong = [] if count > most(runs, 0.1) else ["not above 10 %: the scenario shows nothing"]
+        wrong = [] if count > most(runs, ALPHA) else ["not above chance: it shows nothing"]
         report.row([name, f"{count} of {runs}", f"{count / runs:.0%}", designed], wrong)
     name = "two-minute rule, 4.5 % errors, an hour at 5 %"
     runs = report.healthy
