@@ -275,16 +275,16 @@ def reasons(report: Report) -> None:
         "What the rules are for: healthy candidates rolled back without them",
         ("scenario", "rolled back", "share", "the design's", "as expected"),
     )
-    runs = max(20, report.healthy // 10)
-    sticky = partial(_sticky, clients=Clients(0.01, 0.5, 0.05), every=True)
+    runs = max(25, report.healthy // 4)
+    sticky = partial(_sticky, clients=Clients(0.01, 0.9, 0.05, count=1000), every=True)
     ramp = partial(_users, phases=RAMP, users=5000, totals=True)
     broken: list[tuple[str, str, Callable[[Random], bool]]] = [
-        ("every failure of a sticky client counts", "34 to 45 %", sticky),
+        ("every failure of 1,000 sticky clients counts, 5%", "34 to 45 %", sticky),
         ("the weight is the totals' share, over the ramp", "100 %", ramp),
     ]
     for name, designed, play in broken:
         count = sum(play(source) for source in report.sources(name, runs))
-        wrong = [] if count > most(runs, 0.1) else ["not above 10 %: the scenario shows nothing"]
+        wrong = [] if count > most(runs, ALPHA) else ["not above chance: it shows nothing"]
         report.row([name, f"{count} of {runs}", f"{count / runs:.0%}", designed], wrong)
     name = "two-minute rule, 4.5 % errors, an hour at 5 %"
     runs = report.healthy

@@ -154,8 +154,7 @@ def play_alone(source: Random, objective: Objective, rate: float, requests: int)
     played = 0
     while (gap := geometric(source, rate)) <= requests - played:
         played += gap
-        objective.passed(gap - 1)
-        objective.failure()
+        objective.counted(gap - 1, 1)
         if objective.failed >= LEAST_FAILURES and objective.evidence >= threshold(ALPHA):
             return Stop(0, played, objective.failed)
     return None

@@ -207,9 +207,13 @@ class Objective(Wealth):
 
     A bet on the rate ``t > p0`` pays ``t/p0`` for a failure and ``(1 - t)/(1 - p0)`` for a request
     that did not fail: fair at p0, and less than fair below it. (A bet on a rate below p0 would
-    grow while all is well, and take a good release back.) The requests that did not fail count
-    here, so they must not be told later than the failures among them: within one tally,
-    ``passed`` first. A p0 of 0 or 1 stands for one in a million from it.
+    grow while all is well, and take a good release back.) A p0 of 0 or 1 stands for one in a
+    million from it.
+
+    Here the requests that did not fail count too, so they come in whole tallies, and the cash that
+    a tally makes due is bet after it. To bet it between a tally's requests and its failures, or
+    just before each failure, would be to know the outcome: simulated, 1.7 % of releases at p0 were
+    taken back where 1 % is promised.
     """
 
     p0: float
@@ -223,21 +227,19 @@ class Objective(Wealth):
     def _bets(self) -> int:
         return len(_alternatives(self.p0))
 
-    def passed(self, count: int) -> None:
-        """Take ``count`` requests that did not fail."""
-        if count > 0:
-            self._take([count * passed for _, passed in _alternatives(self.p0)])
-            self.waiting += count
+    def counted(self, passed: int, failed: int) -> None:
+        """Take one tally: its requests that did not fail, and its failures, of whatever order.
 
-    def failure(self) -> None:
-        """Take one that failed."""
-        self._take([failed for failed, _ in _alternatives(self.p0)])
-        self.waiting += 1
-        self.failed += 1
-
-    def _take(self, factors: Sequence[float]) -> None:
+        Where a tally ends must not depend on what comes next: by the clock, or after a failure.
+        """
+        passed, failed = max(0, passed), max(0, failed)
+        self.logs = [
+            log + failed * won + passed * lost
+            for log, (won, lost) in zip(self.logs, _alternatives(self.p0), strict=True)
+        ]
+        self.failed += failed
+        self.waiting += passed + failed
         self._move()
-        self.logs = [log + factor for log, factor in zip(self.logs, factors, strict=True)]
 
 
 @lru_cache(maxsize=64)

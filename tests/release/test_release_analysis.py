@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 from random import Random
 
 import msgspec
@@ -86,28 +88,64 @@ def test_the_mirror_is_fair_where_the_candidate_is_exactly_that_much_worse(
 @given(p0=st.floats(0.0001, 0.99), better=st.floats(0, 1))
 def test_the_objective_is_fair_at_p0_and_never_gains_below(p0: float, better: float) -> None:
     failed, passed = Objective(p0, cash=0.0), Objective(p0, cash=0.0)
-    failed.failure()
-    passed.passed(1)
+    failed.counted(0, 1)
+    passed.counted(1, 0)
     assert p0 * failed.evidence + (1 - p0) * passed.evidence == pytest.approx(1, rel=1e-9)
     rate = p0 * better
     assert rate * failed.evidence + (1 - rate) * passed.evidence <= 1 + 1e-9
 
 
+def test_the_comparison_stays_fair_while_cash_moves() -> None:
+    weights, gaps = (0.05, 0.05, 0.2, 0.5, 0.5, 0.2, 0.9, 0.1), (3, 0, 40, 1, 200, 5, 0, 30)
+    expected = 0.0
+    for seen in product((False, True), repeat=len(weights)):
+        comparison, chance = Comparison(horizon=150), 1.0
+        for candidate, weight, gap in zip(seen, weights, gaps, strict=True):
+            comparison.requests(gap)
+            comparison.failure(candidate, weight)
+            chance *= weight if candidate else 1 - weight
+        expected += chance * comparison.evidence
+    assert expected == pytest.approx(1, rel=1e-9)
+
+
+def after_failures(seen: Sequence[bool]) -> list[Sequence[bool]]:
+    """Cut after each failure, as the simulation does."""
+    ends = [0, *(number + 1 for number, failed in enumerate(seen) if failed), len(seen)]
+    return [seen[start:end] for start, end in pairwise(ends)]
+
+
+def by_threes(seen: Sequence[bool]) -> list[Sequence[bool]]:
+    """Cut after every third request, as a clock does."""
+    return [seen[start : start + 3] for start in range(0, len(seen), 3)]
+
+
+@pytest.mark.parametrize("cut", [after_failures, by_threes])
+def test_the_objective_stays_fair_while_cash_moves(
+    cut: Callable[[Sequence[bool]], list[Sequence[bool]]],
+) -> None:
+    p0, expected = 0.05, 0.0
+    for seen in product((False, True), repeat=10):
+        objective = Objective(p0, horizon=8)
+        for tally in cut(seen):
+            objective.counted(len(tally) - sum(tally), sum(tally))
+        chance = p0 ** sum(seen) * (1 - p0) ** (len(seen) - sum(seen))
+        expected += chance * objective.evidence
+    assert expected == pytest.approx(1, rel=1e-9)
+
+
 def test_a_candidate_better_than_the_objective_is_left_alone() -> None:
     objective = Objective(0.05)
     for _ in range(200):
-        objective.passed(999)
-        objective.failure()
+        objective.counted(999, 1)
     assert objective.evidence < 1
 
 
 def test_a_late_fault_is_found_at_full_weight() -> None:
     objective = Objective(0.05, horizon=200_000)
-    objective.passed(150_000)
+    objective.counted(150_000, 0)
     failures = 0
     while objective.evidence < 100:
-        objective.passed(2)
-        objective.failure()
+        objective.counted(2, 1)
         failures += 1
         assert failures < 100
     assert failures >= LEAST_FAILURES
@@ -138,8 +176,7 @@ def test_evidence_is_a_number_that_is_never_negative(
         comparison.requests(requests)
         comparison.failure(candidate, weight)
         mirror.failure(candidate, weight)
-        objective.passed(requests)
-        objective.failure()
+        objective.counted(requests, 1)
     for evidence in (comparison.evidence, mirror.evidence, objective.evidence):
         assert 0 <= evidence < math.inf
 
@@ -156,8 +193,7 @@ def test_what_was_written_down_goes_on_as_if_nothing_had_happened(
             evidence.requests(requests)
             metrics = (evidence.errors, evidence.refusals, *evidence.slow)
             metrics[number % 4].failure(candidate, weight)
-            evidence.objective.passed(requests)
-            evidence.objective.failure()
+            evidence.objective.counted(requests, 1)
 
     take(kept, before)
     kept.requests(17)
@@ -279,8 +315,7 @@ def test_bad_settings_are_refused_with_what_was_expected() -> None:
 @pytest.mark.parametrize("p0", [0.0, 0.2, 0.95, 1.0])
 def test_any_share_is_an_objective(p0: float) -> None:
     objective = Objective(p0)
-    objective.passed(10)
-    objective.failure()
+    objective.counted(10, 1)
     assert 0 < objective.evidence < math.inf
 
 
@@ -296,7 +331,7 @@ def test_scopes_average_their_metrics_and_say_which_carries_most() -> None:
     assert evidence.counted("slow") == 3
     assert evidence.failures == 0
     evidence.errors.failure(True, 0.05)
-    evidence.objective.failure()
+    evidence.objective.counted(0, 1)
     assert evidence.failures == 2
     assert evidence.slow[0].tolerance == 1.2
     assert "slow" not in scope().metrics
