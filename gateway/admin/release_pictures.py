@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.admin import release_models as models
-from gateway.config.snapshot import BUCKETS
 from gateway.release import account
 from gateway.release.machine import RUNNING
 from gateway.release.outlook import outlook
@@ -197,9 +196,12 @@ def _scope(
         evidence=account.rounded(evidence.evidence),
         threshold=account.rounded(bound),
         progress=account.progress(evidence, bound),
-        leading=evidence.why(),
+        leading=account.leading(evidence),
         verdict=said,
-        tests=[_regression(run, judgement, name, said), *(_rule(each) for each in speaks)],
+        tests=[
+            _regression(run, judgement, name, said),
+            *(_rule(each) for each in speaks if run.running),
+        ],
         cold=part.cold if part is not None else False,
         thresholds_ms={
             each.name: round(each.seconds * 1000, 1)
@@ -221,9 +223,9 @@ def _regression(
         f"{account.rounded(judgement.bound(name)):g}, {judged} of {requests} requests compared"
     )
     speaks = True
-    if run.weight == 0:
+    if run.step < 0:
         speaks, text = False, "nobody is exposed yet"
-    elif requests and not judged and run.weight < BUCKETS:
+    elif requests and not judged:
         speaks, text = False, "a cache might have answered every request: the rules speak instead"
     elif not requests:
         speaks, text = False, "no requests yet"

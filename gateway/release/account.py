@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from gateway.release.judgement import Judgement
     from gateway.release.record import Release
 
+#: Requests of the candidate below which its share is not worth telling: counts lag behind failures.
+LEAST_SHOWN = 20
+
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -103,7 +106,7 @@ def numbers(release: Release, judgement: Judgement, shut: Gate | None) -> dict[s
         scopes[name] = {
             "evidence": rounded(evidence.evidence),
             "threshold": rounded(judgement.bound(name)),
-            "leading": evidence.why(),
+            "leading": leading(evidence),
             "failures": {
                 "candidate": evidence.errors.candidate + evidence.objective.failed,
                 "stable": evidence.errors.stable,
@@ -152,7 +155,7 @@ def in_words(release: Release, judgement: Judgement, scope: str) -> str:
         f"candidate at {release.weight / 100:g} %"
     )
     sides = known.figures.get(scope)
-    if sides is not None:
+    if sides is not None and sides.candidate.requests >= LEAST_SHOWN:
         text += f"; failed {_share(sides.candidate)}, stable's {_share(sides.stable)}"
     return text
 
@@ -161,7 +164,14 @@ def _share(figures: Figures) -> str:
     rate = figures.error_rate
     if rate is None:
         return "no requests"
-    return f"{figures.failed} of {figures.requests} ({rate * 100:.2g} %)"
+    return f"{figures.failed} of {figures.requests} ({rate * 100:.3g} %)"
+
+
+def leading(evidence: ServiceEvidence) -> str:
+    """Return the metric that carries most of a scope's evidence; empty where none has any."""
+    metrics = evidence.metrics
+    name = evidence.why()
+    return name if metrics[name] > 1.0 else ""
 
 
 def progress(evidence: ServiceEvidence, bound: float) -> float:

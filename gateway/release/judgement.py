@@ -90,7 +90,7 @@ class Known(msgspec.Struct):
     mirror: Mirror
     figures: dict[str, Sides]
     seen: StepSeen = msgspec.field(default_factory=StepSeen)
-    #: Failures at 100 % whose requests are yet to be told among the judged ones.
+    #: Failures at 100 % by scope, whose requests are yet to be told among the judged ones.
     owed: dict[str, int] = {}
     #: Failures that workers did not tell one by one, for their bounds.
     dropped: int = 0
@@ -137,26 +137,25 @@ class Judgement:
         bit = _ERROR if failed.metric == "error" else _REFUSAL
         fresh = self._first(failed.service, failed.key, bit)
         if fresh:
-            self._put(self.known.scopes[failed.service], failed)
+            self._put(failed.service, failed)
             if failed.metric == "refusal":
                 side = self.known.figures[failed.service]
                 (side.candidate if failed.candidate else side.stable).refused += 1
-            elif failed.candidate and failed.weight >= BUCKETS:
-                self.known.owed[failed.service] = self.known.owed.get(failed.service, 0) + 1
         if self._first(WHOLE, failed.key, bit):
-            self._put(self.known.scopes[WHOLE], failed)
+            self._put(WHOLE, failed)
             if failed.metric == "error":
                 self.known.mirror.failure(failed.candidate, failed.weight / BUCKETS)
         return fresh
 
-    @staticmethod
-    def _put(scope: ServiceEvidence, failed: RequestFailed) -> None:
+    def _put(self, name: str, failed: RequestFailed) -> None:
+        scope = self.known.scopes[name]
         if failed.metric == "refusal":
             scope.refusals.failure(failed.candidate, failed.weight / BUCKETS)
         elif failed.weight < BUCKETS:
             scope.errors.failure(failed.candidate, failed.weight / BUCKETS)
         elif failed.candidate:
-            scope.objective.failure()
+            # Nothing to compare with: it is counted against the objective with its tally.
+            self.known.owed[name] = self.known.owed.get(name, 0) + 1
 
     def _slow(self, failed: RequestFailed, part: Part) -> bool:
         fresh = False
@@ -191,7 +190,7 @@ class Judgement:
         """Take what a worker has counted."""
         if message.release != self.known.release:
             return
-        judged = 0
+        judged, alone = 0, {WHOLE: 0}
         for row in message.rows:
             if row.service not in self._parts:
                 continue
@@ -200,22 +199,27 @@ class Judgement:
             self.rules.count(
                 now, row.service, row.candidate, row.requests, row.failed, row.timed, row.slow
             )
-            self._judged(self.known.scopes[row.service], row.service, row)
+            self.known.scopes[row.service].requests(row.judged)
             judged += row.judged
             if row.candidate and row.weight > 0:
                 self._step(row)
+            if row.candidate and row.weight >= BUCKETS:
+                alone[row.service] = alone.get(row.service, 0) + row.judged
+                alone[WHOLE] += row.judged
         self.known.scopes[WHOLE].requests(judged)
+        for name, count in alone.items():
+            self._alone(name, count)
 
-    def _judged(self, scope: ServiceEvidence, name: str, row: Counted) -> None:
-        scope.requests(row.judged)
-        if not (row.candidate and row.weight >= BUCKETS):
-            return
-        # A failure was told before the count that its request is in.
+    def _alone(self, name: str, judged: int) -> None:
+        """Hold a tally of the candidate at 100 % against the objective.
+
+        A failure was told before the count that its request is in.
+        """
         owed = self.known.owed.get(name, 0)
-        failed = min(owed, row.judged)
-        self.known.owed[name] = owed - failed
-        scope.objective.passed(row.judged - failed)
-        self.known.scopes[WHOLE].objective.passed(row.judged - failed)
+        failed = min(owed, judged)
+        if judged:
+            self.known.owed[name] = owed - failed
+            self.known.scopes[name].objective.counted(judged - failed, failed)
 
     def _step(self, row: Counted) -> None:
         seen = self.known.seen

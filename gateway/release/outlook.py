@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Metrics that a scope's evidence is the average of: one alone has to reach so many times more.
 _METRICS = 4
+#: Seconds of a step after which its own rate is worth something.
+_SETTLED = 2.0
 #: Seconds beyond which nobody waits.
 _NEVER = 86_400.0
 
@@ -31,8 +33,7 @@ class Outlook(msgspec.Struct, frozen=True):
 
 def outlook(release: Release, judgement: Judgement, gate: Gate, now: float) -> Outlook:
     """Return what can be expected of the step in force."""
-    rates = [_rates(judgement, part.service, now) for part in release.parts]
-    candidate = sum(rate for rate, _ in rates)
+    candidate = _of_step(release, judgement, gate, now)
     fails = _fail_in(release, judgement, now)
     lacking = max(0, release.plan.min_requests - gate.requests)
     passes: float | None = max(0.0, gate.hold - gate.held)
@@ -51,6 +52,13 @@ def outlook(release: Release, judgement: Judgement, gate: Gate, now: float) -> O
     if fails is not None:
         words.append(f"at these failures it is rolled back in about {fails:.0f} s")
     return Outlook(passes, fails, "; ".join(words))
+
+
+def _of_step(release: Release, judgement: Judgement, gate: Gate, now: float) -> float:
+    """Return the candidate's requests a second: this step's, once that can be told."""
+    if gate.held >= _SETTLED:
+        return gate.requests / gate.held
+    return sum(_rates(judgement, part.service, now)[0] for part in release.parts)
 
 
 def _rates(judgement: Judgement, service: str, now: float) -> tuple[float, float]:
