@@ -77,7 +77,7 @@ def test_a_release_that_waits_for_a_hand_says_for_which() -> None:
     gate = GATE | {"held": 300.0, "waits": []}
     baked = {"step": 4, "gate": gate, "verdict": "pass", "outlook": None}
     manual = words.line(read(status("baking", finalize="manual", **baked)))
-    assert manual.endswith("passes: gateway release finalize r-41")
+    assert manual.endswith("well so far: gateway release finalize r-41")
     assert words.line(read(status("baking", **baked))).endswith(" · passes")
 
 
