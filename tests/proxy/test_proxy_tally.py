@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.channel.histogram import bucket_of
 from gateway.channel.messages import Counted, Failures, RequestFailed, Tally
@@ -871,6 +873,43 @@ def test_slow_keys_have_a_bound_of_their_own() -> None:
     line.fails(tally.MAX_TOLD + 1, 500)
     line.turn()
     assert [one.metric for one in line.failures()[0].failures] == ["error"]
+
+
+@given(st.lists(st.sampled_from(["ok", "bad", "turn", "wheel", "away", "back"]), max_size=60))
+def test_whatever_becomes_of_control_all_is_told_once(steps: list[str]) -> None:
+    line = Line()
+    requests = failed = 0
+    now = 100.0
+    for step in steps:
+        now += 0.3
+        if step in {"ok", "bad"}:
+            requests += 1
+            failed += step == "bad"
+            line.fails(requests, 500 if step == "bad" else 200)
+        elif step == "turn":
+            line.turn()
+        elif step == "wheel":
+            line.tallies.turn(now)
+        else:
+            line.away = step == "away"
+    line.away = False
+    line.turn()
+    line.tallies.turn(now + 1.0)
+    assert sum(row.requests for row in line.rows()) == requests
+    assert sum(row.failed for row in line.rows()) == failed
+    keys = [one.key for message in line.failures() for one in message.failures]
+    assert len(keys) == len(set(keys)) == failed
+    assert sorted(key for row in line.rows() for key in row.keys) == list(range(1, requests + 1))
+    assert not any(message.dropped for message in line.failures())
+
+
+def test_more_thresholds_than_there_are_bits_are_not_looked_at() -> None:
+    line = Line()
+    thresholds = tuple(0.001 * (1 + number) for number in range(100))
+    line.tallies.serve("r-1", ["web"], (Watch(service="web", thresholds=thresholds),))
+    line.fails(1, 200)
+    line.turn()
+    assert line.failures()[0].failures[0].slower == 2**tally.MAX_THRESHOLDS - 1
 
 
 def test_they_say_what_they_have() -> None:
