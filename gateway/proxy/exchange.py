@@ -2009,7 +2009,7 @@ class Exchange:
         """Tell whether it is the backend, and not the client, who took all of the time."""
         if self._heard == 0:
             return attempt.connection is None or attempt.request_sent
-        return not attempt._over and not self.downstream.full
+        return not self.downstream.full
 
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
