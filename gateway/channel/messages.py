@@ -70,8 +70,10 @@ class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     ``weight`` (hundredths of a percent) is the one in force when the request was assigned, ``key``
     the cohort key's hash as a number, ``at`` seconds since the epoch. ``kind`` is the failure's
-    name or the status. ``slower`` is a bit for each of the service's watched thresholds that the
-    request was slower than and its key had not been told of yet (metric ``slow`` only).
+    name or the status. ``slower`` is a bit for each of the service's watched thresholds (1 << i for
+    ``thresholds[i]``) that the request was slower than and its key had not been told of yet (metric
+    ``slow`` only). A worker tells of a key once a metric and a threshold; another worker may tell
+    of the same key again.
     """
 
     service: str
@@ -93,14 +95,15 @@ class Failures(msgspec.Struct, frozen=True, kw_only=True, tag="failures"):
 
     release: str
     failures: tuple[RequestFailed, ...]
-    #: Failures not told one by one since the bound on a batch was reached.
+    #: Failures not told one by one since a bound (on what waits, on keys remembered) was reached.
     dropped: int = 0
 
 
 class Counted(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Requests of one service, side and weight that a backend was asked for, since the last time.
 
-    Overrides, probes, the gateway's own refusals and clients that left are not among them.
+    Side and outcome are the first attempt's. Overrides, probes, a backend's 429s, the gateway's own
+    refusals, copies and clients that left are not among them.
     """
 
     service: str
@@ -114,10 +117,10 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     #: slower than the service's watched objective.
     timed: int
     slow: int
-    #: Those that the two sides are compared by: no cache might have answered them, and their key
-    #: has not failed before.
+    #: Those that the two sides are compared by: they have a key, it had not failed before (to this
+    #: worker's knowledge), the assigned side was asked, and no cache might have answered.
     judged: int
-    #: Hashed cohort keys of the candidate that were not told before.
+    #: Hashed cohort keys of the candidate that this worker has not told before.
     keys: tuple[int, ...] = ()
     #: Seconds to the response head: how many, by bucket of ``gateway.channel.histogram``.
     histogram: tuple[tuple[int, int], ...] = ()

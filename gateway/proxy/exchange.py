@@ -35,7 +35,7 @@ from gateway.proxy.errors import KINDS, Failure, Source, status_of
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
-from gateway.proxy.tally import ASSET, CACHED, REFUSALS, STRAY, UNTIMED
+from gateway.proxy.tally import ASSET, CACHED, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
 from gateway.proxy.wheel import NEVER
@@ -1604,13 +1604,19 @@ class Exchange:
             attempt.abandon()
             return
         assignment = self._assignment
-        override: cython.bint = assignment is not None and assignment.override
+        weight: cython.int = 0
+        key: bytes = b""
+        override: cython.bint = False
+        if assignment is not None:
+            weight = assignment.weight
+            key = assignment.key
+            override = assignment.override
         self._answered_at = self.core.clock()
         self._status = 101
         if attempt._first:
             self._heard = 101
         # Now: it may stay open for hours.
-        self._tell_tally(assignment)
+        self._tell_tally(weight, key, override)
         tunnel = Tunnel(
             self.core,
             self,
@@ -2003,7 +2009,7 @@ class Exchange:
         """Tell whether it is the backend, and not the client, who took all of the time."""
         if self._heard == 0:
             return attempt.connection is None or attempt.request_sent
-        return not attempt._over and not self.downstream.full
+        return not self.downstream.full
 
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
@@ -2039,6 +2045,9 @@ class Exchange:
         assignment = self._assignment
         recorder = self.core.recorder
         row: cython.Py_ssize_t = 0
+        weight: cython.int = 0
+        key: bytes = b""
+        override: cython.bint = False
         if self._recorded:
             return True
         self._recorded = True
@@ -2046,6 +2055,10 @@ class Exchange:
             row = view.row
             if self._entered:
                 recorder.leave(row)
+        if assignment is not None:
+            weight = assignment.weight
+            key = assignment.key
+            override = assignment.override
         recorder.record(
             Outcome(
                 self.head,
@@ -2069,9 +2082,9 @@ class Exchange:
                 self._endpoint,
                 self._request_id,
                 self._trace,
-                0 if assignment is None else assignment.weight,
-                b"" if assignment is None else assignment.key,
-                assignment is not None and assignment.override,
+                weight,
+                key,
+                override,
                 self._first,
                 self._error,
                 self._served_by,
@@ -2079,7 +2092,7 @@ class Exchange:
             )
         )
         if self._heard != 0:
-            self._tell_tally(assignment)
+            self._tell_tally(weight, key, override)
         # No cycle is left behind: what is over is freed at once, without the collector.
         self._attempt = None
         self._failure = None
@@ -2095,28 +2108,21 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _tell_tally(self, assignment: Assignment | None) -> cython.bint:
+    def _tell_tally(self, weight: cython.int, key: bytes, override: cython.bint) -> cython.bint:
         """Have the first attempt counted, once, where it says anything of its side."""
         view = self._view
         tally = view.tally
         heard: cython.int = self._heard
         flags: cython.int = self._apart
-        weight: cython.int = 0
-        key: bytes = b""
         self._heard = 0
         # 429: a limit was met, which whoever has more of the traffic meets more often.
-        if tally is None or heard in {0, 429}:
+        if tally is None or override or heard in {0, 429}:
             return True
         if self._error and self._error in _CLIENTS_OWN:
             return True
-        if assignment is not None:
-            if assignment.override:
-                return True
-            weight = assignment.weight
-            key = assignment.key
         if view.caches and (self.to_head or self._method == b"GET"):
             flags |= _CACHED
-        if view.assets is not None and heard in REFUSALS and view.assets.matches(self._path):
+        if heard >= 400 and view.assets is not None and view.assets.matches(self._path):
             flags |= _ASSET
         tally.ended(
             self._asked,

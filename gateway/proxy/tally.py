@@ -39,6 +39,8 @@ MAX_WAITING = 4096
 #: that are told of, per service. A key is 16 octets.
 MAX_TOLD = 65_536
 MAX_KEYS = 1024
+#: Thresholds of a service that are looked at: bits of a number.
+MAX_THRESHOLDS = 32
 
 #: Of a request, as bits: a cache might have answered it; another side than the assigned one was
 #: asked; its time to the head says nothing; its path is an asset's.
@@ -153,7 +155,7 @@ class ServiceTally:
     @cython.exceptval(check=True)
     def _watch(self, watch: Watch | None) -> cython.bint:
         """Look at these latencies from now on."""
-        self._thresholds = () if watch is None else watch.thresholds
+        self._thresholds = () if watch is None else watch.thresholds[:MAX_THRESHOLDS]
         self._first = self._thresholds[0] if self._thresholds else 0.0
         self._objective = 2.0 if watch is None else watch.objective
         self._cold_until = 0.0 if watch is None else watch.cold_until

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.channel.histogram import bucket_of
 from gateway.channel.messages import Counted, Failures, RequestFailed, Tally
@@ -129,7 +131,7 @@ def test_a_key_is_told_once_and_stables_never(rig: Rig) -> None:
     rig.backend().ok()
     assert row(rig).keys == ()
     split(rig, weight=1)
-    rig.client.get()
+    rig.connect("192.0.2.3").get()
     rig.backend().ok()
     stable = row(rig)
     assert (stable.color, stable.candidate, stable.weight) == ("blue", False, 1)
@@ -310,6 +312,22 @@ def test_what_stable_does_wrong_in_a_rescue_is_not_the_candidates_nor_counted(ri
     rig.over()
 
 
+@pytest.mark.parametrize("then", ["reset", "total-timeout"])
+def test_what_becomes_of_the_second_attempt_changes_nothing(rig: Rig, then: str) -> None:
+    split(rig, rescue=RESCUE, timeouts=Timeouts(first_byte=50.0, total=5.0))
+    rig.client.get()
+    rig.backend().answers(b"nonsense\r\n\r\n")
+    stable = rig.accept()
+    if then == "reset":
+        stable.resets()
+    else:
+        rig.advance(5.3)
+    assert kinds(rig) == [("error", "bad-answer")]
+    only = row(rig)
+    assert (only.failed, only.timed) == (1, 0)
+    rig.over()
+
+
 def test_an_asset_that_the_other_color_has_is_no_refusal(rig: Rig) -> None:
     split(rig, what=topology(number=2, assets=("/assets/*",)))
     rig.client.get("/assets/a.css")
@@ -319,6 +337,7 @@ def test_an_asset_that_the_other_color_has_is_no_refusal(rig: Rig) -> None:
     assert (only.color, only.requests, only.failed, only.judged) == ("green", 1, 0, 1)
     rig.client.get("/assets/b.css")
     rig.backend().ok(status=403)
+    assert kinds(rig) == []
     rig.client.get("/other")
     rig.backend().ok(status=404)
     assert kinds(rig) == [("refusal", "404")]
@@ -463,18 +482,35 @@ def test_maintenance_is_left_out(rig: Rig) -> None:
     rig.over([503])
 
 
-@pytest.mark.parametrize("rescue", [Rescue(), RESCUE])
-def test_an_open_breaker_is_no_backends_answer(rig: Rig, rescue: Rescue) -> None:
-    split(rig, rescue=rescue, breaker=Breaker(failures=1), slow_start=0.0)
+def test_an_open_breaker_is_no_backends_answer(rig: Rig) -> None:
+    split(rig, breaker=Breaker(failures=1), slow_start=0.0)
     rig.client.get()
     rig.refuses()
-    if rescue.methods:
-        rig.accept().ok()
+    assert kinds(rig) == [("error", "connect")]
     assert row(rig).failed == 1
-    failures(rig)
     rig.client.get()
-    if rescue.methods:
-        rig.backend().ok(status=500)
+    assert rig.client.answers()[-1].field(b"x-gateway-error") == b"breaker-open"
+    nothing(rig)
+    rig.over([502, 503])
+
+
+@pytest.mark.parametrize("how", ["200", "500", "reset", "total-timeout"])
+def test_stable_in_place_of_an_open_breaker_is_nobodys_first_attempt(rig: Rig, how: str) -> None:
+    breaker, timeouts = Breaker(failures=1), Timeouts(first_byte=50.0, total=5.0)
+    split(rig, rescue=RESCUE, breaker=breaker, slow_start=0.0, timeouts=timeouts)
+    rig.client.get()
+    rig.refuses()
+    rig.accept().ok()
+    assert kinds(rig) == [("error", "connect")]
+    assert row(rig).failed == 1
+    rig.connect("192.0.2.2").get()
+    if how == "reset":
+        rig.backend().resets()
+        rig.accept().resets()
+    elif how == "total-timeout":
+        rig.advance(5.3)
+    else:
+        rig.backend().ok(status=int(how))
     nothing(rig)
     rig.over()
 
@@ -488,6 +524,26 @@ def test_where_the_other_side_was_asked_the_request_is_only_counted(rig: Rig) ->
     assert (only.judged, only.keys) == (0, ())
     assert failures(rig) == []
     rig.over([500])
+
+
+def test_stables_clients_on_the_candidate_are_none_of_its_own(rig: Rig) -> None:
+    pools = [pool("web", "green", endpoint(1, color="green"))]
+    split(rig, 1, what=topology(number=2, pools=pools))
+    rig.client.get()
+    rig.backend().ok(status=500)
+    only = row(rig)
+    assert (only.color, only.candidate, only.requests, only.failed) == ("green", True, 1, 1)
+    assert (only.judged, only.keys) == (0, ())
+    assert failures(rig) == []
+    rig.over([500])
+
+
+def test_a_connection_that_our_own_end_gave_up_is_left_out(rig: Rig) -> None:
+    split(rig)
+    rig.client.get()
+    rig.refuses(Failure("draining"))
+    nothing(rig)
+    rig.over([503])
 
 
 # --- caches -------------------------------------------------------------------------------------
@@ -871,6 +927,43 @@ def test_slow_keys_have_a_bound_of_their_own() -> None:
     line.fails(tally.MAX_TOLD + 1, 500)
     line.turn()
     assert [one.metric for one in line.failures()[0].failures] == ["error"]
+
+
+@given(st.lists(st.sampled_from(["ok", "bad", "turn", "wheel", "away", "back"]), max_size=60))
+def test_whatever_becomes_of_control_all_is_told_once(steps: list[str]) -> None:
+    line = Line()
+    requests = failed = 0
+    now = 100.0
+    for step in steps:
+        now += 0.3
+        if step in {"ok", "bad"}:
+            requests += 1
+            failed += step == "bad"
+            line.fails(requests, 500 if step == "bad" else 200)
+        elif step == "turn":
+            line.turn()
+        elif step == "wheel":
+            line.tallies.turn(now)
+        else:
+            line.away = step == "away"
+    line.away = False
+    line.turn()
+    line.tallies.turn(now + 1.0)
+    assert sum(row.requests for row in line.rows()) == requests
+    assert sum(row.failed for row in line.rows()) == failed
+    keys = [one.key for message in line.failures() for one in message.failures]
+    assert len(keys) == len(set(keys)) == failed
+    assert sorted(key for row in line.rows() for key in row.keys) == list(range(1, requests + 1))
+    assert not any(message.dropped for message in line.failures())
+
+
+def test_more_thresholds_than_there_are_bits_are_not_looked_at() -> None:
+    line = Line()
+    thresholds = tuple(0.001 * (1 + number) for number in range(100))
+    line.tallies.serve("r-1", ["web"], (Watch(service="web", thresholds=thresholds),))
+    line.fails(1, 200)
+    line.turn()
+    assert line.failures()[0].failures[0].slower == 2**tally.MAX_THRESHOLDS - 1
 
 
 def test_they_say_what_they_have() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from gateway.board import layout
-from gateway.config.snapshot import Timeouts
-from tests.support.rig import Backend, Rig, service, topology
+from gateway.config.snapshot import Cohort, ServiceTraffic, Timeouts
+from gateway.policy.override import mint
+from tests.support.rig import EPOCH, Backend, Rig, service, topology, traffic
+
+SECRET = b"0123456789abcdef0123456789abcdef"
 
 ASK = (
     b"GET /chat HTTP/1.1\r\nHost: a.example\r\nConnection: keep-alive, Upgrade\r\n"
@@ -49,6 +52,26 @@ def test_a_tunnel_carries_octets_both_ways(rig: Rig) -> None:
     assert rig.client.closed
     line = rig.log[0]
     assert (line["received"], line["sent"], line["color"]) == (7, 4, "blue")
+    rig.over([101])
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+def test_a_tunnel_knows_where_it_goes_and_why(rig: Rig, by_token: bool) -> None:
+    weight = 0 if by_token else 10_000
+    rig.serve(
+        topology(number=2, cohort=Cohort(secret=SECRET)),
+        traffic(ServiceTraffic(service="web", stable="blue", weight=weight), release="r-1"),
+    )
+    fields = ""
+    if by_token:
+        until = int(EPOCH) + 60
+        token = mint(SECRET, host="a.example", release="r-1", side="candidate", expires=until)
+        fields = f"gw_override: {token}\r\n"
+    rig.client.get(fields=f"Connection: Upgrade\r\nUpgrade: websocket\r\n{fields}")
+    rig.backend().answers(SWITCH)
+    (tunnel,) = rig.core.tunnels
+    assert (tunnel.service, tunnel.green, tunnel.override) == ("web", True, by_token)
+    assert tunnel.opened == rig.core.wheel.now
     rig.over([101])
 
 
