@@ -168,7 +168,8 @@ def _opinion(status: models.ReleaseStatus) -> str:
         waits = waits or f"gateway release finalize {status.id}"
     if status.state in OVER or status.state == "rolling_back":
         return ""
-    words = {"pass": "well so far", "fail": "fails", "inconclusive": "no verdict yet"}[status.verdict]
+    passes = "well so far" if waits else "passes"
+    words = {"pass": passes, "fail": "fails", "inconclusive": "no verdict yet"}[status.verdict]
     said = f"{words}: {waits}" if waits else words
     ahead = outlook(status.outlook) if status.outlook is not None else ""
     return f"{said} ({ahead})" if ahead else said
