@@ -1,8 +1,10 @@
 """The last snapshot as a file: what a worker serves from when it starts without control.
 
 Control writes it on every change, a worker reads it once. It holds one ``Apply`` with both parts
-as msgpack. It belongs to one run of the supervisor (the boot is in its name), so it needs to
-survive processes, not power: it is renamed into place, never synced.
+as msgpack; a move of traffic alone goes into a small file beside it (``.traffic``), for the
+topology may be megabytes and nothing that moves traffic must wait for their writing. It belongs to
+one run of the supervisor (the boot is in its name), so it needs to survive processes, not power:
+it is renamed into place, never synced.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ from gateway.channel.messages import Apply
 
 #: Octets of a file that is still taken for a snapshot.
 MAX_OCTETS = 64 * 1024 * 1024
+
+#: What a move's file is called beside the snapshot's.
+MOVED = ".traffic"
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Apply)
@@ -32,6 +37,20 @@ def write(path: str, snapshot: Apply) -> None:
     """
     if snapshot.topology is None or snapshot.traffic is None:
         raise ValueError("a snapshot file holds both parts, topology and traffic")
+    _put(path, snapshot)
+
+
+def move(path: str, snapshot: Apply) -> None:
+    """Put another traffic beside the file at ``path``; raises as ``write``.
+
+    What ``write`` puts in place later has a higher number, which voids it.
+    """
+    if snapshot.topology is not None or snapshot.traffic is None:
+        raise ValueError("a move holds traffic alone")
+    _put(path + MOVED, snapshot)
+
+
+def _put(path: str, snapshot: Apply) -> None:
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     # It may hold the secret that signs testers' overrides: the owner's alone.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -45,10 +64,22 @@ def write(path: str, snapshot: Apply) -> None:
 
 
 def read(path: str) -> Apply | None:
-    """Return the snapshot at ``path``, None where there is no file.
+    """Return the snapshot at ``path``, as last moved; None where there is no file.
 
     Raises SnapshotFileError where there is one and it is of no use.
     """
+    snapshot = _read(path)
+    if snapshot is None:
+        return None
+    if snapshot.topology is None or snapshot.traffic is None:
+        raise SnapshotFileError(f"{path}: a part is missing")
+    moved = _read(path + MOVED)
+    if moved is None or moved.traffic is None or moved.number <= snapshot.number:
+        return snapshot
+    return msgspec.structs.replace(snapshot, number=moved.number, traffic=moved.traffic)
+
+
+def _read(path: str) -> Apply | None:
     try:
         with Path(path).open("rb") as file:
             content = file.read(MAX_OCTETS + 1)
@@ -59,9 +90,6 @@ def read(path: str) -> Apply | None:
     if len(content) > MAX_OCTETS:
         raise SnapshotFileError(f"{path}: longer than {MAX_OCTETS} octets")
     try:
-        snapshot = _decoder.decode(content)
+        return _decoder.decode(content)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise SnapshotFileError(f"{path}: not a snapshot: {error}") from error
-    if snapshot.topology is None or snapshot.traffic is None:
-        raise SnapshotFileError(f"{path}: a part is missing")
-    return snapshot

@@ -171,7 +171,10 @@ class Hub:
         for link in self._links:
             if link.hello is not None:
                 link.send(frame)
-        self._write_file()
+        if topology is None:
+            self._write_move()
+        else:
+            self._write_file()
         return self.number
 
     async def acknowledged(self, number: int, *, began: float, bound: float = BOUND) -> Applied:
@@ -232,6 +235,12 @@ class Hub:
         except OSError:
             # Workers that run have the snapshot; only one that starts without control lacks it.
             log.exception("the snapshot file %s cannot be written", self._file)
+
+    def _write_move(self) -> None:
+        try:
+            snapshotfile.move(self._file, Apply(number=self.number, traffic=self.traffic))
+        except OSError:
+            log.exception("the move of traffic cannot be written beside %s", self._file)
 
     def publish(self, names: dict[str, tuple[str, ...]]) -> None:
         """Tell every worker, now and when it connects, what host names resolve to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +58,19 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
 
 
 def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
+    """Return when a snapshot's file was written last, or a move beside it."""
+    times = [0.0]
+    for each in (path, Path(f"{path}{snapshotfile.MOVED}")):
+        with contextlib.suppress(OSError):
+            times.append(each.stat().st_mtime)
+    return max(times)
 
 
 def forget_other_boots(path: str) -> None:
     """Remove snapshot files that belong to supervisors before this one."""
     own = Path(path)
     for each in own.parent.glob("snapshot-*.bin*"):
-        if each.name != own.name:
+        if not each.name.startswith(own.name):
             each.unlink(missing_ok=True)
 
 

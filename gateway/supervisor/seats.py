@@ -24,7 +24,7 @@ CONTROL_CHANNEL: Final = "control.sock"
 
 #: What control leaves for workers that start without it (``ChildSpec.snapshot_file``). That of
 #: an earlier run is control's to remove: it learns from it what taken-over workers serve.
-SNAPSHOTS: Final = "snapshot-*.bin"
+SNAPSHOTS: Final = "snapshot-*.bin*"
 
 #: In seconds. Starts and heartbeats are compared, so both are converted in one way.
 NANOSECOND: Final = 1e-9

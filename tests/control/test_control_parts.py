@@ -135,6 +135,33 @@ def test_what_is_no_snapshot_file_is_that_error(tmp_path: Path, content: bytes) 
         snapshotfile.read(str(path))
 
 
+def test_a_move_beside_a_snapshot_file_counts_until_the_next_snapshot(tmp_path: Path) -> None:
+    path = str(tmp_path / "snapshot-b.bin")
+    first = Apply(number=9, topology=topology(), traffic=Traffic(revision=4))
+    snapshotfile.write(path, first)
+    snapshotfile.move(path, Apply(number=10, traffic=Traffic(revision=5, salt=b"s")))
+    moved = snapshotfile.read(path)
+    assert moved is not None
+    assert (moved.number, moved.topology) == (10, first.topology)
+    assert moved.traffic == Traffic(revision=5, salt=b"s")
+    assert Path(f"{path}.traffic").stat().st_mode & 0o777 == 0o600
+    later = Apply(number=11, topology=topology(), traffic=Traffic(revision=6))
+    snapshotfile.write(path, later)
+    assert snapshotfile.read(path) == later
+    with pytest.raises(ValueError, match="traffic alone"):
+        snapshotfile.move(path, later)
+
+
+def test_a_move_without_its_snapshot_is_none(tmp_path: Path) -> None:
+    path = str(tmp_path / "snapshot-b.bin")
+    snapshotfile.move(path, Apply(number=10, traffic=Traffic(revision=5)))
+    assert snapshotfile.read(path) is None
+    snapshotfile.write(path, Apply(number=1, topology=topology(), traffic=Traffic(revision=1)))
+    Path(f"{path}.traffic").write_bytes(b"\xc1")
+    with pytest.raises(snapshotfile.SnapshotFileError):
+        snapshotfile.read(path)
+
+
 def test_half_a_snapshot_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="both parts"):
         snapshotfile.write(str(tmp_path / "x"), Apply(number=1, topology=topology()))
