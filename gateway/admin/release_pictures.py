@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.admin import release_models as models
+from gateway.observe.exposition import ReleaseView
 from gateway.release import account
 from gateway.release.machine import RUNNING
 from gateway.release.outlook import outlook
@@ -61,6 +62,30 @@ class ReleasePictures:
             forward_only=run.plan.forward_only,
             finalize=run.plan.finalize,
             alpha=run.alpha,
+        )
+
+    def metrics(self, run: Release | None) -> ReleaseView:
+        """Return what ``/metrics`` says of releases."""
+        rollbacks = tuple(self._releases.rollbacks.items())
+        if run is None:
+            return ReleaseView(rollbacks=rollbacks)
+        judgement = self._releases.judgement
+        if run.over or judgement is None or judgement.known.release != run.id:
+            return ReleaseView(state=run.state, rollbacks=rollbacks)
+        known = judgement.known
+        return ReleaseView(
+            state=run.state,
+            step=run.step + 1 if run.running else 0,
+            scopes=tuple(
+                (name, scope.evidence, judgement.bound(name))
+                for name, scope in known.scopes.items()
+            ),
+            sides=tuple(
+                (service, role, side.requests, side.failed)
+                for service, sides in known.figures.items()
+                for role, side in (("candidate", sides.candidate), ("stable", sides.stable))
+            ),
+            rollbacks=rollbacks,
         )
 
     def _scopes(

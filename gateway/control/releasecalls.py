@@ -191,6 +191,11 @@ class ReleaseCalls:
         why = Why(because=_said(caller, "taken back"), trigger="manual", by_hand=True)
         return await self._releases.roll_back(caller, run, why, force=force)
 
+    def snapped_back(self, written: Written) -> None:
+        """Count a rollback by hand that had no release to take back."""
+        if written.changed and written.touched:
+            self._releases.rolled_back("manual")
+
     async def finalize(self, caller: Caller, name: str) -> Written:
         """Swap the roles now: the candidate carries everything and becomes stable."""
 
