@@ -70,14 +70,14 @@ def test_the_worked_example_is_there() -> None:
 def test_the_bounds_are_the_programs() -> None:
     defaults = Releases()
     for text in (
-        f"`min_requests` requests ({defaults.min_requests}) of `min_keys` different clients "
-        f"({defaults.min_keys})",
+        f"`min_requests` requests ({defaults.min_requests}) of",
+        f"`min_keys` different clients ({defaults.min_keys})",
         f"fewer than {LEAST_TIMED} timed answers",
         f"the candidate's first {releasewalk.COLD:g} s of traffic",
         f"stable gets {triggers.CONFIRM:g} s to show",
         f"so for {triggers.GRACE:g} s after stable is well again",
-        f"fewer than {windows.ENOUGH} requests stretches back to the last {windows.ENOUGH}, "
-        f"up to {windows.LONGEST // 60} min",
+        f"fewer than {windows.ENOUGH} requests stretches back to the last {windows.ENOUGH}",
+        f"the last {windows.ENOUGH}, up to {windows.LONGEST // 60} min",
         f"or {releasewalk.UNDONE_MARGIN:g} s after the longest `drain_timeout`",
         f"last {MAX_RELEASES} releases, {MAX_DECISIONS:,} evaluations each",
         f"At most {MAX_KEYS:,} keys",
