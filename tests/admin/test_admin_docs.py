@@ -34,6 +34,14 @@ def test_every_kind_of_event_has_its_row() -> None:
     assert set(summary.partition(": ")[2].split(", ")) == set(KINDS)
 
 
+def test_the_dashboard_asks_what_there_is() -> None:
+    page = (ROOT / "gateway" / "admin" / "pages" / "dashboard.html").read_text()
+    asked = set(re.findall(r"fetch\(\"([^\"]+)\"", page))
+    assert asked == {"/v1/status", "/v1/releases/current"}
+    known = {each.path.replace("{id}", "current") for each in CALLS if each.role == "viewer"}
+    assert asked <= known
+
+
 async def test_a_release_tells_what_the_page_says(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         await begin(world)
