@@ -19,7 +19,7 @@ from gateway.policy.mode import Picture
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
-RULES = ROOT / "config" / "alerts.yaml"
+RULES = ROOT / "config" / "prometheus" / "alerts.yaml"
 
 
 def told() -> dict[str, tuple[str, set[str]]]:
