@@ -198,7 +198,8 @@ class ReleaseCalls:
     def snapped_back(self, written: Written) -> None:
         """Count a rollback by hand that had no release to take back."""
         if written.changed and written.touched:
-            self._releases.rolled_back("manual")
+            counts = self._releases.rollbacks
+            counts["manual"] = counts.get("manual", 0) + 1
 
     async def finalize(self, caller: Caller, name: str) -> Written:
         """Swap the roles now: the candidate carries everything and becomes stable."""

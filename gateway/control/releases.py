@@ -255,14 +255,10 @@ class Releases:
             caller, decide, self.ledger("rolling_back", why.because, numbers)
         )
         if written.changed and written.touched:
-            self.rolled_back(why.trigger)
+            self.rollbacks[why.trigger] = self.rollbacks.get(why.trigger, 0) + 1
         if written.changed and not why.by_hand:
             self.condemned |= {(part.service, part.generation) for part in run.parts}
         return written
-
-    def rolled_back(self, trigger: str) -> None:
-        """Count a rollback that has moved traffic."""
-        self.rollbacks[trigger] = self.rollbacks.get(trigger, 0) + 1
 
     def _perhaps_hold(self, run: Release, judgement: Judgement) -> None:
         seen_to = set(judgement.known.seen_to)
