@@ -177,7 +177,8 @@ def _gate(gate: Gate, run: Release) -> models.GateStatus:
 def _lease(run: Release, judgement: Judgement | None) -> models.LeaseStatus | None:
     if run.plan.lease is None:
         return None
-    left = judgement.known.lease if judgement is not None else None
+    # Just begun, nothing was judged yet: it is full.
+    left = judgement.known.lease if judgement is not None else run.plan.lease
     return models.LeaseStatus(
         seconds=run.plan.lease,
         left=round(max(0.0, left or 0.0), 1) if run.running else 0.0,

@@ -1,4 +1,4 @@
-"""What leaves a hold, at the last step, over the real application."""
+"""Edges of a release's life: its first answer, and what leaves a hold at the last step."""
 
 from __future__ import annotations
 
@@ -56,3 +56,9 @@ async def test_a_hold_is_not_left_by_finalizing(world: World) -> None:
     status, problem = await post(world, "/v1/releases/current/finalize")
     assert (status, problem["type"]) == (409, "urn:gateway:not-in-this-state")
     assert "promote" in problem["hint"]
+
+
+async def test_a_lease_is_full_at_the_start(world: World) -> None:
+    status, answer = await post(world, "/v1/releases", lease="60s")
+    assert status == 201
+    assert answer["lease"]["left"] > 59
