@@ -153,8 +153,12 @@ class ReleaseCalls:
             if not force:
                 services = [each for each in state.services if run.part(each.name) is not None]
                 desk.check_able(services, facts)
-            if step > run.plan.last:
+            if step > run.plan.last and all(
+                each.weight == run.weight for each in state.services if run.part(each.name)
+            ):
                 return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
+            # Where some services were taken back already, all of them come to the last step first.
+            step = min(step, run.plan.last)
             cold = self._switch.parts.clock() + COLD if run.step < 0 else 0.0
             return releasedesk.advance(
                 state, step, self._wall(), self._switch.parts.fresh, cold_until=cold
@@ -205,6 +209,8 @@ class ReleaseCalls:
                     f"release {run.id} is at {run.weight / 100:g} %, roles swap at 100 %",
                     hint='promote it {"to": 100} first',
                 )
+            if run.state == "held":
+                raise _not_now(run)
             _check(run, "finalize")
             return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
 
@@ -268,12 +274,15 @@ def _target(run: Release, to: int | None) -> int | None:
 
 def _check(run: Release, event: Event) -> None:
     """Refuse what a release's state does not know."""
-    if knows(run.state, event):
-        return
+    if not knows(run.state, event):
+        raise _not_now(run)
+
+
+def _not_now(run: Release) -> Refused:
     state = run.state.replace("_", " ")
     if run.over or run.state == "rolling_back":
-        raise Refused("release-over", f"release {run.id} is {state}", release=run.id)
-    raise Refused(
+        return Refused("release-over", f"release {run.id} is {state}", release=run.id)
+    return Refused(
         "not-in-this-state",
         f"release {run.id} is {state}",
         release=run.id,

@@ -72,6 +72,7 @@ TABLE: Final[dict[tuple[State, Event], State | Literal["back"]]] = {
     ("held", "resume"): BACK,
     ("held", "advance"): "stepping",
     ("held", "arrive"): "baking",
+    ("held", "finalize"): "finalized",
     ("held", "roll_back"): "rolling_back",
     ("rolling_back", "undone"): "rolled_back",
     ("rolling_back", "undone_by_hand"): "aborted",
