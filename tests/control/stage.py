@@ -6,23 +6,26 @@ import asyncio
 import dataclasses
 import heapq
 import itertools
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import aiohttp
 import msgspec
 
 from gateway.channel.histogram import bucket_of
 from gateway.channel.messages import Counted, Failures, RequestFailed, Tally
 from gateway.config.schema.releases import Releases
-from gateway.config.snapshot import BUCKETS
 from gateway.control.releasedesk import Ask
 from gateway.control.state import State
 from gateway.control.store import SqliteStore, Store, StoreError
 from gateway.control.switchboard import Caller
 from gateway.release.record import Decision
 from tests.control.world import World, client, settings
+
+Json = dict[str, Any]
 
 SHORT: dict[str, Any] = {
     "steps": [{"weight": weight, "hold": "3s"} for weight in (5, 20, 50, 100)],
@@ -373,4 +376,24 @@ async def staged(
         await world.close()
 
 
-__all__ = ["BUCKETS", "PERSON", "FailingStore", "Stage", "client", "staged"]
+async def ask(
+    api: aiohttp.ClientSession, method: str, path: str, body: Json | None = None, **fields: str
+) -> tuple[int, Json]:
+    """Call; return the status and the body."""
+    async with api.request(method, path, json=body, headers=fields) as answer:
+        return answer.status, await answer.json(content_type=None)
+
+
+async def post(api: aiohttp.ClientSession, path: str, body: Json | None = None) -> tuple[int, Json]:
+    return await ask(api, "POST", path, body if body is not None else {})
+
+
+def alerts(stage: Stage) -> list[Json]:
+    return [each for kind, each in events(stage) if kind == "alert"]
+
+
+def events(stage: Stage) -> list[tuple[str, Json]]:
+    return [(each.kind, json.loads(each.data)) for each in stage.control.events._ring]
+
+
+__all__ = ["PERSON", "FailingStore", "Json", "Stage", "alerts", "ask", "client", "post", "staged"]
