@@ -261,7 +261,9 @@ class Stage:
                 key=key,
                 **given,
             )
-            await self.tell(Failures(release=release or self.run.id, failures=(failed,)))
+            await self.tell(
+                Failures(release=self.run.id if release is None else release, failures=(failed,))
+            )
 
     async def counts(
         self,
@@ -290,7 +292,7 @@ class Stage:
             keys=tuple(next(self._keys) + 10**6 for _ in range(keys)) if candidate else (),
             histogram=((bucket_of(seconds), requests),),
         )
-        await self.tell(Tally(release=release or self.run.id, rows=(row,)))
+        await self.tell(Tally(release=self.run.id if release is None else release, rows=(row,)))
 
     # --- releases ---------------------------------------------------------------------------------
 
