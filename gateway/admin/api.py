@@ -234,8 +234,8 @@ class Api(Handlers):
         """Snap back: a release that has one of the services in its hands, as a whole."""
         state = self._switch.state
         named = desk.named(state, body.services)
-        run = state.running
-        if run is not None and body.to == "stable" and any(run.part(each.name) for each in named):
+        run = next((busy for each in named if (busy := state.busy(each.name))), None)
+        if run is not None and body.to == "stable":
             return await self._releases.take_back(caller, run, force=body.force)
         written = await self._switch.rollback(
             caller,

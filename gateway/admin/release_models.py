@@ -18,18 +18,9 @@ from gateway.admin.models import (
     ServiceName,
     hundredths,
 )
+from gateway.release.machine import State
 
-ReleaseState = Literal[
-    "validating",
-    "stepping",
-    "baking",
-    "paused",
-    "held",
-    "rolling_back",
-    "rolled_back",
-    "aborted",
-    "finalized",
-]
+ReleaseState = State
 Verdict = Literal["pass", "fail", "inconclusive"]
 Version = Annotated[str, StringConstraints(max_length=200)]
 Generation = Annotated[int, Field(ge=1, le=2**53, strict=True)]

@@ -120,7 +120,7 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     #: Those that the two sides are compared by: they have a key, it had not failed before (to this
     #: worker's knowledge), the assigned side was asked, and no cache might have answered.
     judged: int
-    #: Hashed cohort keys of the candidate that this worker has not told before.
+    #: Hashed cohort keys of the candidate that this worker has not told before at this weight.
     keys: tuple[int, ...] = ()
     #: Seconds to the response head: how many, by bucket of ``gateway.channel.histogram``.
     histogram: tuple[tuple[int, int], ...] = ()

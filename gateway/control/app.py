@@ -53,6 +53,8 @@ from gateway.health.door import Door, origin_of
 from gateway.health.prober import Prober
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from gateway.board.board import Board
     from gateway.channel.childspec import ChildSpec
     from gateway.channel.messages import BreakerMoved, Hello
@@ -76,6 +78,10 @@ class Outside:
     store: Store
     probes: Probes
     load: Loader
+    #: Seconds: CLOCK_MONOTONIC, the epoch's, and waiting for some of them.
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
 class Control:
@@ -128,13 +134,14 @@ class Control:
             board=board,
             allocation=allocation,
             fresh=fresh,
+            now=self._outside.clock(),
         )
         hub = Hub(
             first.topology,
             first.state.traffic(),
             number=first.number,
             snapshot_file=self._spec.snapshot_file,
-            clock=time.monotonic,
+            clock=self._outside.clock,
             slabs=BoardSlabs(board),
         )
         hub.ahead = self._ahead
@@ -161,8 +168,9 @@ class Control:
             news=self.news,
             probe_secret=first.topology.cohort.probe_secret or b"",
             tasks=self.tasks,
-            clock=time.monotonic,
-            wall=time.time,
+            clock=self._outside.clock,
+            wall=self._outside.wall,
+            sleep=self._outside.sleep,
             fresh=fresh,
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
@@ -197,6 +205,7 @@ class Control:
         hub.seen = self.releases.seen
         self.tasks.start(self.releases.watch(), name="judge releases")
         self.tasks.start(self._walk.walk(), name="walk releases on")
+        self.tasks.start(self._walk.keep(), name="keep what was seen")
 
     async def _kept(self) -> State | None:
         try:
@@ -209,7 +218,7 @@ class Control:
         switch = self.switchboard
         shown = Pictures(switch, time.monotonic_ns, self.platform)
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
-        runs = ReleasePictures(self.releases, self._facts, shown, time.monotonic)
+        runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
         api = Api(switch, self.operations, shown, self.release_calls, runs)
         streams = Streams(self.events)

@@ -90,8 +90,12 @@ class Baselines:
 
     def changed(self) -> dict[str, bytes]:
         """Return what is to be stored since the last time."""
-        names, self._changed = self._changed, set()
+        names, self._changed = self._changed & self._pasts.keys(), set()
         return {name: msgspec.msgpack.encode(self._pasts[name]) for name in names}
+
+    def unstored(self, names: Iterable[str]) -> None:
+        """Note that these are yet to be stored after all."""
+        self._changed |= set(names)
 
     def turn(self, state: State, seconds: float) -> None:
         """Let time pass for the services that there are."""

@@ -61,6 +61,35 @@ def merged(settings: Settings, kept: State | None, fresh: Callable[[], bytes]) -
     return after if after.revision else replace(after, revision=1)
 
 
+#: Seconds ahead in which a pool may still be cold: what is later is of another boot's clock.
+_COLD_AT_MOST = 60.0
+
+
+def taken_up(
+    settings: Settings, kept: State | None, fresh: Callable[[], bytes], now: float
+) -> State:
+    """Return what a control process begins with: as ``merged``, and a release goes on as it was.
+
+    A file that was edited meanwhile takes no pool away from a release under way, for a reload would
+    have been refused; the next reload brings it. Where a service of the release is gone from the
+    file the release is held. ``now`` is CLOCK_MONOTONIC in seconds.
+    """
+    run = kept.run if kept is not None else None
+    state = merged(settings, kept, fresh)
+    if kept is None or run is None or run.over:
+        return state
+    ours = [kept.of(part.service) for part in run.parts if state.of(part.service) is not None]
+    state = state.replaced(*[each for each in ours if each is not None])
+    if run.cold_until > now + _COLD_AT_MOST:
+        run = replace(run, cold_until=0.0)
+    gone = [part.service for part in run.parts if state.of(part.service) is None]
+    if gone and machine.knows(run.state, "hold"):
+        held, where = machine.after(run.state, "hold", run.where)
+        because = f"{', '.join(gone)}: no longer configured since control was started again"
+        run = replace(run, state=held, where=where, because=because, trigger="configuration")
+    return settled(kept, replace(state, run=run), fresh)
+
+
 def _service(settings: ServiceSettings, kept: ServiceState | None) -> ServiceState:
     service = kept or ServiceState(name=settings.name, stable=settings.initial_stable)
     for color in COLORS:
@@ -88,10 +117,13 @@ def recovered(kept: State | None, snapshot: Apply | None) -> State | None:
         service = services.get(each.service) or ServiceState(name=each.service, stable=each.stable)
         service = _with_pools(service, topology)
         lifted = tuple(color for color in service.isolated if color in each.closed)
+        undone = service.stable != each.stable and service.previous == "open"
         services[each.service] = replace(
             service,
             stable=each.stable,
             weight=each.weight,
+            # Roles change before they are stored only where a finalize is undone.
+            previous="taken" if undone else service.previous,
             isolated=lifted,
             drained=tuple(color for color in each.closed if color not in lifted),
             maintenance=each.maintenance,

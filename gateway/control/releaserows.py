@@ -121,7 +121,7 @@ def decisions(db: sqlite3.Connection, name: str) -> list[Decision]:
     """Return a release's ledger, oldest first."""
     rows = db.execute(
         "SELECT id, release, at, what, state, step, weight, text, numbers FROM decision"
-        " WHERE release = ? ORDER BY id",
+        " WHERE release = ? ORDER BY at, id",  # an evaluation may be stored after what came of it
         (name,),
     )
     names = Decision.__struct_fields__
@@ -138,10 +138,12 @@ def save_progress(
 ) -> None:
     """Keep what was seen so far; ``keys`` are those that are new or count for more now."""
     row = db.execute("SELECT state FROM release WHERE id = ?", (name,)).fetchone()
-    if row is None or row[0] in TERMINAL:
-        return  # never stored, or over meanwhile: nothing to go on with
+    if row is None:
+        return  # it was never stored
     for decision in made:
         save_decision(db, decision)
+    if row[0] in TERMINAL:
+        return  # over: nothing to go on with
     db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (name, document))
     db.executemany(
         "INSERT OR REPLACE INTO seen_key VALUES (?, ?, ?)",
@@ -177,7 +179,11 @@ def load_baselines(db: sqlite3.Connection) -> dict[str, bytes]:
 
 
 def save(db: sqlite3.Connection, run: Release | None, made: Iterable[Decision]) -> None:
-    """Keep a release with its newest decisions."""
+    """Keep a release with its newest decisions.
+
+    A later one that a state knows nothing of was begun by a write that a rollback overtook.
+    """
+    db.execute("DELETE FROM release WHERE number > ?", (0 if run is None else run.number,))
     if run is not None:
         save_release(db, run)
     for decision in made:

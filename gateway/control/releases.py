@@ -42,6 +42,8 @@ log = logging.getLogger("gateway.control.releases")
 TICK: Final = 0.25
 #: Time that passed unwatched (control's loop stood still) counts for no more than this.
 MOST_AT_ONCE: Final = 1.0
+#: Seconds after a move that failed (a full disk) before it is tried again.
+AGAIN: Final = 5.0
 GATEWAY: Final = "gateway"
 
 
@@ -59,7 +61,12 @@ class Releases:
         self.findings: list[Finding] = []
         self._wake = asyncio.Event()
         self._watched = switch.parts.clock()
-        self._moving = False
+        #: A way back that has been begun but not decided yet; a hold until it is written.
+        self._going_back = False
+        self._holding = False
+        self._hold_not_before = self._watched
+        #: Whether what candidates were seen to do has become stable's past and is yet to be stored.
+        self.past_due = False
         #: Whether keys that were stored before are void.
         self.anew = False
 
@@ -99,7 +106,7 @@ class Releases:
             judgement = self.judgement = Judgement(run)
             self.anew = True
         if judgement.known.seen.step != run.step:
-            judgement.step(run.step)
+            judgement.step(run.step, run.weight)
         return judgement
 
     # --- what workers tell ------------------------------------------------------------------------
@@ -125,6 +132,7 @@ class Releases:
         for part in run.parts:
             latency = judgement.known.figures[part.service].candidate.latency
             self.baselines.succeed(part.service, part.generation, dict(latency))
+        self.past_due = True
 
     # --- the way back -----------------------------------------------------------------------------
 
@@ -160,7 +168,7 @@ class Releases:
                 judgement.known.lease -= passed
         facts = self._facts.look(self._switch.state, run, now)
         self.findings = judgement.rules.look(now, facts, run.weight)
-        if self._moving:
+        if self._going_back:
             return
         why, numbers = self._against(run, judgement)
         if why is not None:
@@ -174,8 +182,9 @@ class Releases:
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]
             return Why(because="; ".join(texts), trigger="regression"), {}
+        seen_to = self._seen_to() if run.plan.forward_only else ()
         for finding in self.findings:
-            if finding.what == "roll_back":
+            if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
                 return why, {"finding": dict(finding.numbers)}
         if run.wants_back:
@@ -188,14 +197,14 @@ class Releases:
 
     def _go_back(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
         """Begin to take a release back, unless it must not be, or cannot be now."""
-        if run.plan.forward_only and run.weight > 0:
-            if run.state != "held" and ("forward_only", "") not in self._seen_to():
+        if run.plan.forward_only and run.weight > 0 and not why.by_hand:
+            if run.state != "held":
                 text = f"{why.because}; not rolled back: it is forward only"
                 self._hold(run, Why(because=text, trigger=why.trigger), numbers)
             return
         if run.state == "held" and not self._any_can_go(run):
             return
-        self._moving = True
+        self._going_back = True
         self._switch.parts.tasks.start(self._back(run, why, numbers), name="roll back")
 
     def _any_can_go(self, run: Release) -> bool:
@@ -212,7 +221,7 @@ class Releases:
         except Refused as refused:
             log.warning("release %s is not rolled back: %s", run.id, refused)
         finally:
-            self._moving = False
+            self._going_back = False
 
     async def roll_back(
         self,
@@ -233,6 +242,10 @@ class Releases:
         }
 
         def decide(state: State, facts: Facts) -> Outcome:
+            # Workers are not waited for: what cannot go now may be able to in a moment.
+            self._going_back = False
+            if state.running is None or state.running.id != run.id:
+                return Outcome(state)  # it has ended meanwhile
             outcome = releasedesk.roll_back(
                 state,
                 facts,
@@ -256,18 +269,17 @@ class Releases:
         )
         if written.changed and written.touched:
             self.rollbacks[why.trigger] = self.rollbacks.get(why.trigger, 0) + 1
-        if written.changed and not why.by_hand:
+        after = written.state.run
+        if after is not None and after.state == "rolling_back" and not after.by_hand:
             self.condemned |= {(part.service, part.generation) for part in run.parts}
         return written
 
     def _perhaps_hold(self, run: Release, judgement: Judgement) -> None:
         seen_to = set(judgement.known.seen_to)
         current = {(each.trigger, each.service) for each in self.findings}
-        if seen_to - current - {("forward_only", "")}:
+        if seen_to - current:
             # What an operator went on from is over; the next time is another time.
-            judgement.known.seen_to = [
-                each for each in judgement.known.seen_to if each in current or each[1] == ""
-            ]
+            judgement.known.seen_to = [each for each in judgement.known.seen_to if each in current]
         for finding in self.findings:
             if (finding.trigger, finding.service) not in seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
@@ -282,7 +294,9 @@ class Releases:
         return set() if judgement is None else set(judgement.known.seen_to)
 
     def _hold(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
-        self._moving = True
+        if self._holding or self._switch.parts.clock() < self._hold_not_before:
+            return
+        self._holding = True
         self._switch.parts.tasks.start(self._held(run, why, numbers), name="hold")
 
     async def _held(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
@@ -303,8 +317,9 @@ class Releases:
             )
         except (StoreError, Refused) as error:
             log.error("release %s is to be held: %s", run.id, error)  # noqa: TRY400  it says all
+            self._hold_not_before = self._switch.parts.clock() + AGAIN
         finally:
-            self._moving = False
+            self._holding = False
 
     def gone_on(self, run: Release, *, held: bool) -> None:
         """Note that a person has gone on with a release: what held it is known, its lease full."""
@@ -313,8 +328,7 @@ class Releases:
         if held:
             judgement.anew(run)
             self.anew = True
-            known = [(each.trigger, each.service) for each in self.findings]
-            judgement.known.seen_to = [*known, ("forward_only", "")]
+            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
 
     # --- the ledger -------------------------------------------------------------------------------
 

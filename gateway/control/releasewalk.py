@@ -10,8 +10,9 @@ import msgspec
 from gateway.control import releasedesk
 from gateway.control.desk import Outcome, Refused
 from gateway.control.releasedesk import Why
-from gateway.control.releases import TICK, by_itself
+from gateway.control.releases import AGAIN, TICK, by_itself
 from gateway.control.store import Progress, StoreError
+from gateway.control.switchboard import MAX_UNSTORED
 from gateway.release import account
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ PAST_EVERY: Final = 60.0
 COLD: Final = 5.0
 #: Seconds beyond the longest drain after which a rollback is over, whatever is still in flight.
 UNDONE_MARGIN: Final = 5.0
-#: Seconds after a move that failed (a full disk) before it is tried again.
-AGAIN: Final = 5.0
 
 
 class Walk:
@@ -49,7 +48,7 @@ class Walk:
         self._facts = facts
         self._releases = releases
         clock = switch.parts.clock
-        self._stored_at = self._past_at = clock()
+        self._past_at = clock()
         self._not_before = clock()
         #: When a rollback was first seen under way, by the release.
         self._back: tuple[str, float] | None = None
@@ -67,14 +66,20 @@ class Walk:
                 self._not_before = self._switch.parts.clock() + AGAIN
 
     async def look(self) -> None:
-        """Look once, do what is due, store what was seen."""
+        """Look once, and do what is due."""
         now = self._switch.parts.clock()
         run = self._switch.state.run
         if run is not None and not run.over and now >= self._not_before:
             await self._on(run, now)
-        if now - self._stored_at >= STORE_EVERY:
-            self._stored_at = now
-            await self._store(now)
+
+    async def keep(self) -> None:
+        """Store what was seen, for ever: beside the walk, which may wait for a worker."""
+        while True:
+            await self._switch.parts.sleep(STORE_EVERY)
+            try:
+                await self.store()
+            except Exception:
+                log.exception("what was seen of a release could not be stored; it is tried again")
 
     async def _on(self, run: Release, now: float) -> None:
         if run.state == "rolling_back":
@@ -230,30 +235,44 @@ class Walk:
             self._undecided.append(self._releases.decision(run, "evaluation", text, {}))
         self._told = said
 
-    async def _store(self, now: float) -> None:
-        store = self._switch.parts.store
-        run = self._switch.state.running
+    async def store(self, *, everything: bool = False) -> None:
+        """Store what was seen, and stable's past where it is time (or ``everything``)."""
+        now = self._switch.parts.clock()
+        await self._keep_progress()
+        if everything or self._releases.past_due or now - self._past_at >= PAST_EVERY:
+            self._past_at, self._releases.past_due = now, False
+            documents = self._releases.baselines.changed()
+            try:
+                await self._switch.parts.store.keep_baselines(documents)
+            except StoreError as error:
+                log.warning("stable's past is not stored: %s", error)
+                self._releases.baselines.unstored(documents)
+
+    async def _keep_progress(self) -> None:
+        run = self._switch.state.run
         judgement = self._releases.judgement
+        if run is None or judgement is None or judgement.known.release != run.id:
+            return
+        if run.over and not self._undecided:
+            return
+        progress = Progress(
+            release=run.id,
+            document=msgspec.msgpack.encode(judgement.known),
+            keys=judgement.dirty,
+            anew=self._releases.anew,
+            decisions=tuple(self._undecided),
+        )
+        judgement.stored()
+        self._undecided, self._releases.anew = [], False
         try:
-            if run is not None and judgement is not None and judgement.known.release == run.id:
-                progress = Progress(
-                    release=run.id,
-                    document=msgspec.msgpack.encode(judgement.known),
-                    keys=judgement.dirty,
-                    anew=self._releases.anew,
-                    decisions=tuple(self._undecided),
-                )
-                judgement.stored()
-                self._undecided, self._releases.anew = [], False
-                await store.keep_progress(progress)
-            if now - self._past_at >= PAST_EVERY:
-                self._past_at = now
-                await store.keep_baselines(self._releases.baselines.changed())
+            await self._switch.parts.store.keep_progress(progress)
         except StoreError as error:
-            # What was seen is only worth something if control dies before the disk is well again.
             log.warning("what was seen of a release is not stored: %s", error)
+            if not self._releases.anew:  # else all of these are void meanwhile
+                judgement.unstored(progress.keys)
+                self._releases.anew = progress.anew
+            self._undecided = [*progress.decisions, *self._undecided][-MAX_UNSTORED:]
 
     async def close(self) -> None:
         """Store what is there."""
-        self._past_at = -PAST_EVERY
-        await self._store(0.0)
+        await self.store(everything=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.board.board import Board
     from gateway.channel.messages import Apply
-    from gateway.config.snapshot import Topology
+    from gateway.config.snapshot import Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.settings import Settings
     from gateway.control.state import State
@@ -82,23 +82,25 @@ def begin(
     board: Board,
     allocation: Allocation,
     fresh: Callable[[], bytes],
+    now: float,
 ) -> Beginning:
     """Return what to serve first. Numbers go on above all that a worker may have been told.
 
-    Raises AllocationError where the board has no place.
+    ``now`` is CLOCK_MONOTONIC in seconds. Raises AllocationError where the board has no place.
     """
     if running is not None and running.topology is not None:
         allocation.take_over(running.topology)
     start = merge.recovered(kept, running)
     if start is not kept:
         log.warning("the state store is behind what workers serve; going on from the latter")
-    state = merge.merged(settings, start, fresh)
+    state = merge.taken_up(settings, start, fresh, now)
     if kept is None and running is not None and running.topology is not None:
         state = _with_forced(state, running.topology, board)
     told = _told(board, layout.S_TRAFFIC)
     served = running.traffic if running is not None else None
     if served is not None:
         told = max(told, served.revision)
+        state = _with_tunnels(state, served)
     same = served is not None and served == state.traffic()
     if not same and state.revision <= told:
         state = msgspec.structs.replace(state, revision=told + 1)
@@ -107,6 +109,21 @@ def begin(
         topology=_topology(settings, state, running, board, allocation, fresh),
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
     )
+
+
+def _with_tunnels(state: State, served: Traffic) -> State:
+    """Return the state with the times that workers close a rolled back candidate's tunnels at.
+
+    They are not stored, for they end with the workers; and they must outlive control.
+    """
+    changed = []
+    for service in state.services:
+        found = served.of(service.name)
+        if found is None or found.stable != service.stable or state.busy(service.name) is None:
+            continue
+        if found.tunnels_until and service.weight == 0:
+            changed.append(msgspec.structs.replace(service, tunnels_until=found.tunnels_until))
+    return state.replaced(*changed)
 
 
 def _with_forced(state: State, topology: Topology, board: Board) -> State:

@@ -119,6 +119,8 @@ class Switchboard:
         self._unstored: list[AuditEntry] = []
         self._undecided: list[Decision] = []
         self._unstored_state = False
+        #: The revision of a write that is being stored, 0: none is.
+        self._on_its_way = 0
         self._storing: asyncio.Task[None] | None = None
 
     @property
@@ -182,7 +184,11 @@ class Switchboard:
         base = self.state
         topology = self._topology(settings or self.settings, state)
         entry = entry or self.entry(caller, action, base, state)
-        await self.parts.store.save(state, [entry], ledger(base, state) if ledger else ())
+        self._on_its_way = state.revision
+        try:
+            await self.parts.store.save(state, [entry], ledger(base, state) if ledger else ())
+        finally:
+            self._on_its_way = 0
         if self.state is not base:
             self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
             self.parts.tasks.start(self.store_soon(), name="store what overtook")
@@ -241,24 +247,35 @@ class Switchboard:
         if outcome.state == base:
             applied = await self.parts.hub.acknowledged(self.parts.hub.number, began=began)
             return Written(state=base, changed=False, applied=applied, refused=outcome.refused)
-        number = self.parts.hub.send(traffic=outcome.state.traffic())
-        self.state = outcome.state
+        state = self._above(outcome.state)
+        number = self.parts.hub.send(traffic=state.traffic())
+        self.state = state
         if ledger is not None:
-            self._undecided += ledger(base, outcome.state)
+            self._undecided += ledger(base, state)
         self.parts.prober.integration.reconsider()
-        self._unstored.append(self.entry(caller, "rollback", base, outcome.state))
+        self._unstored.append(self.entry(caller, "rollback", base, state))
         self._tell("rollback", base, caller)
         applied, persisted = await asyncio.gather(
             self.parts.hub.acknowledged(number, began=began), self.store_soon()
         )
         return Written(
-            state=outcome.state,
+            state=state,
             changed=True,
             applied=applied,
             touched=outcome.touched,
             refused=outcome.refused,
             persisted=persisted,
         )
+
+    def _above(self, state: State) -> State:
+        """Return a rollback's state with a revision above that of the write that it overtakes.
+
+        Should control die before the rollback is stored, that write may be what the store has: with
+        the same revision it would win over what workers serve, and undo the rollback.
+        """
+        if state.revision > self._on_its_way:
+            return state
+        return msgspec.structs.replace(state, revision=self._on_its_way + 1)
 
     async def store_soon(self) -> bool:
         """Store what is in force; where that fails, leave it to a task that tries again."""

@@ -134,6 +134,7 @@ class ServiceTally:
     _told: dict[bytes, int]
     _slow: dict[bytes, int]
     _keys: set[bytes]
+    _met_at: cython.int
 
     def __init__(self, service: str, owner: Tallies) -> None:
         self.service = service
@@ -147,6 +148,7 @@ class ServiceTally:
         self._told = {}
         self._slow = {}
         self._keys = set()
+        self._met_at = 0
 
     def __repr__(self) -> str:
         return f"<ServiceTally {self.service} rows={len(self._rows)} told={len(self._told)}>"
@@ -198,7 +200,7 @@ class ServiceTally:
             self._time(row, took, late)
         if not key:
             return
-        if side >= 2 and not flags & _STRAY and len(self._keys) < _MAX_KEYS:
+        if side >= 2 and not flags & _STRAY and weight >= self._met_at:
             self._meet(row, key)
         if not flags & _UNJUDGED:
             self._judge(row, key, status, fault, failed, flags)
@@ -259,8 +261,15 @@ class ServiceTally:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _meet(self, row: Row, key: bytes) -> cython.bint:
-        """Have a key of the candidate told of, if it is new."""
-        if key not in self._keys:
+        """Have a key of the candidate told of, if it is new at this weight.
+
+        A step is judged on clients of its own. Weights of a release rise: what is lower is a
+        request of the step before that took its time.
+        """
+        if row.weight > self._met_at:
+            self._met_at = row.weight
+            self._keys.clear()
+        if len(self._keys) < _MAX_KEYS and key not in self._keys:
             self._keys.add(key)
             row.keys.append(int(key, 16))
         return True

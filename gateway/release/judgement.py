@@ -72,10 +72,12 @@ class Sides(msgspec.Struct):
 class StepSeen(msgspec.Struct):
     """What the step in force has had: seconds of its hold, the candidate's requests and keys.
 
-    ``waited`` begins anew where an operator goes on from an inconclusive step.
+    ``weight``: requests that were assigned under another are not this step's. ``waited`` begins
+    anew where an operator goes on from an inconclusive step.
     """
 
     step: int = -1
+    weight: int = 0
     held: float = 0.0
     waited: float = 0.0
     requests: int = 0
@@ -117,6 +119,12 @@ class Judgement:
     def stored(self) -> None:
         """Note that everything up to now is stored."""
         self.dirty = {}
+
+    def unstored(self, keys: dict[tuple[str, int], int]) -> None:
+        """Note that these were not stored after all; what came since counts for more."""
+        self.dirty = {
+            place: self.keys.get(place, bits) for place, bits in keys.items()
+        } | self.dirty
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -201,7 +209,7 @@ class Judgement:
             )
             self.known.scopes[row.service].requests(row.judged)
             judged += row.judged
-            if row.candidate and row.weight > 0:
+            if row.candidate and row.weight == self.known.seen.weight > 0:
                 self._step(row)
             if row.candidate and row.weight >= BUCKETS:
                 alone[row.service] = alone.get(row.service, 0) + row.judged
@@ -250,9 +258,9 @@ class Judgement:
         )
         return leaning or self.rules.near(now)
 
-    def step(self, step: int) -> None:
+    def step(self, step: int, weight: int) -> None:
         """Begin a step: what was had in the one before does not count for it."""
-        self.known.seen = StepSeen(step=step)
+        self.known.seen = StepSeen(step=step, weight=weight)
 
     def anew(self, release: Release) -> None:
         """Begin all tests anew: an operator has looked at them and gone on."""

@@ -914,6 +914,18 @@ def test_keys_are_bounded_and_nothing_new_is_told_beyond() -> None:
     assert message.dropped == 1
 
 
+def test_each_weight_meets_its_clients_anew_and_a_late_request_of_the_one_before_none() -> None:
+    line = Line()
+    for number in range(tally.MAX_KEYS + 1):
+        line.fails(number, 200)
+    line.tallies.flush()
+    for weight, number in ((2000, 0), (2000, 0), (500, 5000), (2000, 1)):
+        line.web.ended(3, weight, b"%016x" % number, 200, "", 1.0, 1.1, 0)
+    line.told.clear()
+    line.tallies.flush()
+    assert {row.weight: row.keys for row in line.rows()} == {500: (), 2000: (0, 1)}
+
+
 def test_slow_keys_have_a_bound_of_their_own() -> None:
     line = Line()
     line.tallies.serve("r-1", ["web"], (Watch(service="web", thresholds=(0.05,)),))
