@@ -115,6 +115,11 @@ class Releases:
         if judgement is None or judgement.known.release != run.id:
             judgement = self.judgement = Judgement(run)
             self.anew = True
+        if judgement.known.looked != run.looked:
+            # In the very step that lets it go on: what held it must not hold it again.
+            judgement.anew(run)
+            self.anew = True
+            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
         if judgement.known.seen.step != run.step:
             judgement.step(run.step, run.weight)
         return judgement
@@ -333,15 +338,6 @@ class Releases:
             self._hold_not_before = self._switch.parts.clock() + AGAIN
         finally:
             self._holding = False
-
-    def gone_on(self, run: Release, *, held: bool) -> None:
-        """Note that a person has gone on with a release: what held it is known, its lease full."""
-        judgement = self.judged(run)
-        judgement.known.lease = run.plan.lease
-        if held:
-            judgement.anew(run)
-            self.anew = True
-            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
 
     # --- the ledger -------------------------------------------------------------------------------
 
