@@ -346,13 +346,15 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
 
     A request slower than ``thresholds[i]`` (rising) is told, once for each cohort key; one slower
     than ``objective`` is counted. ``cold_until`` (CLOCK_MONOTONIC, seconds): no latency of the
-    candidate counts before, its pool warms up.
+    candidate counts before, its pool warms up. ``looked``: how often a person has looked at what
+    was told and gone on; then all keys are told of anew.
     """
 
     service: str
     thresholds: tuple[float, ...] = ()
     objective: float = 2.0
     cold_until: float = 0.0
+    looked: int = 0
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

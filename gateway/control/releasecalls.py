@@ -131,10 +131,9 @@ class ReleaseCalls:
                 wants_back=False,
             )
 
-        before = self._switch.state.run
         ledger = self._releases.ledger("resumed", _said(caller, "resumed"))
         written = await self._switch.write(caller, "release.resume", decide, ledger)
-        self._went_on(before, written)
+        self._went_on(written)
         return written
 
     async def promote(
@@ -164,10 +163,9 @@ class ReleaseCalls:
                 state, step, self._wall(), self._switch.parts.fresh, cold_until=cold
             )
 
-        before = self._switch.state.run
         ledger = self._releases.ledger("promoted", _said(caller, "promoted"))
         written = await self._switch.write(caller, "release.promote", decide, ledger)
-        self._went_on(before, written)
+        self._went_on(written)
         return written
 
     async def abort(self, caller: Caller, name: str, *, force: bool = False) -> Written:
@@ -220,10 +218,9 @@ class ReleaseCalls:
             _check(run, "finalize")
             return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
 
-        before = self._switch.state.run
         ledger = self._releases.ledger("ended", _said(caller, "finalized"))
         written = await self._switch.write(caller, "release.finalize", decide, ledger)
-        self._went_on(before, written)
+        self._went_on(written)
         return written
 
     async def renew(self, caller: Caller, name: str) -> Written:
@@ -241,16 +238,15 @@ class ReleaseCalls:
         caller = replace(caller, revisions=None)
         return await self._switch.write(caller, "release.renew", lambda state, _: Outcome(state))
 
-    def _went_on(self, before: Release | None, written: Written) -> None:
-        """Note that a person has looked, and gone on."""
+    def _went_on(self, written: Written) -> None:
+        """Note that a person has gone on: the lease is full again, or the candidate stable."""
         run = written.state.run
         if run is None or not written.changed:
             return
         if run.state == "finalized":
             self._releases.succeeded(run)
         elif run.running:
-            held = before is not None and before.id == run.id and before.state == "held"
-            self._releases.gone_on(run, held=held)
+            self._releases.judged(run).known.lease = run.plan.lease
 
     def _wall(self) -> float:
         return self._switch.parts.wall()

@@ -189,7 +189,8 @@ def found(state: State, name: str) -> Release:
 def moved(release: Release, event: Event, now: float, **changes: object) -> Release:
     """Return a release after an event, with what else changes. Raises IllegalMoveError."""
     state, where = machine.after(release.state, event, release.where)
-    return replace(release, state=state, where=where, moved=now, **changes)
+    looked = release.looked + (release.state == "held" and state in machine.PHASES)
+    return replace(release, state=state, where=where, moved=now, looked=looked, **changes)
 
 
 def put(state: State, release: Release, fresh: Callable[[], bytes]) -> Outcome:

@@ -81,6 +81,7 @@ class Releases:
             run = self._switch.state.run
             if run is not None and not run.over:
                 self._take_up(run, await store.progress(run.id))
+                await self._say_what_was_not_stored(run)
         except StoreError:
             log.exception("what was stored of releases cannot be read")
         self._watched = self._switch.parts.clock()
@@ -99,12 +100,26 @@ class Releases:
         self.judgement.known.lease = run.plan.lease
         log.warning("release %s goes on: it is %s at step %d", run.id, run.state, run.step + 1)
 
+    async def _say_what_was_not_stored(self, run: Release) -> None:
+        """Have the ledger end with the state that the release was found in."""
+        store = self._switch.parts.store
+        rows = await store.decisions(run.id)
+        if rows and rows[-1].state != run.state and run.because:
+            what = "held" if run.state == "held" else "rolling_back"
+            made = self.decision(run, what, run.because, {})
+            await store.save(self._switch.state, (), (made,))
+
     def judged(self, run: Release) -> Judgement:
         """Return the judgement of a release, begun where there is none yet."""
         judgement = self.judgement
         if judgement is None or judgement.known.release != run.id:
             judgement = self.judgement = Judgement(run)
             self.anew = True
+        if judgement.known.looked != run.looked:
+            # In the very step that lets it go on: what held it must not hold it again.
+            judgement.anew(run)
+            self.anew = True
+            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
         if judgement.known.seen.step != run.step:
             judgement.step(run.step, run.weight)
         return judgement
@@ -264,9 +279,12 @@ class Releases:
                 )
             return outcome
 
-        written = await self._switch.rollback(
-            caller, decide, self.ledger("rolling_back", why.because, numbers)
-        )
+        def ledger(before: State, after: State) -> list[Decision]:
+            held = after.run is not None and after.run.state == "held"
+            what = "held" if held else "rolling_back"
+            return self.ledger(what, why.because, numbers)(before, after)
+
+        written = await self._switch.rollback(caller, decide, ledger)
         if written.changed and written.touched:
             self.rollbacks[why.trigger] = self.rollbacks.get(why.trigger, 0) + 1
         after = written.state.run
@@ -320,15 +338,6 @@ class Releases:
             self._hold_not_before = self._switch.parts.clock() + AGAIN
         finally:
             self._holding = False
-
-    def gone_on(self, run: Release, *, held: bool) -> None:
-        """Note that a person has gone on with a release: what held it is known, its lease full."""
-        judgement = self.judged(run)
-        judgement.known.lease = run.plan.lease
-        if held:
-            judgement.anew(run)
-            self.anew = True
-            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
 
     # --- the ledger -------------------------------------------------------------------------------
 

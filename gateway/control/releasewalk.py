@@ -103,13 +103,23 @@ class Walk:
             del facts
             return decide(state, run) if state.run == run else Outcome(state)
 
+        # What was evaluated stands in the ledger before what came of it.
+        evaluated, self._undecided = self._undecided, []
+        made = self._releases.ledger(what, text)
+
+        def ledger(before: State, after: State) -> list[Decision]:
+            return [*evaluated, *made(before, after)]
+
         try:
-            await self._switch.write(
-                by_itself(text), f"release.{what}", decided, self._releases.ledger(what, text)
-            )
+            written = await self._switch.write(by_itself(text), f"release.{what}", decided, ledger)
         except (StoreError, Refused) as error:
             log.error("release %s cannot go on: %s", run.id, error)  # noqa: TRY400  it says all
             self._not_before = self._switch.parts.clock() + AGAIN
+            stored = isinstance(error, Refused)  # overtaken: with what it would have been
+        else:
+            stored = written.changed
+        if not stored:
+            self._undecided = [*evaluated, *self._undecided]
 
     async def _validate(self, run: Release, gate: Gate) -> None:
         if gate.probes and self._lease_holds():

@@ -171,4 +171,5 @@ def _watch(run: Release) -> Iterator[Watch]:
             thresholds=tuple(each.seconds for each in part.thresholds),
             objective=objective[0] if objective else part.rules.latency_above,
             cold_until=run.cold_until,
+            looked=run.looked,
         )

@@ -135,6 +135,7 @@ class ServiceTally:
     _slow: dict[bytes, int]
     _keys: set[bytes]
     _met_at: cython.int
+    _looked: cython.int
 
     def __init__(self, service: str, owner: Tallies) -> None:
         self.service = service
@@ -149,6 +150,7 @@ class ServiceTally:
         self._slow = {}
         self._keys = set()
         self._met_at = 0
+        self._looked = 0
 
     def __repr__(self) -> str:
         return f"<ServiceTally {self.service} rows={len(self._rows)} told={len(self._told)}>"
@@ -161,6 +163,12 @@ class ServiceTally:
         self._first = self._thresholds[0] if self._thresholds else 0.0
         self._objective = 2.0 if watch is None else watch.objective
         self._cold_until = 0.0 if watch is None else watch.cold_until
+        if watch is not None and watch.looked != self._looked:
+            # Whoever judges begins anew, and so must what is told once.
+            self._looked = watch.looked
+            self._told.clear()
+            self._slow.clear()
+            self._keys.clear()
         return True
 
     def ended(

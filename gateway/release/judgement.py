@@ -100,6 +100,8 @@ class Known(msgspec.Struct):
     lease: float | None = None
     #: Holds that an operator has seen and gone on from, as trigger and service.
     seen_to: list[tuple[str, str]] = []
+    #: As in the release: where that has another, all begins anew.
+    looked: int = 0
 
 
 class Judgement:
@@ -263,8 +265,10 @@ class Judgement:
         self.known.seen = StepSeen(step=step, weight=weight)
 
     def anew(self, release: Release) -> None:
-        """Begin all tests anew: an operator has looked at them and gone on."""
+        """Begin all tests anew, the lease full: an operator has looked at them and gone on."""
         fresh = begun(release)
+        self.known.looked = fresh.looked
+        self.known.lease = fresh.lease
         self.known.scopes = fresh.scopes
         self.known.mirror = fresh.mirror
         self.known.owed = {}
@@ -302,4 +306,5 @@ def begun(release: Release) -> Known:
         mirror=Mirror(worse=release.worse),
         figures={part.service: Sides() for part in release.parts},
         lease=release.plan.lease,
+        looked=release.looked,
     )

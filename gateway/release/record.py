@@ -99,6 +99,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     #: Early passing: the chance of letting one pass that is ``worse`` times worse.
     beta: float = 0.05
     worse: float = 2.0
+    #: How often a person has gone on from ``held``.
+    looked: int = 0
     #: CLOCK_MONOTONIC: latencies of a pool that was just given traffic do not count before.
     cold_until: float = 0.0
 

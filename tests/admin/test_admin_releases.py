@@ -342,6 +342,9 @@ async def test_what_leaves_held_is_resume_promote_or_abort(
         assert (await post(api, f"/v1/releases/current/{verb}"))[0] == 409, verb
     status, body = await post(api, "/v1/releases/current/resume")
     assert (status, body["state"], body["because"]) == (200, "stepping", "")
+    for worker in stage.world.workers:
+        assert worker.traffic is not None
+        assert {each.looked for each in worker.traffic.watch} == {1}
     await stage.passes(5.0)
     assert stage.run.state == "stepping", "its waiting begins anew"
     await stage.until(lambda: stage.run.state == "held")

@@ -167,3 +167,8 @@ async def test_killed_there_it_is_found_where_it_was_or_one_further_and_goes_on(
         assert not stage.store.dead.is_set()
         assert stage.run.over
         assert stage.weights == {0}
+        # The ledger has the whole story, also of what was decided and not stored.
+        said = [each.what for each in await stage.decisions()]
+        assert said[0] == "started"
+        assert said[-1] == "ended"
+        assert said.count("rolling_back") == (stage.run.state != "finalized")

@@ -141,3 +141,31 @@ async def test_as_many_keys_as_there_may_be_block_controls_loop_for_no_time_wort
         assert kept[1] == keys
         await stage.fails(half + 1, service="events")
         assert len(judgement.keys) == MAX_KEYS, "those beyond are not remembered"
+
+
+async def test_what_held_it_does_not_hold_it_again_while_a_resume_waits_for_a_worker(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path, forward_only=True, lease="30s") as stage:
+        await stage.at(20)
+        await stage.fails(*range(1, 12))
+        await stage.until(lambda: stage.run.state == "held", 2.0)
+        await stage.lost("blue", "ivor")
+        await stage.passes(1.0)
+        deaf = stage.world.workers[1]
+        deaf.answers = False
+        resumed = asyncio.ensure_future(stage.control.release_calls.resume(PERSON, "current"))
+        await stage.really(lambda: stage.run.state == "stepping")
+        for _ in range(5):
+            stage.control.releases.look()
+            await asyncio.sleep(0)
+        assert not resumed.done()
+        assert stage.run.state == "stepping"
+        assert stage.judgement.keys == {}
+        await stage.fails(1)  # told of anew, before all workers have the resume
+        assert ("ivor", 1) in stage.judgement.keys
+        deaf.answers = True
+        deaf.acknowledge(deaf.numbers[-1])
+        await resumed
+        assert ("ivor", 1) in stage.judgement.keys
+        assert stage.run.state == "stepping"

@@ -926,6 +926,21 @@ def test_each_weight_meets_its_clients_anew_and_a_late_request_of_the_one_before
     assert {row.weight: row.keys for row in line.rows()} == {500: (), 2000: (0, 1)}
 
 
+def test_once_a_person_has_looked_keys_are_told_of_anew() -> None:
+    line = Line()
+    for looked in (0, 0, 1, 1, 2):
+        watch = Watch(service="web", thresholds=(0.05,), looked=looked)
+        line.tallies.serve("r-1", ["web"], (watch,))
+        line.fails(1)
+        line.turn()
+    told = [one.metric for message in line.failures() for one in message.failures]
+    assert told == ["error", "slow"] * 3
+    line.tallies.serve("r-1", ["web"], ())
+    line.fails(1)
+    line.turn()
+    assert len(line.failures()) == 3
+
+
 def test_slow_keys_have_a_bound_of_their_own() -> None:
     line = Line()
     line.tallies.serve("r-1", ["web"], (Watch(service="web", thresholds=(0.05,)),))
