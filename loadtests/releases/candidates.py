@@ -31,12 +31,21 @@ def dead(platform: Platform, pace: Pace) -> list[Check]:
     rows, at, release, candidate = _judged(platform, 5, fail=1.0)
     told = asked(rows, candidate)
     first = min((row.due + row.took for row in told), default=at)
+    (whole,) = [each for each in release["scopes"] if each["scope"] == "*"]
+    counted = whole["candidate"]
     return [
         _rolled_back(release, "regression"),
         Check(
             "after at most 5 requests of the candidate",
             f"{len(told)}",
             0 < len(told) <= 5,
+        ),
+        Check(
+            "the release's own account says so, too",
+            f"{counted['failed']} of {counted['requests']} failed, "
+            f"stable's {whole['stable']['failed']} of {whole['stable']['requests']}",
+            # One in flight when it was decided is counted no more.
+            len(told) - 1 <= counted["failed"] == counted["requests"] <= len(told),
         ),
         Check(
             "within 1 s of the first failure",
