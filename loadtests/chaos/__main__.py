@@ -20,8 +20,10 @@ from loadtests.processes import ToolError
 from loadtests.releases.platform import Platform
 from loadtests.releases.scenarios import RELEASES, WHOLE_ONLY
 
-#: Every scenario, in the order of the table.
-ALL = (*SCENARIOS, *RELEASES)
+
+def names() -> tuple[str, ...]:
+    """Return every scenario's name, in the order of the table."""
+    return (*SCENARIOS, *RELEASES)
 
 
 def play(name: str, pace: Pace, folder: Path) -> Verdict:
@@ -50,13 +52,13 @@ def main(arguments: Sequence[str]) -> int:
     """Play what is named, all by default, one after the other."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="the form that the tests play")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names()))
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.names if name not in ALL]:
-        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(ALL)}")
+    if unknown := [name for name in options.names if name not in names()]:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(names())}")
     skipped = WHOLE_ONLY if options.short else frozenset()
     verdicts = []
-    for name in options.names or [each for each in ALL if each not in skipped]:
+    for name in options.names or [each for each in names() if each not in skipped]:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             verdict = play(name, SHORT if options.short else FULL, Path(folder))

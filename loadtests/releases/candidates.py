@@ -168,9 +168,45 @@ def healthy(platform: Platform, pace: Pace) -> list[Check]:
         ),
         Check(
             "none of its users ever on stable in between",
-            f"{_returned(rows, candidate)} of {len(moved)} users returned, "
+            f"{returned(rows, candidate)} of {len(moved)} users returned, "
             f"{len(rows) / users:.1f} requests each",
-            len(moved) == users and not _returned(rows, candidate),
+            len(moved) == users and not returned(rows, candidate),
+        ),
+        nobody_failed(rows),
+    ]
+
+
+def few(platform: Platform, pace: Pace) -> list[Check]:
+    """A dead candidate at 100 requests a minute from 40 users, two or so of them at 5 %."""
+    del pace
+    candidate = platform.candidate
+    platform.start((5, LONG), (100, LONG))
+    platform.until("stepping")
+    platform.turn(candidate, fail=1.0)
+    began = time.monotonic()
+    load = platform.load(120, rate=100 / 60, users=40)
+    sleep_until(began + 20)
+    release = platform.release()
+    tests = [
+        f"{test['name']}{'' if test['speaks'] else ' cannot speak'}"
+        for scope in release["scopes"][:1]
+        for test in scope["tests"]
+    ]
+    release = platform.until("rolled_back", "held", within=100)
+    took = time.monotonic() - began
+    rows = load.end()
+    return [
+        Check(
+            # An integration check each 30 s, and 30 s from the first that failed.
+            "rolled back within 65 s: probes, breakers and rules see it",
+            f"{release['state']} after {took:.0f} s, {len(asked(rows, candidate))} requests of the "
+            f"candidate; {release['trigger']}: {release['because'][:90]}",
+            release["state"] == "rolled_back" and took <= 65,
+        ),
+        Check(
+            "the release says which of its tests can speak",
+            ", ".join(tests),
+            any("cannot" in each for each in tests) and any("cannot" not in each for each in tests),
         ),
         nobody_failed(rows),
     ]
@@ -255,7 +291,7 @@ def nobody_failed(rows: Sequence[Row]) -> Check:
     )
 
 
-def _returned(rows: Sequence[Row], candidate: str) -> int:
+def returned(rows: Sequence[Row], candidate: str) -> int:
     """Count users who were answered by the candidate and later by stable."""
     seen: dict[int, list[Row]] = {}
     for row in rows:

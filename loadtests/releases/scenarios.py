@@ -15,6 +15,7 @@ RELEASES: dict[str, Scenario] = {
     "candidate-dead": candidates.dead,
     "candidate-fails-a-tenth": candidates.tenth,
     "candidate-fails-beside-stable": candidates.noisy,
+    "candidate-dead-few-users": candidates.few,
     "candidate-slow": candidates.slow,
     "candidate-healthy": candidates.healthy,
     "pipeline": candidates.pipeline,
@@ -28,4 +29,4 @@ RELEASES: dict[str, Scenario] = {
     "candidate-websockets": tunnels.drained,
 }
 #: Too long for the test suite, which plays their like.
-WHOLE_ONLY = frozenset({"candidate-fails-beside-stable"})
+WHOLE_ONLY = frozenset({"candidate-fails-beside-stable", "candidate-dead-few-users"})
