@@ -10,8 +10,8 @@ from collections.abc import Callable
 from loadtests.chaos.stage import Pace, kill, wait_for
 from loadtests.chaos.verdict import Check
 from loadtests.processes import ToolError
-from loadtests.releases.candidates import LONG, nobody_failed
-from loadtests.releases.platform import OVER, Platform
+from loadtests.releases.candidates import APPLIED, LONG, nobody_failed, returned
+from loadtests.releases.platform import OVER, Platform, color
 from loadtests.releases.tunnels import Tunnel, user_on
 
 LEASE = 3.0
@@ -64,7 +64,7 @@ def control_killed(platform: Platform, pace: Pace) -> list[Check]:
     """Kill control with -9 in each state that it works in."""
     del pace
     candidate = platform.candidate
-    load = platform.load(120)
+    load = platform.load(120, users=300)  # each comes back every 1.5 s
     # A candidate that does not become healthy keeps it validating.
     platform.turn(candidate, "events", unhealthy=True)
     _until_unhealthy(platform, candidate)
@@ -82,6 +82,7 @@ def control_killed(platform: Platform, pace: Pace) -> list[Check]:
     checks.append(_killed_in(platform, "baking", lambda: platform.until("baking", within=6)))
     # An open WebSocket keeps it rolling back until its drain time is over.
     with Tunnel(platform.gateway.port, user_on(platform, candidate)) as tunnel:
+        aborted = time.monotonic()
         checks.append(_killed_in(platform, "rolling_back", lambda: platform.verb("abort")))
         ended = platform.until(*OVER, within=15)
         closed = tunnel.closed(2.0)
@@ -92,7 +93,18 @@ def control_killed(platform: Platform, pace: Pace) -> list[Check]:
             ended["state"] == "aborted" and closed and platform.stable != candidate,
         )
     )
-    return [*checks, nobody_failed(load.end())]
+    rows = load.end()
+    before = [row for row in rows if row.due < aborted - APPLIED]
+    users = {row.user for row in before if color(row) == candidate}
+    back = returned(before, candidate)
+    checks.append(
+        Check(
+            "meanwhile nobody leaves the candidate",
+            f"{back} of {len(users)} users did",
+            bool(users) and not back,
+        )
+    )
+    return [*checks, nobody_failed(rows)]
 
 
 def _until_unhealthy(platform: Platform, candidate: str) -> None:
