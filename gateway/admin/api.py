@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from gateway.admin.inbound import Inbound
     from gateway.admin.pictures import Pictures
+    from gateway.admin.release_pictures import ReleasePictures
     from gateway.config.snapshot import Color
     from gateway.control.desk import ColorOrRole, Facts, Outcome
     from gateway.control.operations import Operations
@@ -43,9 +44,11 @@ class Api(Handlers):
         operations: Operations,
         shown: Pictures,
         releases: ReleaseCalls,
+        runs: ReleasePictures,
     ) -> None:
         super().__init__(switchboard, shown)
         self._releases = releases
+        self._runs = runs
         self._operations = operations
         self._reloads = {"ok": 0, "refused": 0}
 
@@ -107,6 +110,7 @@ class Api(Handlers):
             now=self._shown.clock(),
             version=VERSION,
             build=hot.compiled_state(),
+            release=self._runs.metrics(self._switch.state.run),
             probes=tuple(sorted(parts.news.counts.items())),
         )
         return web.Response(
@@ -233,7 +237,7 @@ class Api(Handlers):
         run = next((busy for each in named if (busy := state.busy(each.name))), None)
         if run is not None and body.to == "stable":
             return await self._releases.take_back(caller, run, force=body.force)
-        return await self._switch.rollback(
+        written = await self._switch.rollback(
             caller,
             lambda state, facts: desk.rollback(
                 state,
@@ -244,6 +248,8 @@ class Api(Handlers):
                 fresh=self._fresh,
             ),
         )
+        self._releases.snapped_back(written)
+        return written
 
     # --- pools ------------------------------------------------------------------------------------
 

@@ -18,21 +18,15 @@ from gateway.admin.models import (
     ServiceName,
     hundredths,
 )
+from gateway.release.machine import State
 
-ReleaseState = Literal[
-    "validating",
-    "stepping",
-    "baking",
-    "paused",
-    "held",
-    "rolling_back",
-    "rolled_back",
-    "aborted",
-    "finalized",
-]
+ReleaseState = State
 Verdict = Literal["pass", "fail", "inconclusive"]
 Version = Annotated[str, StringConstraints(max_length=200)]
 Generation = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+Pools = Annotated[
+    dict[ServiceName, Generation], Field(json_schema_extra={"additionalProperties": False})
+]
 #: A hold may be longer than a caller waits: up to days.
 Hold = Annotated[
     str,
@@ -63,7 +57,7 @@ class ReleaseStart(Request):
         default=None, description="null: every service", min_length=1, max_length=255
     )
     version: Version = Field(default="", description="what people know the build by")
-    pools: dict[ServiceName, Generation] | None = Field(
+    pools: Pools | None = Field(
         default=None, description="the candidate's generation by service; 412 where it is another"
     )
     steps: list[ReleaseStep] | None = Field(default=None, min_length=1, max_length=100)

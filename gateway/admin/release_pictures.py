@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.admin import release_models as models
+from gateway.observe.exposition import ReleaseView
 from gateway.release import account
 from gateway.release.machine import RUNNING
 from gateway.release.outlook import outlook
@@ -61,6 +62,30 @@ class ReleasePictures:
             forward_only=run.plan.forward_only,
             finalize=run.plan.finalize,
             alpha=run.alpha,
+        )
+
+    def metrics(self, run: Release | None) -> ReleaseView:
+        """Return what ``/metrics`` says of releases."""
+        rollbacks = tuple(self._releases.rollbacks.items())
+        if run is None:
+            return ReleaseView(rollbacks=rollbacks)
+        judgement = self._releases.judgement
+        if run.over or judgement is None or judgement.known.release != run.id:
+            return ReleaseView(state=run.state, rollbacks=rollbacks)
+        known = judgement.known
+        return ReleaseView(
+            state=run.state,
+            step=run.step + 1 if run.running else 0,
+            scopes=tuple(
+                (name, scope.evidence, judgement.bound(name))
+                for name, scope in known.scopes.items()
+            ),
+            sides=tuple(
+                (service, role, side.requests, side.failed)
+                for service, sides in known.figures.items()
+                for role, side in (("candidate", sides.candidate), ("stable", sides.stable))
+            ),
+            rollbacks=rollbacks,
         )
 
     def _scopes(
@@ -152,7 +177,8 @@ def _gate(gate: Gate, run: Release) -> models.GateStatus:
 def _lease(run: Release, judgement: Judgement | None) -> models.LeaseStatus | None:
     if run.plan.lease is None:
         return None
-    left = judgement.known.lease if judgement is not None else None
+    # Just begun, nothing was judged yet: it is full.
+    left = judgement.known.lease if judgement is not None else run.plan.lease
     return models.LeaseStatus(
         seconds=run.plan.lease,
         left=round(max(0.0, left or 0.0), 1) if run.running else 0.0,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.config import yaml12
+from gateway.config.advice import advice
 from gateway.config.cross import cross_faults
 from gateway.config.faults import place_text, validate
 from gateway.config.files import read_bounded, reason
@@ -141,7 +142,8 @@ def parse_text(
             problems.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
-    return Loaded(config.with_secrets(secrets).with_pages(pages), _warnings(document, name))
+    warnings = sorted({*_warnings(document, name), *_advice(config, document, name)})
+    return Loaded(config.with_secrets(secrets).with_pages(pages), tuple(warnings))
 
 
 def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:
@@ -161,4 +163,12 @@ def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:
                 f"{NOT_YET[pattern]}{also}",
             )
         )
-    return tuple(sorted(warnings))
+    return tuple(warnings)
+
+
+def _advice(config: Config, document: yaml12.Document, name: str) -> tuple[Problem, ...]:
+    """Return what is right and yet hardly meant."""
+    marked = [(fault, document.mark(fault.place)) for fault in advice(config)]
+    return tuple(
+        Problem(name, mark.line, mark.column, fault.path, fault.message) for fault, mark in marked
+    )

@@ -217,10 +217,10 @@ class Control:
     async def _serve_admin(self) -> None:
         switch = self.switchboard
         shown = Pictures(switch, time.monotonic_ns, self.platform)
-        api = Api(switch, self.operations, shown, self.release_calls)
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
+        api = Api(switch, self.operations, shown, self.release_calls, runs)
         streams = Streams(self.events)
         self._server = Server(
             _handlers(api) | _handlers(breakers) | _handlers(releases),

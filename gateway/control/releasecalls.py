@@ -195,6 +195,12 @@ class ReleaseCalls:
         why = Why(because=_said(caller, "taken back"), trigger="manual", by_hand=True)
         return await self._releases.roll_back(caller, run, why, force=force)
 
+    def snapped_back(self, written: Written) -> None:
+        """Count a rollback by hand that had no release to take back."""
+        if written.changed and written.touched:
+            counts = self._releases.rollbacks
+            counts["manual"] = counts.get("manual", 0) + 1
+
     async def finalize(self, caller: Caller, name: str) -> Written:
         """Swap the roles now: the candidate carries everything and becomes stable."""
 

@@ -121,7 +121,7 @@ def decisions(db: sqlite3.Connection, name: str) -> list[Decision]:
     """Return a release's ledger, oldest first."""
     rows = db.execute(
         "SELECT id, release, at, what, state, step, weight, text, numbers FROM decision"
-        " WHERE release = ? ORDER BY id",
+        " WHERE release = ? ORDER BY at, id",  # an evaluation may be stored after what came of it
         (name,),
     )
     names = Decision.__struct_fields__

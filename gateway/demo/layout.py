@@ -21,6 +21,21 @@ DRAIN_TIMEOUT = "2s"
 
 _OK = {"status": "ok"}
 
+#: A release in a minute, if somebody visits: too short for anything but a look.
+RELEASES: dict[str, object] = {
+    "steps": [
+        {"weight": 5, "hold": "10s"},
+        {"weight": 20, "hold": "10s"},
+        {"weight": 50, "hold": "10s"},
+        {"weight": 100, "hold": "15s"},
+    ],
+    "min_requests": 20,
+    "min_keys": 3,
+    "max_hold": "30s",
+    "on_inconclusive": "promote",
+    "triggers": {"error_rate": {"for": "20s"}, "latency": {"for": "20s"}},
+}
+
 #: The deeper levels of health. L4 goes through the gateway: the website's asks the three APIs, too.
 LEVELS: dict[str, dict[str, object]] = {
     "website": {
@@ -179,7 +194,9 @@ def configuration(layout: Layout, folder: Path) -> dict[str, object]:
             "tokens": [{"name": "demo", "role": "admin", "token_file": str(folder / "token")}],
         },
         "internal_callers": [f"{HOST}/32"],
-        "traffic": {"cohort": {"secret_file": str(folder / "cohort.secret")}},
+        "traffic": {
+            "cohort": {"header": "X-User-Id", "secret_file": str(folder / "cohort.secret")}
+        },
         "services": services,
         "routes": [
             {"path": "/api/ivor/", "service": "ivor"},
@@ -188,4 +205,5 @@ def configuration(layout: Layout, folder: Path) -> dict[str, object]:
             {"path": "/", "service": "website", "security": "page"},
         ],
         "security": {"profiles": {"page": {}}},
+        "releases": RELEASES,
     }

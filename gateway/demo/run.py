@@ -302,6 +302,8 @@ Try, in another terminal:
   {us} traffic set 20
   {us} demo break ivor green --fail 0.5
   {us} rollback --reason "ivor fails"
+  {us} demo heal
+  {us} release start --version 2 --wait
   {us} demo break events blue --dead
   curl {content.public}/.well-known/gateway/status
   {us} maintenance on newsroom --retry-after 1m

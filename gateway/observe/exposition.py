@@ -31,6 +31,8 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
 from gateway.policy.mode import MODES, STATES, Picture
+from gateway.release.machine import STATES as RELEASE_STATES
+from gateway.release.record import TRIGGERS
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -46,6 +48,22 @@ _BREAKER_VALUES: Final = {
     layout.BREAKER_FORCED: 3,
 }
 _LE: Final = (*(str(bound / 1000) for bound in layout.BOUNDS_MS), "+Inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseView:
+    """The release under way, or how the last one ended.
+
+    ``step`` counts from 1; 0: nobody is exposed. ``scopes`` has each scope's evidence and the
+    threshold at which it is taken back, ``sides`` requests and failed first attempts by service and
+    role; both are empty once it is over. ``rollbacks`` counts by trigger since control began.
+    """
+
+    state: str = "none"
+    step: int = 0
+    scopes: tuple[tuple[str, float, float], ...] = ()
+    sides: tuple[tuple[str, str, int, int], ...] = ()
+    rollbacks: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +89,7 @@ class MetricsView:
     now: int = 0
     version: str = ""
     build: str = ""
+    release: ReleaseView = ReleaseView()
     probes: tuple[tuple[tuple[str, str, str, str], tuple[int, float]], ...] = ()
 
 
@@ -148,6 +167,7 @@ class GatewayCollector(Collector):
         )
         yield _cache(rows[1:])
         yield self._weights()
+        yield from self._release()
         yield GaugeMetricFamily(
             "gateway_state_fallback",
             "1: the state store cannot be used, state is in memory and ends with control.",
@@ -202,6 +222,49 @@ class GatewayCollector(Collector):
             family.add_metric([service.service, "candidate"], service.weight / 100)
             family.add_metric([service.service, "stable"], (10_000 - service.weight) / 100)
         return family
+
+    def _release(self) -> Iterator[Metric]:
+        """Yield where the release is, what speaks against it, and what went back so far."""
+        shown = self._view.release
+        yield GaugeMetricFamily(
+            "gateway_release_step", "The step in force, from 1; 0: none.", value=shown.step
+        )
+        state = GaugeMetricFamily(
+            "gateway_release_state", "1: the release, or the last, is in it.", labels=["state"]
+        )
+        for name in ("none", *RELEASE_STATES):
+            state.add_metric([name], float(name == shown.state))
+        yield state
+        evidence = GaugeMetricFamily(
+            "gateway_release_evidence", "That the candidate is worse; 1: none.", labels=["scope"]
+        )
+        threshold = GaugeMetricFamily(
+            "gateway_release_evidence_threshold",
+            "Evidence at which the release is taken back.",
+            labels=["scope"],
+        )
+        for scope, found, bound in shown.scopes:
+            evidence.add_metric([scope], found)
+            threshold.add_metric([scope], bound)
+        yield from (evidence, threshold)
+        labels = ["service", "role"]
+        requests = GaugeMetricFamily(
+            "gateway_release_requests", "Requests since the release began.", labels=labels
+        )
+        failures = GaugeMetricFamily(
+            "gateway_release_failures", "Of these, failed first attempts.", labels=labels
+        )
+        for service, role, count, failed in shown.sides:
+            requests.add_metric([service, role], count)
+            failures.add_metric([service, role], failed)
+        yield from (requests, failures)
+        counts = dict(shown.rollbacks)
+        rollbacks = CounterMetricFamily(
+            "gateway_rollbacks", "Rollbacks that moved traffic.", labels=["trigger"]
+        )
+        for trigger in TRIGGERS:
+            rollbacks.add_metric([trigger], counts.get(trigger, 0))
+        yield rollbacks
 
     def _endpoints(self) -> Iterator[Metric]:
         """Yield health, tries and failures of the endpoints in the topology in force."""

@@ -7,7 +7,7 @@ and what was in flight is over; a control process that comes back in it goes on 
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 #: Where on its way a release is.
 Phase = Literal["validating", "stepping", "baking"]
@@ -40,6 +40,7 @@ Event = Literal[
 ]
 
 PHASES: Final[tuple[Phase, ...]] = ("validating", "stepping", "baking")
+STATES: Final[tuple[State, ...]] = get_args(State)
 #: Nothing comes after these.
 TERMINAL: Final[frozenset[State]] = frozenset({"rolled_back", "aborted", "finalized"})
 #: In these a release is on its way; ``rolling_back`` is no longer.
@@ -103,3 +104,15 @@ def after(state: State, event: Event, where: Phase) -> tuple[State, Phase]:
 def knows(state: State, event: Event) -> bool:
     """Tell whether a state knows an event."""
     return (state, event) in TABLE
+
+
+def as_markdown() -> str:
+    """Return the table as a Mermaid state diagram for the documentation."""
+    lines = ["```mermaid", "stateDiagram-v2", "  [*] --> validating: start"]
+    for (state, event), target in TABLE.items():
+        if target == BACK:
+            lines += [f"  {state} --> {phase}: {event}, where it was {phase}" for phase in PHASES]
+        else:
+            lines.append(f"  {state} --> {target}: {event}")
+    lines += [f"  {state} --> [*]" for state in STATES if state in TERMINAL]
+    return "\n".join([*lines, "```"])

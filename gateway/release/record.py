@@ -27,6 +27,19 @@ QUANTILES: Final[tuple[tuple[str, float], ...]] = (
 )
 OBJECTIVE: Final = "objective"
 
+#: What takes a release back: rules and tests, its lease, a step that cannot be judged, a person.
+TRIGGERS: Final = (
+    "regression",
+    "error_rate",
+    "latency",
+    "unhealthy",
+    "breakers_open",
+    "critical_down",
+    "lease",
+    "inconclusive",
+    "manual",
+)
+
 
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A latency that is watched: where it comes from, and seconds to the response head."""

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
@@ -19,7 +20,16 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.channel.childspec import ChildSpec
 from gateway.channel.framing import Decoder, encode
-from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, FromControl, Hello
+from gateway.channel.messages import (
+    PROTOCOL,
+    Ack,
+    Addresses,
+    Apply,
+    Failures,
+    FromControl,
+    Hello,
+    Tally,
+)
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import Color, Endpoint, Service, Topology, Traffic
 from gateway.control.app import Control, Outside
@@ -187,6 +197,11 @@ class FakeWorker:
             self.board.slab(self.slab)[layout.S_TRAFFIC] = self.traffic.revision
         self._writer.write(encode(Ack(number=number, error=self.error)))
 
+    def tell(self, message: Failures | Tally) -> None:
+        """Tell what was seen of requests."""
+        assert self._writer is not None
+        self._writer.write(encode(message))
+
     async def until(self, number: int) -> None:
         """Wait until a snapshot of at least that number has come."""
         async with asyncio.timeout(5):
@@ -194,7 +209,13 @@ class FakeWorker:
                 self.changed.clear()
                 await self.changed.wait()
 
+    @property
+    def state(self) -> int:
+        found: int = self.board.slab(self.slab)[layout.S_STATE]
+        return found
+
     async def stop(self, state: int = layout.STATE_GONE) -> None:
+        """Hang up; with the state that it has, control alone is gone."""
         self.board.slab(self.slab)[layout.S_STATE] = state
         if self._writer is not None:
             self._writer.close()
@@ -218,6 +239,8 @@ class World:
         self.workers: list[FakeWorker] = []
         self.control: Control | None = None
         self.store: Store | None = None
+        #: Clock, wall and sleep for ``Outside``, where a test has its own.
+        self.time: dict[str, Any] = {}
         self.url = ""
         self._channel = -1
 
@@ -247,7 +270,9 @@ class World:
             addresses=("127.0.0.1:9090", "unix:admin.sock"),
         )
         self.store = store or await SqliteStore.open(self.settings.state_path)
-        outside = Outside(board=self.board, store=self.store, probes=self.probes, load=self.load)
+        outside = Outside(
+            board=self.board, store=self.store, probes=self.probes, load=self.load, **self.time
+        )
         self.control = Control(spec, self.settings, outside)
         await self.control.start()
         return self.control
@@ -274,6 +299,19 @@ class World:
         if self.control is not None:
             await self.control.close()
             self.control = None
+
+    async def kill(self) -> None:
+        """Let control end as by SIGKILL: what it would do on its way out is not done."""
+        control = self.control
+        assert control is not None
+        self.control = None
+        await control.tasks.close()
+        control.events.close()
+        await control.switchboard.parts.hub.close()
+        if control._handover is not None:
+            control._handover.close()
+        if control._server is not None:
+            await control._server.close()
 
     async def close(self) -> None:
         for worker in self.workers:

@@ -24,8 +24,11 @@ DEMO_FILE = Path(__file__).parents[2] / "config" / "demo.yaml"
 def test_the_usual_layout_is_what_the_example_file_has() -> None:
     example = yaml.safe_load(DEMO_FILE.read_text())
     ours = configuration(usual_layout(), Path("var/demo"))
-    for key in ("version", "listen", "workers", "state", "admin", "routes", "internal_callers"):
+    same = ("version", "listen", "workers", "state", "admin", "routes", "internal_callers")
+    for key in (*same, "releases"):
         assert ours[key] == example[key], key
+    assert "X-User-Id" in repr(ours["traffic"])
+    assert example["traffic"]["cohort"]["header"] == "X-User-Id"
     services = ours["services"]
     assert isinstance(services, dict)
     assert services.keys() == example["services"].keys()

@@ -15,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import Endpoint, Pool, Service, ServiceTraffic, Topology, Traffic
-from gateway.observe.exposition import CONTENT_TYPE, MetricsView, render
+from gateway.observe.exposition import CONTENT_TYPE, MetricsView, ReleaseView, render
 from gateway.policy.mode import Picture
+from gateway.release.machine import STATES
+from gateway.release.record import TRIGGERS
 
 ENDPOINT = Endpoint(
     id="ivor-blue-3-0",
@@ -49,6 +51,15 @@ def board() -> Iterator[Board]:
     board.close()
 
 
+RELEASE = ReleaseView(
+    state="stepping",
+    step=2,
+    scopes=(("ivor", 14.2, 200.0), ("*", 1.0, 200.0)),
+    sides=(("ivor", "candidate", 480, 3), ("ivor", "stable", 9120, 7)),
+    rollbacks=(("regression", 2),),
+)
+
+
 def view_of(board: Board) -> MetricsView:
     return MetricsView(
         board=board,
@@ -57,6 +68,7 @@ def view_of(board: Board) -> MetricsView:
         reloads=(("ok", 2), ("refused", 1)),
         version="0.1.0",
         build="compiled",
+        release=RELEASE,
     )
 
 
@@ -333,3 +345,27 @@ def test_probes_are_counted_by_result_and_timed_by_level(board: Board) -> None:
     assert 'gateway_probes_total{color="blue",level="L2",result="pass",service="a"} 3.0' in text
     assert 'gateway_probe_seconds_count{color="blue",level="L2",service="a"} 4.0' in text
     assert 'gateway_probe_seconds_sum{color="blue",level="L2",service="a"} 2.5' in text
+
+
+def test_a_release_has_its_step_its_state_and_its_evidence(board: Board) -> None:
+    assert values(board, "gateway_release_step") == {(): 2}
+    states = values(board, "gateway_release_state")
+    assert set(states) == {("none",), *((state,) for state in STATES)}
+    assert [state for state, value in states.items() if value] == [("stepping",)]
+    assert values(board, "gateway_release_evidence") == {("ivor",): 14.2, ("*",): 1}
+    assert values(board, "gateway_release_evidence_threshold") == {("ivor",): 200, ("*",): 200}
+    assert values(board, "gateway_release_requests")["candidate", "ivor"] == 480
+    assert values(board, "gateway_release_failures")["stable", "ivor"] == 7
+
+
+def test_rollbacks_have_every_trigger_from_the_start(board: Board) -> None:
+    """A series that begins with its first rollback would have no increase to alert on."""
+    found = values(board, "gateway_rollbacks_total")
+    assert found == {(trigger,): 2 if trigger == "regression" else 0 for trigger in TRIGGERS}
+
+
+def test_without_a_release_the_state_is_none(board: Board) -> None:
+    text = render(dataclasses.replace(view_of(board), release=ReleaseView())).decode()
+    assert 'gateway_release_state{state="none"} 1.0' in text
+    assert "gateway_release_step 0.0" in text
+    assert "gateway_release_evidence{" not in text

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
+import yaml
 from prometheus_client import Metric
 
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import Endpoint, Pool, Service, ServiceTraffic, Topology, Traffic
-from gateway.observe.exposition import GatewayCollector, MetricsView
+from gateway.observe.exposition import GatewayCollector, MetricsView, ReleaseView
 from gateway.policy.mode import Picture
 
-PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "metrics.md").read_text()
+RULES = ROOT / "config" / "prometheus" / "alerts.yaml"
 
 
 def told() -> dict[str, tuple[str, set[str]]]:
@@ -39,6 +45,7 @@ def collected() -> list[Metric]:
             topology=Topology(number=1, services=(Service(name="a", row=1),), pools=(pool,)),
             traffic=Traffic(revision=1, services=(ServiceTraffic(service="a", stable="blue"),)),
             platform=Picture("full", {"a": "up"}),
+            release=ReleaseView(scopes=(("a", 1.0, 200.0),), sides=(("a", "stable", 1, 0),)),
             probes=((("a", "blue", "L1", "pass"), (1, 0.1)),),
         )
         return list(GatewayCollector(view).collect())
@@ -65,3 +72,25 @@ def test_the_buckets_are_the_boards() -> None:
     bounds = [int(number) for number in re.findall(r"\d+", small)]
     bounds += [int(number) * 1000 for number in re.findall(r"\d+", large)]
     assert tuple(bounds) == layout.BOUNDS_MS
+
+
+def test_the_alerts_speak_of_metrics_that_there_are() -> None:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert rules
+    for rule in rules:
+        names = set(re.findall(r"gateway_\w+", rule["expr"]))
+        assert names, rule["alert"]
+        assert names <= set(told()), rule["alert"]
+        assert rule["annotations"]["summary"]
+
+
+@pytest.mark.outside
+def test_promtool_reads_the_alerts() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    checked = subprocess.run(
+        [promtool, "check", "rules", str(RULES)], capture_output=True, timeout=30, check=False
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
