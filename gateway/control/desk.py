@@ -63,7 +63,7 @@ class Facts(Protocol):
         """Whether an endpoint of that pool was seen healthy."""
 
     def able(self, service: str, color: Color) -> bool:
-        """Whether that pool may be able to serve: an endpoint that is not known to be down."""
+        """Whether that pool may be able to serve: an endpoint not known to be down, or broken."""
 
     def tunnels(self, service: str, color: Color) -> int:
         """How many tunnels are open to that pool."""

@@ -52,15 +52,12 @@ class Observed:
         )
 
     def able(self, service: str, color: Color) -> bool:
-        """Whether an endpoint of that pool is not known to be down, nor opened by hand.
+        """Whether an endpoint of that pool is not known to be down and may be sent requests.
 
-        A breaker that opened by itself is no hindrance: it closes by itself, too.
+        A pool that was killed a moment ago is known by its breakers alone: probes need seconds.
+        A breaker that opened for less is as good as closed once its endpoint passes probes again.
         """
-        return any(
-            self._board.health(cell) != layout.DOWN
-            and self._board.breaker(cell) != layout.BREAKER_FORCED
-            for cell in self.cells(service, color)
-        )
+        return any(self._board.serves(cell) for cell in self.cells(service, color))
 
     def tunnels(self, service: str, color: Color) -> int:
         """How many tunnels are open to that pool."""

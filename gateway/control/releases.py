@@ -132,8 +132,10 @@ class Releases:
         run = state.running
         if not isinstance(message, Failures):
             self.baselines.take(state, message)
-            if run is not None:
-                self.judged(run).count(message, self._switch.parts.clock())
+            # The last counts of one that is being taken back come while it is: a candidate that
+            # fails at once is gone before its first ones.
+            if state.run is not None and not state.run.over:
+                self.judged(state.run).count(message, self._switch.parts.clock())
         elif run is not None:
             judgement = self.judged(run)
             if judgement.fail(message) and judgement.over():

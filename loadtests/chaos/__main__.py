@@ -9,37 +9,56 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gateway.demo.children import DemoError
 from loadtests.chaos.scenarios import SCENARIOS
 from loadtests.chaos.stage import FULL, SHORT, Lacking, Pace, Stage
-from loadtests.chaos.verdict import Verdict, table
+from loadtests.chaos.verdict import Check, Verdict, table
 from loadtests.processes import ToolError
+from loadtests.releases.platform import Platform
+from loadtests.releases.scenarios import RELEASES, WHOLE_ONLY
+
+
+def names() -> tuple[str, ...]:
+    """Return every scenario's name, in the order of the table."""
+    return (*SCENARIOS, *RELEASES)
 
 
 def play(name: str, pace: Pace, folder: Path) -> Verdict:
     """Play one scenario in an empty folder."""
-    try:
+
+    def played() -> list[Check]:
         with Stage(folder) as stage:
-            checks = tuple(SCENARIOS[name](stage, pace))
+            if name in SCENARIOS:
+                return SCENARIOS[name](stage, pace)
+            return RELEASES[name](Platform.on(stage), pace)
+
+    return judged(name, played)
+
+
+def judged(name: str, played: Callable[[], list[Check]]) -> Verdict:
+    """Play, and say what came of it, or why nothing did."""
+    try:
+        return Verdict(name, tuple(played()))
     except Lacking as error:
         return Verdict(name, (), lacking=str(error))
-    except (ToolError, OSError) as error:
-        return Verdict(name, (), broken=" ".join(str(error).split())[:300])
-    return Verdict(name, checks)
+    except (ToolError, DemoError, OSError) as error:
+        return Verdict(name, (), broken=" ".join(str(error).split())[:600])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Play what is named, all by default, one after the other."""
     parser = argparse.ArgumentParser(prog="make chaos", description=__doc__)
     parser.add_argument("--short", action="store_true", help="the form that the tests play")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names()))
     options = parser.parse_args(arguments)
-    if unknown := [name for name in options.names if name not in SCENARIOS]:
-        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if unknown := [name for name in options.names if name not in names()]:
+        parser.error(f"no scenario {', '.join(unknown)}; there are {', '.join(names())}")
+    skipped = WHOLE_ONLY if options.short else frozenset()
     verdicts = []
-    for name in options.names or SCENARIOS:
+    for name in options.names or [each for each in names() if each not in skipped]:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
             verdict = play(name, SHORT if options.short else FULL, Path(folder))

@@ -9,6 +9,7 @@ Every request leaves a row; ``Offered`` is how the program that ordered it reads
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -17,6 +18,8 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,11 @@ import h11
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be sent. ``{n}`` in the path stands for the request's number."""
+    """What is to be sent. ``{n}`` in the path stands for the request's number.
+
+    With ``users`` each request is one of theirs, in turn, with the cohort cookie of their own;
+    ``paths``, where there are any, are asked in turn in place of ``path``.
+    """
 
     port: int
     rate: float
@@ -39,6 +46,23 @@ class Order:
     patience: float = 10.0
     connections: int = 256
     numbers: int = 1_000_000_000
+    users: int = 0
+    paths: tuple[str, ...] = ()
+
+    def target(self, number: int) -> str:
+        """Return what a request asks for; a user's next request asks for another path."""
+        path = self.path
+        if self.paths:
+            rounds = number // self.users if self.users else 0
+            path = self.paths[(number + rounds) % len(self.paths)]
+        return path.replace("{n}", str(number % self.numbers))
+
+
+@cache
+def cookie(user: int) -> str:
+    """Return a user's cohort cookie: as the gateway makes them, but the same in each run."""
+    octets = blake2b(f"user {user}".encode(), digest_size=16).digest()
+    return base64.urlsafe_b64encode(octets).decode().rstrip("=")
 
 
 @dataclass(slots=True)
@@ -48,8 +72,10 @@ class Row:
     due: float
     took: float = 0.0
     status: int = 0
-    #: ``X-Backend``: who answered, where it was a backend.
+    #: ``X-Backend`` (or the demo's name for it): who answered, where it was a backend.
     backend: str = ""
+    #: Whose request it was; -1: nobody's.
+    user: int = -1
     #: ``X-Gateway-Served-By`` of an answer that hides a failure, ``X-Gateway-Error`` of one that
     #: tells it.
     served_by: str = ""
@@ -98,8 +124,9 @@ class Client(asyncio.Protocol):
         fields = [("Host", "chaos.example"), *order.fields.items()]
         if body:
             fields.append(("Content-Length", str(len(body))))
-        target = order.path.replace("{n}", str(number % order.numbers))
-        request = h11.Request(method=order.method, target=target, headers=fields)
+        if row.user >= 0:
+            fields.append(("Cookie", f"gw_cohort={cookie(row.user)}"))
+        request = h11.Request(method=order.method, target=order.target(number), headers=fields)
         sent = self.parser.send(request) or b""
         if body:
             sent += self.parser.send(h11.Data(data=body)) or b""
@@ -158,7 +185,7 @@ class Client(asyncio.Protocol):
         assert self.row is not None
         fields = {name.decode(): value.decode("latin-1") for name, value in head.headers}
         self.row.status = head.status_code
-        self.row.backend = fields.get("x-backend", "")
+        self.row.backend = fields.get("x-backend") or fields.get("x-demo-instance", "")
         self.row.served_by = fields.get("x-gateway-served-by", "")
         self.row.error = fields.get("x-gateway-error", "")
         self.row.meant = int(fields.get("x-whole", "-1"))
@@ -288,7 +315,8 @@ class Load:
                 await asyncio.sleep(wait)
             if self.stopped:
                 break
-            self.offer(Row(due), number)
+            user = number % order.users if order.users else -1
+            self.offer(Row(due, user=user), number)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(order.patience + 1):
                 await self.all_done.wait()

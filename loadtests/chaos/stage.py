@@ -249,6 +249,10 @@ class Gateway:
 
         wait_for(up, "the first probes pass")
 
+    def tail(self) -> str:
+        """Return the end of what it has written."""
+        return "" if self.child is None else self.child.tail(4000)
+
     def stop(self) -> None:
         """End it and every process of it."""
         if self.child is not None:
@@ -279,6 +283,10 @@ class Stage:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def owns(self, stop: Callable[[], object]) -> None:
+        """Have something ended with the stage."""
+        self._stack.callback(stop)
 
     def backends(self, *names: str, **manner: object) -> list[Backend]:
         """Start backends by these names, all in one manner."""

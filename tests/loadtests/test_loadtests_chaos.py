@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.ports import free_ports
+from gateway.policy.cohort import cohort_cookie
 from loadtests.chaos import __main__ as program
 from loadtests.chaos.load import Load, Order, Row
 from loadtests.chaos.scenarios import SCENARIOS
@@ -47,6 +48,18 @@ def test_whole_answers_are_good(tmp_path: Path) -> None:
     assert len(rows) == 10
     assert all(row.good and row.backend == "it" for row in rows)
     assert asked == {b"/page/0", b"/page/1", b"/page/2"}
+
+
+def test_users_come_in_turn_each_with_a_cookie_of_their_own(tmp_path: Path) -> None:
+    with Upstream(always(b"ok", WHOLE)) as upstream:
+        rows = offered(tmp_path, upstream.port, users=4, paths=("/a", "/b"))
+        asked = [head.decode().split() for head in upstream.heads]
+    assert [row.user for row in rows] == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    pairs = {(words[words.index("Cookie:") + 1], words[1]) for words in asked}
+    assert len(pairs) == 8, "each of four users has asked for both"
+    for name in {pair[0] for pair in pairs}:
+        value = name.removeprefix("gw_cohort=").encode()
+        assert cohort_cookie(name.encode(), b"gw_cohort") == value, "one that counts"
 
 
 def short_by_length(say: Conversation) -> None:
