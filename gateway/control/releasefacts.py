@@ -80,7 +80,10 @@ class ReleaseFacts:
 
     def unproven(self, state: State, run: Release) -> list[str]:
         """Say which candidate endpoints do not pass all their probes, and why; none: all do."""
-        return [words for service in _in(state, run) for words in self._unproven(service)]
+        found = [words for service in _in(state, run) for words in self._unproven(service)]
+        if any(worker.forced_stable for worker in self._board.workers()):
+            found.append("`rollback --local` or on_control_lost has everybody on stable")
+        return found
 
     def _unproven(self, service: ServiceState) -> Iterator[str]:
         color = service.candidate

@@ -147,7 +147,11 @@ class Walk:
             early = " early" if gate.held < gate.hold else ""
             text = f"step {run.step + 1} passed{early}: {gate.requests} requests of the candidate"
             await self._further(run, text)
-        elif self._releases.judged(run).known.seen.waited >= max(plan.max_hold, gate.hold):
+            return
+        # What only waits for a person to finalize it has had its verdict.
+        over = run.step == plan.last and plan.finalize == "manual" and gate.enough
+        waited = self._releases.judged(run).known.seen.waited
+        if not over and waited >= max(plan.max_hold, gate.hold):
             await self._inconclusive(run, gate)
 
     async def _inconclusive(self, run: Release, gate: Gate) -> None:

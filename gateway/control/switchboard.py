@@ -394,9 +394,11 @@ class Switchboard:
             "actor": caller.actor,
         }
         self.parts.events.publish("release", **told)
-        same = before is not None and (before.id, before.state) == (run.id, run.state)
-        if same or run.state not in {"held", "rolling_back", "aborted"}:
+        former = before.state if before is not None and before.id == run.id else None
+        if run.state == former or run.state not in {"held", "rolling_back", "aborted"}:
             return
+        if former == "rolling_back":
+            return  # told when it began
         # Held is the one that waits for somebody; what went back by itself is well again.
         severity = "critical" if run.state == "held" else "warning"
         say = log.critical if run.state == "held" else log.warning
