@@ -78,6 +78,18 @@ class ReleaseFacts:
             closed=color in service.isolated,
         )
 
+    def alone(self, state: State, run: Release) -> frozenset[str]:
+        """Return the services of a release whose stable cannot serve: nobody to compare with."""
+        words = self._board.words
+        return frozenset(
+            service.name
+            for service in _in(state, run)
+            if not any(
+                judge.can_serve(words, each.cell)
+                for each in self._endpoints(service.name, service.stable)
+            )
+        )
+
     def unproven(self, state: State, run: Release) -> list[str]:
         """Say which candidate endpoints do not pass all their probes, and why; none: all do."""
         found = [words for service in _in(state, run) for words in self._unproven(service)]

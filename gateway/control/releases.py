@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from gateway.channel.messages import Failures
+from gateway.config.snapshot import BUCKETS
 from gateway.control import releasedesk
 from gateway.control.desk import Outcome, Refused, unavailable
 from gateway.control.releasedesk import Why
@@ -138,8 +139,22 @@ class Releases:
                 self.judged(state.run).count(message, self._switch.parts.clock())
         elif run is not None:
             judgement = self.judged(run)
-            if judgement.fail(message) and judgement.over():
+            if judgement.fail(self._comparable(run, message)) and judgement.over():
                 self._wake.set()
+
+    def _comparable(self, run: Release, message: Failures) -> Failures:
+        """Leave out what has no other side: stable's breakers are open, or it is down.
+
+        In an outage of both, stable's breakers open first, for it has more of the requests; it
+        fails no more from then on while the candidate does, and that says nothing against it.
+        """
+        alone = self._facts.alone(self._switch.state, run)
+        if not alone:
+            return message
+        kept = [
+            each for each in message.failures if each.service not in alone or each.weight >= BUCKETS
+        ]
+        return msgspec.structs.replace(message, failures=tuple(kept))
 
     def succeeded(self, run: Release) -> None:
         """Note that candidates are stable now: what was seen of them is stable's past."""

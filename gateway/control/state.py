@@ -169,6 +169,7 @@ def _watch(run: Release) -> Iterator[Watch]:
         yield Watch(
             service=part.service,
             thresholds=tuple(each.seconds for each in part.thresholds),
+            candidates=tuple(each.candidates for each in part.thresholds),
             objective=objective[0] if objective else part.rules.latency_above,
             cold_until=run.cold_until,
             looked=run.looked,

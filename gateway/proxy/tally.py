@@ -126,7 +126,9 @@ class ServiceTally:
     service: str = cython.declare(str, visibility="readonly")
     _owner: Tallies | None
     _thresholds: tuple[float, ...]
+    _candidates: tuple[float, ...]
     _first: cython.double
+    _first_candidates: cython.double
     _objective: cython.double
     _cold_until: cython.double
     _rows: dict[int, Row]
@@ -140,8 +142,8 @@ class ServiceTally:
     def __init__(self, service: str, owner: Tallies) -> None:
         self.service = service
         self._owner = owner
-        self._thresholds = ()
-        self._first = 0.0
+        self._thresholds = self._candidates = ()
+        self._first = self._first_candidates = 0.0
         self._objective = 2.0
         self._cold_until = 0.0
         self._rows = {}
@@ -160,7 +162,11 @@ class ServiceTally:
     def _watch(self, watch: Watch | None) -> cython.bint:
         """Look at these latencies from now on."""
         self._thresholds = () if watch is None else watch.thresholds[:MAX_THRESHOLDS]
-        self._first = self._thresholds[0] if self._thresholds else 0.0
+        self._candidates = self._thresholds
+        if watch is not None and len(watch.candidates) == len(watch.thresholds):
+            self._candidates = watch.candidates[:MAX_THRESHOLDS]
+        self._first = min(self._thresholds, default=0.0)
+        self._first_candidates = min(self._candidates, default=0.0)
         self._objective = 2.0 if watch is None else watch.objective
         self._cold_until = 0.0 if watch is None else watch.cold_until
         if watch is not None and watch.looked != self._looked:
@@ -212,7 +218,11 @@ class ServiceTally:
             self._meet(row, key)
         if not flags & _UNJUDGED:
             self._judge(row, key, status, fault, failed, flags)
-            if took >= 0.0 and self._thresholds and (late or took > self._first):
+            if (
+                took >= 0.0
+                and self._thresholds
+                and (late or took > (self._first_candidates if side >= 2 else self._first))
+            ):
                 self._tell_slow(row, key, took, late, fault if late else str(status))
 
     @cython.cfunc
@@ -306,7 +316,7 @@ class ServiceTally:
         before: cython.longlong = self._slow.get(key, 0)
         slower: cython.longlong = 0
         bit: cython.longlong = 1
-        for threshold in self._thresholds:
+        for threshold in self._candidates if row.side >= 2 else self._thresholds:
             if late or took > threshold:
                 slower |= bit
             bit += bit

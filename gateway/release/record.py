@@ -26,6 +26,11 @@ QUANTILES: Final[tuple[tuple[str, float], ...]] = (
     ("p99", 0.99),
 )
 OBJECTIVE: Final = "objective"
+#: How much slower than stable the candidate may be: this many times, and these seconds on top. A
+#: pool with a twentieth of the requests has colder caches, and of answers that all take about a
+#: millisecond a tenth more puts twice as many above a quantile.
+SLOWER: Final = 1.2
+SLACK: Final = 0.005
 
 #: What takes a release back: rules and tests, its lease, a step that cannot be judged, a person.
 TRIGGERS: Final = (
@@ -46,6 +51,15 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     seconds: float
+
+    @property
+    def candidates(self) -> float:
+        """What the candidate is held against: "slower by more than is harmless".
+
+        Where it is no slower than that at any quantile, it is above its own threshold no more often
+        than stable is above stable's: what the test needs. The objective is the same for both.
+        """
+        return self.seconds if self.name == OBJECTIVE else self.seconds * SLOWER + SLACK
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):

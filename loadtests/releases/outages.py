@@ -163,8 +163,9 @@ def stable_back(platform: Platform, pace: Pace) -> list[Check]:
     resumed = platform.until("stepping", "held", within=5)
     time.sleep(1.0)
     later = platform.release()
-    moved = time.monotonic()
     platform.verb("promote", to=100)
+    # Until then some are stable's, whose breaker takes its time to be sure.
+    moved = time.monotonic()
     promoted = platform.until("baking", within=5)
     time.sleep(0.5)
     rows = between(load.end(), moved, moved + 3600)
@@ -173,7 +174,8 @@ def stable_back(platform: Platform, pace: Pace) -> list[Check]:
         Check(
             "stable is back: resumed, it goes on",
             f"{resumed['state']}, {later['state']} at {later['weight']:g} %, then "
-            f"{promoted['state']} at {promoted['weight']:g} %; {len(failed)} of {len(rows)} failed",
+            f"{promoted['state']} at {promoted['weight']:g} %; {len(failed)} of {len(rows)} failed "
+            f"({said(failed)})",
             (later["state"], promoted["state"]) == ("stepping", "baking") and not failed,
         ),
     ]

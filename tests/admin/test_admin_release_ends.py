@@ -111,7 +111,8 @@ async def test_a_service_whose_stable_is_dead_stays_and_is_taken_back_once_it_ca
     # Before the release can be held for it.
     stage.control.releases._holding = True
     await stage.lost("blue", "ivor")
-    await stage.fails(*range(1, 12))
+    # Another's candidate fails: what of ivor's does is compared with nobody now.
+    await stage.fails(*range(1, 12), service="events")
     await stage.really(lambda: stage.run.state == "held")
     weights = {each.name: each.weight for each in stage.state.services}
     assert weights == {"events": 0, "ivor": 2000}
@@ -223,6 +224,23 @@ async def test_a_person_goes_on_though_what_held_it_is_still_so(
     await stage.passes(1.0)
     await stage.lost("blue", "ivor")
     await stage.until(lambda: stage.run.state == "held", 2.0)
+
+
+async def test_failures_while_stable_cannot_serve_are_compared_with_nobody(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        await stage.lost("blue", "ivor")
+        await stage.really(lambda: stage.run.state == "held")
+        # Its breakers are open: it does not fail any more, and the candidate does.
+        await stage.fails(*range(20))
+        assert stage.judgement.known.scopes["ivor"].errors.candidate == 0
+        assert stage.judgement.known.scopes["*"].errors.candidate == 0
+        await stage.fails(*range(100, 103), service="events")
+        assert stage.judgement.known.scopes["events"].errors.candidate == 3
+        stage.recovers()
+        await stage.until(lambda: stage.control.switchboard.parts.facts.able("ivor", "blue"))
+        await stage.fails(*range(3))
+        assert stage.judgement.known.scopes["ivor"].errors.candidate == 3
 
 
 async def test_an_outage_of_both_colors_is_held_and_not_rolled_back(tmp_path: Path) -> None:

@@ -616,6 +616,19 @@ def test_a_key_is_told_of_once_a_threshold(rig: Rig) -> None:
     rig.over()
 
 
+def test_the_candidate_has_thresholds_of_its_own(rig: Rig) -> None:
+    watch = msgspec.structs.replace(WATCH, candidates=(0.3, 0.25, 2.0))
+    split(rig, watch=watch)
+    for seconds in (0.15, 0.24, 0.26, 0.4):
+        _takes(rig, seconds)
+    assert [(one.candidate, one.slower) for one in failures(rig)] == [(True, 0b010), (True, 0b001)]
+    split(rig, 1, release="r-2", watch=watch)
+    rig.told.clear()
+    _takes(rig, 0.15)
+    assert [(one.candidate, one.slower) for one in failures(rig)] == [(False, 0b001)]
+    rig.over()
+
+
 def test_the_body_takes_its_own_time(rig: Rig) -> None:
     split(rig, watch=WATCH)
     rig.client.get()
