@@ -347,8 +347,9 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     A request slower than ``thresholds[i]`` (rising) is told, once for each cohort key; one slower
     than ``objective`` is counted. ``candidates[i]`` stands in for the first where the candidate
     answered: how slow it may be without being worse (empty: as slow as stable). ``cold_until``
-    (CLOCK_MONOTONIC, seconds): no latency of the candidate counts before, its pool warms up. ``looked``:
-    how often a person has looked at what was told and gone on; then all keys are told of anew.
+    (CLOCK_MONOTONIC, seconds): no latency of the candidate counts before, its pool warms up.
+    ``looked``: how often a person has looked at what was told and gone on; then all keys are told
+    of anew.
     """
 
     service: str
