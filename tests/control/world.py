@@ -295,6 +295,14 @@ class World:
             while not all(facts.proven(name, color) for name in wanted):
                 await asyncio.sleep(0.005)
 
+    async def until_down(self, color: Color, *names: str) -> None:
+        """Wait until control has seen a color's probes fail."""
+        assert self.control is not None
+        facts = self.control.switchboard.parts.facts
+        async with asyncio.timeout(5):
+            while any(facts.able(name, color) for name in names):
+                await asyncio.sleep(0.005)
+
     async def stop(self) -> None:
         if self.control is not None:
             await self.control.close()
