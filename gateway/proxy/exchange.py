@@ -32,6 +32,7 @@ from gateway.proxy.assign import (
 from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import KINDS, Failure, Source, status_of
+from gateway.proxy.guard import Admission, Asked
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from gateway.policy.security import SecurityFields
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
+    from gateway.proxy.guard import RouteGuard
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
     from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
@@ -221,6 +223,7 @@ class RouteView:
     caches: cython.bint
     forward_only: cython.bint
     tally: ServiceTally | None
+    guard: RouteGuard | None
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -261,6 +264,7 @@ class RouteView:
         self.caches = route.cache
         self.forward_only = service.forward_only
         self.tally = service.tally
+        self.guard = route.guard
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -587,6 +591,7 @@ class Exchange:
     _cookie: bytes | None
     _request_id: bytes
     _trace: bytes
+    _admission: Admission | None
     _assignment: Assignment | None
     _green: cython.bint
     _candidate: cython.bint
@@ -657,6 +662,7 @@ class Exchange:
         self._cookie = None
         self._request_id = b""
         self._trace = b""
+        self._admission = None
         self._assignment = None
         self._green = False
         self._candidate = False
@@ -709,7 +715,8 @@ class Exchange:
             self._identify()
             if not self._route():
                 return
-            self._guard()
+            if not self._guard():
+                return
             self._assign()
             if self._view.shelf is not None and not self._only and self._recall():
                 return
@@ -840,9 +847,9 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _guard(self) -> cython.bint:
-        """Phase 4: bounds in size and time, maintenance, the platform's mode.
+        """Phase 4: bounds in size and time, the route's guard, maintenance, the platform's mode.
 
-        Limits and authentication come with their issue.
+        False where it is answered here already.
         """
         view = self._view
         if self._framing != _BODY_NONE:
@@ -865,12 +872,49 @@ class Exchange:
             self._only = self._assignment is not None
             if self._only:
                 return True
+        if view.guard is not None and not self._admitted():
+            return False
         if view.maintenance >= 0.0:
             name = self.route.service_name
             raise Failure("maintenance", name, retry_after=view.maintenance)
         if self._method != b"GET" and not self.to_head and self._refuses_write():
             raise Failure("read-only", self.route.service_name, retry_after=READ_ONLY_RETRY)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _admitted(self) -> cython.bint:
+        """Have the route's guard decide; False where it has answered."""
+        view = self._view
+        memo = self._memo
+        guard = view.guard
+        assert guard is not None
+        admission = self._admission = Admission()
+        asked = Asked(
+            self.head,
+            self._method,
+            self._path,
+            self._host,
+            self._client,
+            memo.tls,
+            memo.internal,
+            self._identity() if memo.trusted or memo.internal else None,
+            self._started,
+            self.core.wall(),
+        )
+        guard.admit(asked, admission)
+        if not admission.status:
+            return True
+        self._status = admission.status
+        self.downstream.answer(self._status, self._own_lines(), b"")
+        return False
+
+    @cython.cfunc
+    def _own_lines(self) -> bytes:
+        """Return the lines of an answer that the gateway makes itself, the guard's included."""
+        lines: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        admission = self._admission
+        return lines if admission is None else lines + admission.lines
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -907,6 +951,8 @@ class Exchange:
             identity: bytes | None = None
             if memo.trusted or memo.internal:
                 identity = self._identity()
+            if identity is None and self._admission is not None and self._admission.subject:
+                identity = self._admission.subject
             assignment = assign_cohort(
                 self.serving,
                 self.core,
@@ -951,6 +997,8 @@ class Exchange:
                 host = host + b"," + told
         if memo.trusted or memo.internal:
             authorized = authorized or self._identity() is not None
+        if self._admission is not None and self._admission.subject:
+            authorized = True
         host = host.lower()
         target: bytes = strip_target(self._target) if view.overridable else self._target
         cookie: bytes = b""
@@ -1003,6 +1051,7 @@ class Exchange:
         body: bytes = b"" if self.to_head else ready.body
         if (
             len(body) > _SLICE
+            or self._admission is not None
             or (view.intercepts and ready.status >= 400)
             or (assignment is not None and (view.behind_cdn or assignment.set_cookie))
         ):
@@ -1129,7 +1178,7 @@ class Exchange:
         return True
 
     @cython.cfunc
-    def _render(self, attempt: Attempt) -> bytes:
+    def _render(self, attempt: Attempt) -> bytes:  # noqa: PLR0912 - what differs, one by one
         """Build the upstream head: the client's lines, less what is the gateway's to say."""
         head: Head = self.head
         view = self._view
@@ -1143,6 +1192,8 @@ class Exchange:
             b"\r\n",
             view.release_lines[(2 if self._candidate else 0) + (1 if self._green else 0)],
         ]
+        if self._admission is not None and self._admission.upstream:
+            parts.append(self._admission.upstream)
         assignment = self._assignment
         if assignment is not None and assignment.key:
             parts.append(b"X-Release-Key: ")
@@ -1416,7 +1467,7 @@ class Exchange:
     def _respond(  # noqa: PLR0912 - what is added to an answer, one after the other
         self, head: Head, body: bytes, ended: cython.bint
     ) -> cython.bint:
-        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        extra: bytes = self._own_lines()
         drop: cython.ulonglong = 0
         assignment = self._assignment
         view = self._view
@@ -1937,7 +1988,7 @@ class Exchange:
     @cython.cfunc
     def _page_lines(self) -> bytes:
         """Return the lines that a page of ours has beside its own."""
-        lines: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        lines: bytes = self._own_lines()
         view = self._view
         if view is not None and view.security is not None:
             lines += view.security.block(0)
@@ -1980,7 +2031,7 @@ class Exchange:
         self._status = status_of(failure)
         page = self._error_page(failure)
         if page is None:
-            self.downstream.refuse(failure, b"X-Request-Id: " + self._request_id + b"\r\n")
+            self.downstream.refuse(failure, self._own_lines())
         else:
             self.downstream.refuse(failure, self._page_lines(), page)
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
+    from gateway.proxy.guard import RouteGuard
     from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
@@ -103,6 +104,8 @@ class RouteRun:
     security: tuple[SecurityFields, SecurityFields] | None
     again: SecondTries
     cache: bool
+    #: What is asked of its requests; None: nothing.
+    guard: RouteGuard | None = None
 
 
 @dataclass(frozen=True, slots=True)
