@@ -67,6 +67,8 @@ _ASSET = cython.declare(cython.int, ASSET)
 #: What a key has been told of.
 _ERROR = cython.declare(cython.int, 1)
 _REFUSAL = cython.declare(cython.int, 2)
+_CSP = cython.declare(cython.int, 4)
+_METRICS: dict[int, Metric] = {1: "error", 2: "refusal", 4: "csp"}
 
 
 @cython.final
@@ -129,6 +131,7 @@ class ServiceTally:
     _first: cython.double
     _objective: cython.double
     _cold_until: cython.double
+    _csp: cython.bint
     _rows: dict[int, Row]
     _row: Row | None
     _told: dict[bytes, int]
@@ -142,6 +145,7 @@ class ServiceTally:
         self._first = 0.0
         self._objective = 2.0
         self._cold_until = 0.0
+        self._csp = False
         self._rows = {}
         self._row = None
         self._told = {}
@@ -159,6 +163,7 @@ class ServiceTally:
         self._first = self._thresholds[0] if self._thresholds else 0.0
         self._objective = 2.0 if watch is None else watch.objective
         self._cold_until = 0.0 if watch is None else watch.cold_until
+        self._csp = watch is not None and watch.csp
         return True
 
     def ended(
@@ -204,6 +209,18 @@ class ServiceTally:
             self._judge(row, key, status, fault, failed, flags)
             if took >= 0.0 and self._thresholds and (late or took > self._first):
                 self._tell_slow(row, key, took, late, fault if late else str(status))
+
+    def violated(self, side: cython.int, weight: cython.int, key: bytes, directive: str) -> None:
+        """Tell of a key that a browser reported a content policy's violation for, once.
+
+        ``side`` and ``weight`` are those of the report's own request. It counts as no request.
+        """
+        told: cython.int
+        if self._owner is None or not self._csp or not key:
+            return
+        told = self._told.get(key, 0)
+        if not told & _CSP:
+            self._tell(self._find(side, weight), key, told, _CSP, directive)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -276,7 +293,7 @@ class ServiceTally:
             owner.dropped += 1
             return True
         self._told[key] = told | bit
-        return owner._wait(self._failure(row, key, "error" if bit == _ERROR else "refusal", kind))
+        return owner._wait(self._failure(row, key, _METRICS[bit], kind))
 
     @cython.cfunc
     @cython.exceptval(check=True)
