@@ -229,6 +229,7 @@ class RouteView:
     tally: ServiceTally | None
     guard: RouteGuard | None
     nonce: cython.bint
+    tls: cython.bint
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -248,6 +249,7 @@ class RouteView:
         self.between = route.timeouts.between_bytes
         self.total = route.timeouts.total
         self.security = None if route.security is None else route.security[1 if tls else 0]
+        self.tls = tls
         self.nonce = self.security is not None and self.security.nonce
         self.overridable = serving.overridable
         self.split = serving.split
@@ -809,9 +811,19 @@ class Exchange:
         if route is None:
             raise Failure("no-route")
         view = memo.view
-        if view is None or view.route is not route or view.serving is not self.serving:
+        tls: cython.bint = memo.tls
+        if memo.trusted:
+            # Where a trusted proxy ends TLS, it is the proxy who knows.
+            told = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if tls else b"")
+            tls = told in _TLS
+        if (
+            view is None
+            or view.route is not route
+            or view.serving is not self.serving
+            or view.tls != tls
+        ):
             # The router holds what it was given.
-            view = RouteView(self.serving, route, memo.tls)  # type: ignore[arg-type]
+            view = RouteView(self.serving, route, tls)  # type: ignore[arg-type]
             memo.view = view
         self._view = view
         self.route = view.route

@@ -53,8 +53,8 @@ def test_a_first_days_profile_is_a_notice(tmp_path: Path) -> None:
             "reported any more, make it csp [notice]"
         ),
         (
-            f"{path}: security.profiles.page.hsts: HSTS lasts 5 minutes; once https works everywhere, "
-            "make it longer (365d) [notice]"
+            f"{path}: security.profiles.page.hsts: HSTS lasts 5 minutes; once https works "
+            "everywhere, make it longer (365d) [notice]"
         ),
     ]
 

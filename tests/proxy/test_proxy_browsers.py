@@ -95,6 +95,18 @@ def test_the_gateways_own_errors_have_the_fields(rig: Rig) -> None:
     rig.over([502])
 
 
+def test_a_trusted_proxy_says_whether_it_is_https(rig: Rig) -> None:
+    profile = SecurityProfile(name="page", tls_fields=(("Strict-Transport-Security", "a=b"),))
+    serve(rig, cors=None, profiles=[profile], trusted_proxies=("192.0.2.1/32",))
+    for proto, sent in (("https", b"a=b"), ("http", None), ("https", b"a=b"), ("", None)):
+        field = f"X-Forwarded-Proto: {proto}\r\n" if proto else ""
+        assert asked(rig, field).field(b"strict-transport-security") == sent
+    rig.connect("192.0.2.2")
+    answer = asked(rig, "X-Forwarded-Proto: https\r\n")
+    assert answer.field(b"strict-transport-security") is None
+    rig.over([200] * 5)
+
+
 # --- nonces ---------------------------------------------------------------------------------------
 
 
