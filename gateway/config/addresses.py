@@ -122,7 +122,7 @@ def parse_origin(value: str) -> str:
     bare = name[2:] if wildcard else name
     try:
         host = parse_host(bare)
-        number = int(port) if port else 0
+        number = int(port) if port.isascii() and port.isdigit() else -1 if port else 0
     except ValueError:
         raise ValueError(f"{shown(value)} is not an origin, expected {expected}") from None
     if wildcard and (":" in host or host.replace(".", "").isdigit() or "." not in host):

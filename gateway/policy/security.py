@@ -101,7 +101,7 @@ class SecurityFields:
         found: cython.ulonglong = 0
         if self._drop or self._lengths:
             found = head.sift(self._drop, self._lengths, self._sifted)
-        lines = self.block(head.seen, found)
+        lines = self._known(head.seen, found)
         # The stored page that the client is told to use has its own number, and its policy's.
         if self.nonce and head.status == _NOT_MODIFIED:
             return b"".join(line for line in lines.splitlines(True) if NONCE not in line)  # noqa: FBT003
@@ -113,6 +113,10 @@ class SecurityFields:
         ``seen`` is the mask of ``wire.fields`` numbers that the answer has (``Head.seen``),
         ``found`` which of ``unnumbered`` it has too, a bit for each in their order.
         """
+        return self._known(seen, found)
+
+    @cython.cfunc
+    def _known(self, seen: cython.ulonglong, found: cython.ulonglong) -> bytes:
         if found:
             return self._build(seen, found)
         present: cython.ulonglong = seen & self._relevant
