@@ -23,6 +23,7 @@ from gateway.config.snapshot import (
     ServiceTraffic,
     Watch,
 )
+from gateway.proxy.reports import MAX_CLIENTS, MAX_OPEN, ReportDesk
 from tests.support.rig import Answer, Rig, service, topology, traffic
 
 APP = Cors(
@@ -479,3 +480,64 @@ def test_where_reports_are_not_taken_the_path_is_like_any(rig: Rig) -> None:
     rig.backend().ok()
     assert rig.client.answer().status == 200
     rig.over([200])
+
+
+def test_each_services_weight_is_its_own(rig: Rig) -> None:
+    weights = [ServiceTraffic(service="web", stable="blue", weight=10_000)]
+    weights.append(ServiceTraffic(service="other", stable="blue"))
+    rig.serve(
+        topology(
+            services=[service(), service("other", 2)],
+            routes=[Route(path="/", service="web"), Route(path="/o", service="other")],
+            csp_reports=CspReports(),
+        ),
+        traffic(*weights, release="r-1"),
+    )
+    reports = [
+        {"type": "csp-violation", "body": {"documentURL": f"https://a.example{path}"}}
+        for path in ("/", "/o")
+    ]
+    assert report(rig, orjson.dumps(reports), "application/reports+json").status == 204
+    other = layout.ROW_CSP + len(layout.CSP_DIRECTIVES) - 1
+    assert rig.row(other, 2) == 1
+    assert counted(rig, "green", "other") == 1
+    rig.over([204])
+
+
+def test_what_is_not_modified_may_be_kept_as_before(rig: Rig) -> None:
+    serve(rig, cors=None, profiles=[PAGE])
+    rig.client.get(fields='If-None-Match: "a"\r\n')
+    rig.backend().answers(
+        f"HTTP/1.1 304 Not Modified\r\n{HTML}Cache-Control: max-age=5\r\n\r\n".encode()
+    )
+    assert rig.client.answer().all(b"cache-control") == [b"max-age=5"]
+    rig.over([304])
+
+
+def test_another_cors_profile_is_in_force_at_once(rig: Rig) -> None:
+    serve(rig)
+    assert asked(rig, ORIGIN).field(ALLOWED) == b"https://app.example"
+    serve(rig, cors=msgspec.structs.replace(APP, origins=("https://b.example",)))
+    assert asked(rig, ORIGIN).field(ALLOWED) is None
+    rig.over([200, 200])
+
+
+def test_so_many_clients_and_reports_at_a_time() -> None:
+    desk, settings = ReportDesk(), CspReports()
+
+    def take(client: int) -> str:
+        type_ = b"application/csp-report"
+        failure = desk.refusal(settings, b"POST", type_, f"192.0.2.{client}", 100.0)
+        return "" if failure is None else failure.name
+
+    assert [take(1) for _ in range(60)] == [""] * 60
+    assert take(1) == "too-many-reports"
+    assert [take(2) for _ in range(60)] == [""] * 60
+    assert [take(3) for _ in range(9)] == [""] * (MAX_OPEN - 120) + ["overload"]
+    for _ in range(MAX_OPEN):
+        desk.leave()
+    for client in range(4, MAX_CLIENTS + 1):
+        assert take(client) == ""
+        desk.leave()
+    assert take(MAX_CLIENTS + 1) == "too-many-reports"
+    assert take(3) == ""
