@@ -22,7 +22,7 @@ SIMULATE ?=
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite chaos simulate lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite browsersuite chaos simulate lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -85,6 +85,16 @@ cachesuite: .make/http-cache-tests/node_modules/http-cache-tests/package.json ##
 	@mkdir -p .make/http-cache-tests
 	@npm install --prefix .make/http-cache-tests --ignore-scripts --no-audit --no-fund \
 		--loglevel=error http-cache-tests@0.4.5
+
+browsersuite: .make/browsersuite/.made ## The HTTP observatory and the CSP evaluator for the tests (needs npm)
+
+# Without their scripts, which would fetch the lists of preloaded hosts: a host of a test is on none.
+.make/browsersuite/.made:
+	@mkdir -p .make/browsersuite
+	@npm install --prefix .make/browsersuite --ignore-scripts --no-audit --no-fund \
+		--loglevel=error @mdn/mdn-http-observatory@1.4.8 csp_evaluator@1.1.8
+	@echo '{}' >.make/browsersuite/node_modules/@mdn/mdn-http-observatory/conf/hsts-preload.json
+	@touch $@
 
 lock: | $(VENV) ## New versions within pyproject.toml's ranges (needs Python 3.11, 3.12 and 3.13)
 	@mkdir -p .make

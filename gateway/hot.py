@@ -36,6 +36,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.proxy.visit",
     "gateway.proxy.endpoint",
     "gateway.proxy.record",
+    "gateway.proxy.guard",
     "gateway.proxy.tally",
     "gateway.proxy.tunnel",
     "gateway.proxy.hexes",

@@ -11,7 +11,7 @@ Standard library only: the supervisor maps it too. All offsets are in words.
 from __future__ import annotations
 
 MAGIC = 0x6777_626F_6172_6431  # "gwboard1"
-LAYOUT = 2
+LAYOUT = 3
 
 WORD = 8
 
@@ -97,6 +97,21 @@ CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
 #: How the cache met a request: by a fresh copy; by the backend; by a stale copy; by a copy that the
 #: backend confirmed; by the backend, for it is not the cache's; by another request's answer.
 CACHE_RESULTS = ("hit", "miss", "stale", "revalidated", "bypass", "coalesced")
+#: What a content policy's violations are told apart by; what is none of these is the last.
+CSP_DIRECTIVES = (
+    "default-src",
+    "script-src",
+    "style-src",
+    "img-src",
+    "font-src",
+    "connect-src",
+    "media-src",
+    "frame-src",
+    "frame-ancestors",
+    "form-action",
+    "base-uri",
+    "other",
+)
 #: Upper bounds of the histograms' buckets in milliseconds; one more for everything above.
 BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 30000, 60000)
 HISTOGRAM_WORDS = len(BOUNDS_MS) + 1 + 1  # buckets (not cumulative), then the sum in microseconds
@@ -114,7 +129,9 @@ ROW_CACHE = ROW_RETRIES + 4  # in the order of CACHE_RESULTS
 ROW_RATE_LIMITED = ROW_RETRIES + 10
 ROW_IN_FLIGHT = ROW_RETRIES + 11  # gauge
 ROW_ASSET_SECOND_TRIES = ROW_RETRIES + 12
-ROW_WORDS = ROW_RETRIES + 32
+#: Reports of violations: by color (blue, green), of each by CSP_DIRECTIVES.
+ROW_CSP = ROW_RETRIES + 32
+ROW_WORDS = ROW_RETRIES + 64
 
 ROWS_AT = SLAB_HEADER_WORDS  # within a slab
 

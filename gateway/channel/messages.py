@@ -61,8 +61,8 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
 
 
 #: What a release is judged by: a first attempt that failed; a 401, 403, 404 or 422; a request that
-#: took longer than one of the watched thresholds.
-Metric = Literal["error", "refusal", "slow"]
+#: took longer than one of the watched thresholds; a page that a browser reports a violation of.
+Metric = Literal["error", "refusal", "slow", "csp"]
 
 
 class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -70,10 +70,11 @@ class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     ``weight`` (hundredths of a percent) is the one in force when the request was assigned, ``key``
     the cohort key's hash as a number, ``at`` seconds since the epoch. ``kind`` is the failure's
-    name or the status. ``slower`` is a bit for each of the service's watched thresholds (1 << i for
-    ``thresholds[i]``) that the request was slower than and its key had not been told of yet (metric
-    ``slow`` only). A worker tells of a key once a metric and a threshold; another worker may tell
-    of the same key again.
+    name or the status; of a violation it is the directive (they are told only where ``Watch.csp``).
+    ``slower`` is a bit for each of the service's watched thresholds (1 << i for ``thresholds[i]``)
+    that the request was slower than and its key had not been told of yet (metric ``slow`` only). A
+    worker tells of a key once a metric and a threshold; another worker may tell of the same key
+    again.
     """
 
     service: str

@@ -17,6 +17,7 @@ from gateway.wire.target import TargetError, prefix_path
 
 # RFC 3986 section 3.2.2 with RFC 1123 labels; underscores occur in names of compose services.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[0-9]{1,5}))?")
@@ -99,6 +100,39 @@ def parse_host(text: str) -> str:
     if digits or len(name) > _MAX_NAME or _NAME.fullmatch(name) is None:
         raise ValueError(f"{shown(text)} is not a host name or an IP address")
     return name
+
+
+def parse_origin(value: str) -> str:
+    """Return an origin as browsers serialize it: a scheme, a host, a port that is not the usual.
+
+    ``*`` is any origin, ``https://*.example.org`` any name below a domain. Raises ValueError for a
+    path, for ``null`` (whoever is in a sandbox has that origin), and for a wildcard anywhere else
+    or over a whole top-level domain.
+    """
+    expected = "https://app.example, https://*.example.org or *"
+    if value == "*":
+        return value
+    scheme, mark, authority = value.partition("://")
+    if not mark or _SCHEME.fullmatch(scheme.lower()) is None:
+        raise ValueError(f"{shown(value)} is not an origin, expected {expected}")
+    name, port = authority, ""
+    if not authority.endswith("]") and ":" in authority:
+        name, _, port = authority.rpartition(":")
+    wildcard = name.startswith("*.")
+    bare = name[2:] if wildcard else name
+    try:
+        host = parse_host(bare)
+        number = int(port) if port.isascii() and port.isdigit() else -1 if port else 0
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not an origin, expected {expected}") from None
+    if wildcard and (":" in host or host.replace(".", "").isdigit() or "." not in host):
+        raise ValueError(f"{shown(value)} is too wide a wildcard, expected {expected}")
+    if (":" in authority and not port and not authority.endswith("]")) or not 0 <= number < 65_536:
+        raise ValueError(f"{shown(value)} has no right port, expected {expected}")
+    host = f"[{host}]" if ":" in host else host
+    usual = {"http": 80, "https": 443}.get(scheme.lower(), 0)
+    shown_port = "" if number in {0, usual} else f":{number}"
+    return f"{scheme.lower()}://{'*.' if wildcard else ''}{host}{shown_port}"
 
 
 def parse_route_host(value: str) -> str:

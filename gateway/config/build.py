@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from gateway.config import snapshot
+from gateway.config.browsers import build_cors, build_profile, build_reports, cors_of
 from gateway.config.templates import is_template, media_type
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
         ErrorPage,
         Fallback,
         Route,
-        SecurityProfile,
         Service,
         Timeouts,
     )
@@ -80,14 +80,18 @@ def build_topology(
         services=services,
         pools=tuple(pools),
         routes=snapshot.pack_routes(
-            [
-                _route(route, timeouts, config.services[route.service].retries)
-                for route in routes_of(config)
-            ]
+            [_route(route, timeouts, config) for route in routes_of(config)]
         ),
         profiles=tuple(
-            _profile(name, profile) for name, profile in sorted(config.security.profiles.items())
+            build_profile(name, profile, reports=config.security.csp_reports is not None)
+            for name, profile in sorted(config.security.profiles.items())
         ),
+        cors=tuple(
+            build_cors(name, profile)
+            for name, profile in sorted(config.security.cors.profiles.items())
+        ),
+        removed=config.security.remove,
+        csp_reports=build_reports(config.security.csp_reports),
         listeners=public_listeners(config),
         limits=snapshot.Limits(
             head=config.limits.head,
@@ -262,8 +266,11 @@ def _outlier(section: Outlier | str) -> snapshot.Outlier | None:
     )
 
 
-def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts], retries: int) -> snapshot.Route:
+def _route(
+    route: Route, timeouts: Mapping[str, snapshot.Timeouts], config: Config
+) -> snapshot.Route:
     own = route.timeouts
+    retries = config.services[route.service].retries
     below = timeouts[route.service]
 
     def pick(mine: float | None, services: float) -> float:
@@ -287,6 +294,7 @@ def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts], retries: int
         retry=None if route.retry is None else _retry(route.retry, retries),
         rescue=None if route.rescue is None else _rescue(route.rescue),
         cache=route.cache == "on",
+        cors=cors_of(route.cors, config.security.cors.default),
     )
 
 
@@ -297,18 +305,3 @@ def _cache(config: Config) -> snapshot.CacheStore:
         size=config.cache.size,
         entry=config.cache.entry,
     )
-
-
-def _profile(name: str, profile: SecurityProfile) -> snapshot.SecurityProfile:
-    optional = (
-        ("Content-Security-Policy-Report-Only", profile.csp_report_only),
-        ("Content-Security-Policy", profile.csp),
-        ("X-Frame-Options", profile.frame.upper() if profile.frame else None),
-        ("Referrer-Policy", profile.referrer),
-        ("Permissions-Policy", profile.permissions),
-    )
-    fields = [("X-Content-Type-Options", "nosniff")]
-    fields += [(field, value) for field, value in optional if value is not None]
-    hsts = None if profile.hsts is None else f"max-age={int(profile.hsts)}"
-    tls = () if hsts is None else (("Strict-Transport-Security", hsts),)
-    return snapshot.SecurityProfile(name=name, fields=tuple(fields), tls_fields=tls)

@@ -17,6 +17,7 @@ from gateway.config.addresses import (
     parse_route_host,
     parse_route_path,
 )
+from gateway.config.cross_browsers import browser_faults, route_faults
 from gateway.config.cross_health import health_faults
 from gateway.config.faults import Fault, suggestion
 from gateway.config.scalars import parse_size
@@ -247,6 +248,7 @@ def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
         if isinstance(profile, str) and profile not in profiles:
             hint = suggestion(profile, profiles) if profiles else "none is under security.profiles"
             yield Fault(("routes", index, "security"), f"unknown security profile, {hint}")
+        yield from route_faults(index, route, data)
         host = _parsed(parse_route_host, route.get("host"))
         path = _parsed(parse_route_path, route.get("path", "/"))
         if not route or path is None or (host is None and route.get("host") is not None):
@@ -300,5 +302,6 @@ def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
         *_cache(data),
         *_services(data),
         *_routes(data),
+        *browser_faults(data),
         *_steps(data),
     ]

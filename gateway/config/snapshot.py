@@ -217,15 +217,50 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rescue: Rescue | None = None
     #: Whether answers are stored and served again.
     cache: bool = False
+    #: Name of a CORS profile, empty for none.
+    cors: str = ""
 
 
 class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):
-    """Response fields that a profile sets where the backend has not, as (name, value)."""
+    """Response fields that a profile sets where the backend has not, as (name, value).
+
+    ``{nonce}`` in a value stands for a number that each answer has another of.
+    """
 
     name: str
     fields: tuple[tuple[str, str], ...] = ()
     #: Sent over TLS only (Strict-Transport-Security).
     tls_fields: tuple[tuple[str, str], ...] = ()
+    #: Lower-case names of fields that replace the backend's.
+    override: tuple[str, ...] = ()
+    #: Names of fields that are taken off the backend's answers, besides ``Topology.removed``.
+    remove: tuple[str, ...] = ()
+
+
+class Cors(msgspec.Struct, frozen=True, kw_only=True):
+    """Which other origins' pages may read a route's answers (Fetch, "CORS protocol").
+
+    ``origins``: exact (``https://app.example``), with a wildcard for one label or more
+    (``https://*.example``), or ``*`` alone. ``max_age`` in seconds.
+    """
+
+    name: str
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ("GET", "HEAD", "POST")
+    headers: tuple[str, ...] = ()
+    expose: tuple[str, ...] = ()
+    credentials: bool = False
+    max_age: int = 600
+    private_network: bool = False
+    #: Whether an upgrade (a WebSocket) from another origin is refused.
+    upgrades: bool = False
+
+
+class CspReports(msgspec.Struct, frozen=True, kw_only=True):
+    """How reports of violations are taken: octets of one, and so many a minute of one client."""
+
+    body: int = 64 * 1024
+    per_minute: int = 60
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,6 +345,11 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     access_log: str = "-"
     #: For statuses that a service has no page of its own for.
     error_pages: tuple[ErrorPage, ...] = ()
+    cors: tuple[Cors, ...] = ()
+    #: Names of fields that are taken off every backend's answers.
+    removed: tuple[str, ...] = ()
+    #: None: reports of violations are not taken here.
+    csp_reports: CspReports | None = None
     #: Contents of the files that answers are made of, each of them once.
     files: tuple[bytes, ...] = ()
 
@@ -349,7 +389,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     answered: how slow it may be without being worse (empty: as slow as stable). ``cold_until``
     (CLOCK_MONOTONIC, seconds): no latency of the candidate counts before, its pool warms up.
     ``looked``: how often a person has looked at what was told and gone on; then all keys are told
-    of anew.
+    of anew. ``csp``: violations of content policies are told, once for each cohort key.
     """
 
     service: str
@@ -358,6 +398,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     objective: float = 2.0
     cold_until: float = 0.0
     looked: int = 0
+    csp: bool = False
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):

@@ -166,6 +166,7 @@ class GatewayCollector(Collector):
             layout.ROW_RESCUES,
         )
         yield _cache(rows[1:])
+        yield _violations(rows[1:])
         yield self._weights()
         yield from self._release()
         yield GaugeMetricFamily(
@@ -447,6 +448,23 @@ def _cache(rows: list[_Row]) -> Metric:
     for row in rows:
         for at, result in enumerate(layout.CACHE_RESULTS):
             family.add_metric([row.name, result], row.words[layout.ROW_CACHE + at])
+    return family
+
+
+def _violations(rows: list[_Row]) -> Metric:
+    """Return reports of violations, where there were any."""
+    family = CounterMetricFamily(
+        "gateway_csp_violations",
+        "Violations of content policies that browsers reported, by the reporter's color.",
+        labels=["service", "color", "directive"],
+    )
+    directives = layout.CSP_DIRECTIVES
+    for row in rows:
+        for at, color in enumerate(COLORS):
+            for place, directive in enumerate(directives):
+                count = row.words[layout.ROW_CSP + at * len(directives) + place]
+                if count:
+                    family.add_metric([row.name, color, directive], count)
     return family
 
 

@@ -20,6 +20,12 @@ def is_events(head: Head) -> bool:
     return (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream")
 
 
+def is_page(head: Head) -> bool:
+    """Tell whether an answer is a page that a browser shows."""
+    kind = (head.get(CONTENT_TYPE) or b"").lower()
+    return kind.startswith((b"text/html", b"application/xhtml+xml"))
+
+
 def shared_cache_may_keep(control: bytes | None) -> bool:
     """Tell whether a shared cache may keep an answer with this Cache-Control (RFC 9111 section 3).
 

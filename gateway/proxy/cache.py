@@ -158,7 +158,7 @@ class Ready:
         assert copy is not None
         if not self._block or self._block_of is not security:
             head = copy.head
-            more = b"" if security is None else security.block(head.seen)
+            more = b"" if security is None else security.dress(head)
             line = b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
             rendered = head.render(line, _GATEWAYS, more)
             self._block = rendered[: len(rendered) - 2]

@@ -13,6 +13,7 @@ from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
 from gateway.proxy.platform import PlatformView
 from gateway.proxy.record import Outcome
+from gateway.proxy.reports import ReportDesk
 from gateway.proxy.serving import nothing
 from gateway.proxy.wheel import TICK, Wheel
 
@@ -59,6 +60,7 @@ class Core:
         "loop",
         "platform",
         "recorder",
+        "reports",
         "serving",
         "tunnels",
         "wall",
@@ -88,6 +90,7 @@ class Core:
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
         self.platform = PlatformView(words, slabs)
+        self.reports = ReportDesk()
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}

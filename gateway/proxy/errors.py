@@ -60,6 +60,8 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("only-if-cached", _GATE, 504, "Nothing is stored that may answer this"),
     Kind("no-route", _GATE, 404, "Nothing is served here"),
     Kind("not-allowed", _GATE, 405, "The method is not allowed here"),
+    Kind("cross-origin", _GATE, 403, "Pages of this origin may not open the connection"),
+    Kind("too-many-reports", _GATE, 429, "Too many reports"),
     Kind("method", _GATE, 501, "The method is not supported"),
     Kind("body-too-large", _DOWN, 413, "The request's content is too large"),
     Kind("head-too-large", _DOWN, 431, "The request's header fields are too large"),

@@ -20,8 +20,9 @@ from gateway.policy.fallback import SAFE
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
+from gateway.policy.security import NONCE, NONCE_DIGITS, NONCE_FIELD, NONCE_LENGTHS, NONCE_NAMES
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
-from gateway.proxy.answer import cookie_lines, is_events
+from gateway.proxy.answer import cookie_lines, is_events, is_page
 from gateway.proxy.assign import (
     Assignment,
     assign_cohort,
@@ -32,9 +33,11 @@ from gateway.proxy.assign import (
 from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import KINDS, Failure, Source, status_of
+from gateway.proxy.guard import Admission, Asked
 from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
+from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
 from gateway.proxy.tally import ASSET, CACHED, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
@@ -86,6 +89,7 @@ if TYPE_CHECKING:
     from gateway.policy.security import SecurityFields
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
+    from gateway.proxy.guard import RouteGuard
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
     from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
@@ -175,6 +179,8 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 _STATUS_PATH = cython.declare(bytes, STATUS_PATH)
+_REPORTS_PATH = cython.declare(bytes, REPORTS_PATH)
+_CSP_COLORS = cython.declare(cython.Py_ssize_t, len(layout.CSP_DIRECTIVES))
 
 #: Protocols that a client may not switch to: ``h2c`` would walk past every policy in the tunnel.
 _FORBIDDEN_UPGRADES = (b"h2c", b"http/", b"tls/")
@@ -221,6 +227,9 @@ class RouteView:
     caches: cython.bint
     forward_only: cython.bint
     tally: ServiceTally | None
+    guard: RouteGuard | None
+    nonce: cython.bint
+    tls: cython.bint
 
     def __init__(self, serving: Serving, route: RouteRun, tls: cython.bint) -> None:
         service = serving.services[route.service]
@@ -240,6 +249,8 @@ class RouteView:
         self.between = route.timeouts.between_bytes
         self.total = route.timeouts.total
         self.security = None if route.security is None else route.security[1 if tls else 0]
+        self.tls = tls
+        self.nonce = self.security is not None and self.security.nonce
         self.overridable = serving.overridable
         self.split = serving.split
         self.behind_cdn = serving.behind_cdn
@@ -247,7 +258,8 @@ class RouteView:
         self.assets = serving.assets
         self.shelf = None
         plan = service.degraded.plan
-        if route.cache or plan.stale:
+        # A stored page says another request's number: its scripts would not run.
+        if (route.cache or plan.stale) and not self.nonce:
             self.shelf = Shelf(
                 route.cache, service.row, service.scopes, plan if plan.stale else None
             )
@@ -258,9 +270,10 @@ class RouteView:
         self.pages = service.degraded.pages
         self.intercepts = service.degraded.pages.intercepts
         self.maintenance = service.maintenance
-        self.caches = route.cache
+        self.caches = route.cache and not self.nonce
         self.forward_only = service.forward_only
         self.tally = service.tally
+        self.guard = route.guard
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -587,6 +600,9 @@ class Exchange:
     _cookie: bytes | None
     _request_id: bytes
     _trace: bytes
+    _admission: Admission | None
+    _nonce: bytes
+    _report: list[bytes] | None
     _assignment: Assignment | None
     _green: cython.bint
     _candidate: cython.bint
@@ -657,6 +673,9 @@ class Exchange:
         self._cookie = None
         self._request_id = b""
         self._trace = b""
+        self._admission = None
+        self._nonce = b""
+        self._report = None
         self._assignment = None
         self._green = False
         self._candidate = False
@@ -709,7 +728,8 @@ class Exchange:
             self._identify()
             if not self._route():
                 return
-            self._guard()
+            if not self._guard():
+                return
             self._assign()
             if self._view.shelf is not None and not self._only and self._recall():
                 return
@@ -784,13 +804,26 @@ class Exchange:
         if self._path == _STATUS_PATH:
             self._tell_status()
             return False
+        if self._path == _REPORTS_PATH and self.serving.reports is not None:
+            self._begin_report()
+            return False
         route = self.serving.router.lookup(self._host, self._path)
         if route is None:
             raise Failure("no-route")
         view = memo.view
-        if view is None or view.route is not route or view.serving is not self.serving:
+        tls: cython.bint = memo.tls
+        if memo.trusted:
+            # Where a trusted proxy ends TLS, it is the proxy who knows.
+            told = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if tls else b"")
+            tls = told in _TLS
+        if (
+            view is None
+            or view.route is not route
+            or view.serving is not self.serving
+            or view.tls != tls
+        ):
             # The router holds what it was given.
-            view = RouteView(self.serving, route, memo.tls)  # type: ignore[arg-type]
+            view = RouteView(self.serving, route, tls)  # type: ignore[arg-type]
             memo.view = view
         self._view = view
         self.route = view.route
@@ -840,15 +873,18 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _guard(self) -> cython.bint:
-        """Phase 4: bounds in size and time, maintenance, the platform's mode.
+        """Phase 4: bounds in size and time, the route's guard, maintenance, the platform's mode.
 
-        Limits and authentication come with their issue.
+        False where it is answered here already.
         """
         view = self._view
         if self._framing != _BODY_NONE:
             self.downstream.limit_body(view.body_limit)
         self.deadline = self._started + view.total
         self.downstream.expect(self.deadline, view.between)
+        if view.nonce:
+            self._nonce = self.core.hexes.take(NONCE_DIGITS)
+            self.head.sift(0, NONCE_LENGTHS, NONCE_NAMES)
         if (self._seen >> _GW_OVERRIDE) & 1:
             self._assignment = assign_probe(
                 self.serving,
@@ -865,12 +901,52 @@ class Exchange:
             self._only = self._assignment is not None
             if self._only:
                 return True
+        if view.guard is not None and not self._admitted():
+            return False
         if view.maintenance >= 0.0:
             name = self.route.service_name
             raise Failure("maintenance", name, retry_after=view.maintenance)
         if self._method != b"GET" and not self.to_head and self._refuses_write():
             raise Failure("read-only", self.route.service_name, retry_after=READ_ONLY_RETRY)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _admitted(self) -> cython.bint:
+        """Have the route's guard decide; False where it has answered."""
+        view = self._view
+        memo = self._memo
+        guard = view.guard
+        assert guard is not None
+        admission = self._admission = Admission()
+        asked = Asked(
+            self.head,
+            self._method,
+            self._path,
+            self._host,
+            self._client,
+            memo.tls,
+            memo.internal,
+            self._identity() if memo.trusted or memo.internal else None,
+            self._started,
+            self.core.wall(),
+        )
+        guard.admit(asked, admission)
+        if not admission.status:
+            return True
+        self._status = admission.status
+        if self._status == 204:
+            self.downstream.reply(204, self._own_lines())
+        else:
+            self.downstream.answer(self._status, self._own_lines(), b"")
+        return False
+
+    @cython.cfunc
+    def _own_lines(self) -> bytes:
+        """Return the lines of an answer that the gateway makes itself, the guard's included."""
+        lines: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        admission = self._admission
+        return lines if admission is None else lines + admission.lines
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -907,6 +983,8 @@ class Exchange:
             identity: bytes | None = None
             if memo.trusted or memo.internal:
                 identity = self._identity()
+            if identity is None and self._admission is not None and self._admission.subject:
+                identity = self._admission.subject
             assignment = assign_cohort(
                 self.serving,
                 self.core,
@@ -951,6 +1029,8 @@ class Exchange:
                 host = host + b"," + told
         if memo.trusted or memo.internal:
             authorized = authorized or self._identity() is not None
+        if self._admission is not None and self._admission.subject:
+            authorized = True
         host = host.lower()
         target: bytes = strip_target(self._target) if view.overridable else self._target
         cookie: bytes = b""
@@ -1013,7 +1093,7 @@ class Exchange:
         self._status = ready.status
         self.downstream.deliver(
             ready.block,
-            b"X-Request-Id: " + self._request_id + b"\r\n",
+            self._own_lines(),
             body,
         )
         return True
@@ -1129,7 +1209,7 @@ class Exchange:
         return True
 
     @cython.cfunc
-    def _render(self, attempt: Attempt) -> bytes:
+    def _render(self, attempt: Attempt) -> bytes:  # noqa: PLR0912 - what differs, one by one
         """Build the upstream head: the client's lines, less what is the gateway's to say."""
         head: Head = self.head
         view = self._view
@@ -1143,6 +1223,10 @@ class Exchange:
             b"\r\n",
             view.release_lines[(2 if self._candidate else 0) + (1 if self._green else 0)],
         ]
+        if self._admission is not None and self._admission.upstream:
+            parts.append(self._admission.upstream)
+        if self._nonce:
+            parts.append(NONCE_FIELD + b": " + self._nonce + b"\r\n")
         assignment = self._assignment
         if assignment is not None and assignment.key:
             parts.append(b"X-Release-Key: ")
@@ -1215,12 +1299,85 @@ class Exchange:
             chain[1 : len(chain) - 1],
         )
 
+    # --- reports of violations ------------------------------------------------------------------
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _begin_report(self) -> cython.bint:
+        """Take a browser's report of a content policy's violation: it is read here."""
+        settings = self.serving.reports
+        assert settings is not None
+        self.downstream.limit_body(settings.body)
+        self.deadline = self._started + TIMEOUT
+        self.downstream.expect(self.deadline, TIMEOUT)
+        failure = self.core.reports.refusal(
+            settings, self._method, self.head.get(CONTENT_TYPE), self._client, self._started
+        )
+        if failure is not None:
+            allow: bytes = b"Allow: POST\r\n" if failure.name == "not-allowed" else b""
+            self._error = failure.name
+            self._status = status_of(failure)
+            self.downstream.refuse(failure, allow + self._own_lines())
+            return True
+        self._report = []
+        if self._framing == _BODY_NONE:
+            self._take_report(b"", True)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _take_report(self, payload: bytes, ended: cython.bint) -> cython.bint:
+        """Keep more of a report; once it is whole, count what it says."""
+        pieces = self._report
+        assert pieces is not None
+        pieces.append(payload)
+        if not ended or self._status != 0:
+            return True
+        try:
+            found = violations_of(b"".join(pieces), self._host)
+        except Failure as failure:
+            self.fail(failure)
+            return True
+        for violation in found:
+            self._count_violation(violation.document, violation.directive)
+        self._status = 204
+        self.downstream.reply(204, self._own_lines())
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _count_violation(self, path: bytes, directive: cython.Py_ssize_t) -> cython.bint:
+        """Count a violation for the page's service and for the side that the reporter is on.
+
+        The report's request is assigned as a request for the page would be, and is none itself.
+        """
+        route = self.serving.router.lookup(self._host, path)
+        if route is None:
+            return True
+        view = RouteView(self.serving, route, self._memo.tls)  # type: ignore[arg-type]
+        self._view = view
+        self._assign()
+        green: cython.Py_ssize_t = _CSP_COLORS if self._green else 0
+        self.core.recorder.count(view.row, layout.ROW_CSP + green + directive)
+        assignment = self._assignment
+        if view.tally is not None and assignment is not None and not assignment.override:
+            view.tally.violated(
+                self._side(), assignment.weight, assignment.key, layout.CSP_DIRECTIVES[directive]
+            )
+        # The report itself is nobody's request.
+        self._view = None  # type: ignore[assignment]
+        self._assignment = None
+        return True
+
     # --- the request's body ---------------------------------------------------------------------
 
     def on_body(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass the client's content on, framed for the backend; before a connection, keep it."""
         attempt = self._attempt
         framed: bytes = payload
+        if self._report is not None:
+            self._take_report(payload, ended)
+            return
         if attempt is None or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
@@ -1416,7 +1573,7 @@ class Exchange:
     def _respond(  # noqa: PLR0912 - what is added to an answer, one after the other
         self, head: Head, body: bytes, ended: cython.bint
     ) -> cython.bint:
-        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        extra: bytes = self._own_lines()
         drop: cython.ulonglong = 0
         assignment = self._assignment
         view = self._view
@@ -1426,13 +1583,18 @@ class Exchange:
         self._status = head.status
         self._at_once = ended
         if view.security is not None:
-            extra += view.security.block(seen)
+            lines = view.security.dress(head)
+            if view.nonce:
+                lines = lines.replace(NONCE, self._nonce)
+                drop |= self._unkept(head)
+            extra += lines
         if not seen & _DATE_BIT:
             extra += self.core.date_line()
         if self._served_by:
             extra += b"X-Gateway-Served-By: " + self._served_by.encode() + b"\r\n"
-            extra += b"Cache-Control: no-store\r\n"
             drop |= _CACHE_CONTROL_BITS
+        if self._served_by or drop:
+            extra += b"Cache-Control: no-store\r\n"
         if self._visit is not None:
             extra += self._visit.status_lines()
         elif self._stored_lines:
@@ -1461,6 +1623,17 @@ class Exchange:
         if not ended and self.downstream.full:
             self.on_client_full()
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _unkept(self, head: Head) -> cython.ulonglong:
+        """Return what is dropped of a page with a number of its own: what lets anybody keep it.
+
+        Whoever is given another's page knows its number, and what is allowed to run there.
+        """
+        if head.status == 304 or not is_page(head):
+            return 0
+        return _CACHE_CONTROL_BITS
 
     def on_data(self, attempt: Attempt, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass on more of the answer's body."""
@@ -1937,10 +2110,15 @@ class Exchange:
     @cython.cfunc
     def _page_lines(self) -> bytes:
         """Return the lines that a page of ours has beside its own."""
-        lines: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        lines: bytes = self._own_lines()
         view = self._view
         if view is not None and view.security is not None:
-            lines += view.security.block(0)
+            block: bytes = view.security.block(0)
+            if view.nonce:
+                # Refused before there was one: a page of ours has nothing that it would allow.
+                nonce: bytes = self._nonce or self.core.hexes.take(NONCE_DIGITS)
+                block = block.replace(NONCE, nonce)
+            lines += block
         return lines
 
     @cython.cfunc
@@ -1978,11 +2156,7 @@ class Exchange:
             self.downstream.refuse(failure, b"")  # an answer has begun: it is cut
             return
         self._status = status_of(failure)
-        page = self._error_page(failure)
-        if page is None:
-            self.downstream.refuse(failure, b"X-Request-Id: " + self._request_id + b"\r\n")
-        else:
-            self.downstream.refuse(failure, self._page_lines(), page)
+        self.downstream.refuse(failure, self._page_lines(), self._error_page(failure))
 
     def on_total_timeout(self) -> None:
         """The whole request took too long."""
@@ -1997,6 +2171,9 @@ class Exchange:
             if self._view.again.verdicts.of(failure.name) & MARK:
                 attempt.mark(False)
             attempt.abandon()
+        if self._report is not None:
+            self.fail(Failure("body-timeout"))  # a report that never came whole
+            return
         if self._status == 0:
             # What is answered now has its own time to be sent in.
             self.deadline = self.core.clock() + self._view.total
@@ -2051,6 +2228,9 @@ class Exchange:
         if self._recorded:
             return True
         self._recorded = True
+        if self._report is not None:
+            self._report = None
+            self.core.reports.leave()
         if view is not None:
             row = view.row
             if self._entered:

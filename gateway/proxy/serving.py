@@ -23,6 +23,7 @@ from gateway.config.snapshot import (
     Rescue,
     Retry,
     Route,
+    SecurityProfile,
     Service,
     ServiceTraffic,
     Timeouts,
@@ -32,21 +33,26 @@ from gateway.config.snapshot import (
 )
 from gateway.policy.assets import AssetPaths
 from gateway.policy.cohort import OVERRIDE_COOKIE, Splitter
+from gateway.policy.cors import ANSWER_FIELDS, CorsRules
 from gateway.policy.fallback import ErrorPages
 from gateway.policy.forwarded import ProxyTrust
 from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
 from gateway.policy.security import SecurityFields
 from gateway.proxy.breaker import Breakers, Guard
+from gateway.proxy.crossorigin import CorsFields, CorsPreflight
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+from gateway.proxy.guard import RouteGuard
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.config.snapshot import CspReports
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
+    from gateway.proxy.guard import Check
     from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
@@ -103,6 +109,8 @@ class RouteRun:
     security: tuple[SecurityFields, SecurityFields] | None
     again: SecondTries
     cache: bool
+    #: What is asked of its requests; None: nothing.
+    guard: RouteGuard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,8 @@ class Serving:
     pages: ErrorPages
     #: Whether any route's answers are stored.
     caches: bool
+    #: How reports of violations are taken; None: they are not.
+    reports: CspReports | None = None
 
 
 def nothing() -> Serving:
@@ -284,6 +294,7 @@ class Builder:
             behind_cdn=topology.behind_cdn,
             pages=self._degraded.common,
             caches=self._caches,
+            reports=topology.csp_reports,
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():
@@ -296,6 +307,8 @@ class Builder:
         key = (
             topology.routes,
             topology.profiles,
+            topology.cors,
+            topology.removed,
             topology.limits.body,
             tuple(
                 (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
@@ -304,10 +317,7 @@ class Builder:
         )
         if key == self._router_key:
             return self._router
-        profiles = {
-            profile.name: (SecurityFields(profile, tls=False), SecurityFields(profile, tls=True))
-            for profile in topology.profiles
-        }
+        dresses = _Dresses(topology)
         services = {service.name: service for service in topology.services}
         router = Router()
         caches = False
@@ -319,7 +329,7 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, profiles, services),
+                    _route(route, topology, index, dresses, services),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
@@ -441,17 +451,59 @@ class Builder:
         return context
 
 
+class _Dresses:
+    """What routes do to their answers' heads and to other origins, each combination made once."""
+
+    def __init__(self, topology: Topology) -> None:
+        self.cors = {each.name: CorsRules(each) for each in topology.cors}
+        self._profiles = {each.name: each for each in topology.profiles}
+        self._removed = topology.removed
+        self._made: dict[tuple[str, bool], tuple[SecurityFields, SecurityFields] | None] = {}
+
+    def fields(self, route: Route) -> tuple[SecurityFields, SecurityFields] | None:
+        """Return a route's fields, for plain connections and for TLS. Raises KeyError."""
+        key = (route.security, bool(route.cors))
+        if key not in self._made:
+            profile = self._profiles[route.security] if route.security else SecurityProfile(name="")
+            removed = self._removed + (ANSWER_FIELDS if route.cors else ())
+            self._made[key] = (
+                (
+                    SecurityFields(profile, tls=False, removed=removed),
+                    SecurityFields(profile, tls=True, removed=removed),
+                )
+                if route.security or removed
+                else None
+            )
+        return self._made[key]
+
+
+def _guard_of(route: Route, dresses: _Dresses) -> RouteGuard | None:
+    """Return a route's checks, in their order; None where nothing is asked."""
+    checks: list[Check] = []
+    rules = dresses.cors[route.cors] if route.cors else None
+    if rules is not None:
+        checks.append(CorsFields(rules))
+    # The address's lists and limits stand between: a preflight is counted like any request.
+    if rules is not None:
+        checks.append(CorsPreflight(rules))
+    return RouteGuard(tuple(checks)) if checks else None
+
+
 def _route(
     route: Route,
     topology: Topology,
     index: Mapping[str, int],
-    profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
+    dresses: _Dresses,
     services: Mapping[str, Service],
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
-    if route.security and route.security not in profiles:
-        raise ValueError(f"route {route.host}{route.path}: no profile is called {route.security}")
+    try:
+        security = dresses.fields(route)
+        guard = _guard_of(route, dresses)
+    except KeyError as error:
+        name = error.args[0]
+        raise ValueError(f"route {route.host}{route.path}: no profile is called {name}") from None
     service = services[route.service]
     return RouteRun(
         service=index[route.service],
@@ -459,11 +511,12 @@ def _route(
         strip=len([part for part in route.path.split("/") if part]) if route.strip else 0,
         body_limit=topology.limits.body if route.body_limit is None else route.body_limit,
         timeouts=route.timeouts or service.timeouts,
-        security=profiles[route.security] if route.security else None,
+        security=security,
         again=second_tries(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),
         cache=route.cache,
+        guard=guard,
     )
 
 

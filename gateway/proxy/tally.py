@@ -67,6 +67,8 @@ _ASSET = cython.declare(cython.int, ASSET)
 #: What a key has been told of.
 _ERROR = cython.declare(cython.int, 1)
 _REFUSAL = cython.declare(cython.int, 2)
+_CSP = cython.declare(cython.int, 4)
+_METRICS: dict[int, Metric] = {1: "error", 2: "refusal", 4: "csp"}
 
 
 @cython.final
@@ -131,6 +133,7 @@ class ServiceTally:
     _first_candidates: cython.double
     _objective: cython.double
     _cold_until: cython.double
+    _csp: cython.bint
     _rows: dict[int, Row]
     _row: Row | None
     _told: dict[bytes, int]
@@ -146,6 +149,7 @@ class ServiceTally:
         self._first = self._first_candidates = 0.0
         self._objective = 2.0
         self._cold_until = 0.0
+        self._csp = False
         self._rows = {}
         self._row = None
         self._told = {}
@@ -175,6 +179,7 @@ class ServiceTally:
             self._told.clear()
             self._slow.clear()
             self._keys.clear()
+        self._csp = watch is not None and watch.csp
         return True
 
     def ended(
@@ -224,6 +229,18 @@ class ServiceTally:
                 and (late or took > (self._first_candidates if side >= 2 else self._first))
             ):
                 self._tell_slow(row, key, took, late, fault if late else str(status))
+
+    def violated(self, side: cython.int, weight: cython.int, key: bytes, directive: str) -> None:
+        """Tell of a key that a browser reported a content policy's violation for, once.
+
+        ``side`` and ``weight`` are those of the report's own request. It counts as no request.
+        """
+        told: cython.int
+        if self._owner is None or not self._csp or not key:
+            return
+        told = self._told.get(key, 0)
+        if not told & _CSP:
+            self._tell(self._find(side, weight), key, told, _CSP, directive)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -303,7 +320,7 @@ class ServiceTally:
             owner.dropped += 1
             return True
         self._told[key] = told | bit
-        return owner._wait(self._failure(row, key, "error" if bit == _ERROR else "refusal", kind))
+        return owner._wait(self._failure(row, key, _METRICS[bit], kind))
 
     @cython.cfunc
     @cython.exceptval(check=True)

@@ -140,7 +140,7 @@ class Judgement:
 
     def _one(self, failed: RequestFailed) -> bool:
         part = self._parts.get(failed.service)
-        if part is None or failed.weight <= 0:
+        if part is None or failed.weight <= 0 or failed.metric == "csp":
             return False
         if failed.metric == "slow":
             return self._slow(failed, part)

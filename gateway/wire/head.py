@@ -222,6 +222,41 @@ class Head:
             for i in range(self.count)
         ]
 
+    # --- leaving out ----------------------------------------------------------------------------
+
+    def sift(
+        self, drop: cython.ulonglong, lengths: cython.ulonglong, names: dict[bytes, int]
+    ) -> int:
+        """Have fields left out of every rendering from now on; return which others are there.
+
+        ``drop`` is a mask of known fields to leave out. ``names`` has lower-case names without a
+        number: those below 0 are left out, of the others each stands for a bit of what is returned.
+        ``lengths`` has a bit for each length of a name in ``names`` (1 << length, up to 63).
+        """
+        i: cython.int
+        known: cython.int
+        bit: cython.int
+        size: cython.Py_ssize_t
+        found: cython.ulonglong = 0
+        data: bytes = self.data
+        for i in range(self.count):
+            known = self._id[i]
+            if known:
+                if (drop >> known) & 1:
+                    self._named[i] = 1
+                continue
+            size = self._name_end[i] - self._name_at[i]
+            if size > 63 or not (lengths >> size) & 1:
+                continue
+            name = data[self._name_at[i] : self._name_end[i]].lower()
+            if name in names:
+                bit = names[name]
+                if bit < 0:
+                    self._named[i] = 1
+                else:
+                    found |= cython.cast(cython.ulonglong, 1) << bit
+        return found
+
     # --- rendering ------------------------------------------------------------------------------
 
     def render(self, first: bytes, drop: cython.ulonglong, extra: bytes) -> bytes:

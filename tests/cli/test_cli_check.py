@@ -31,13 +31,42 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_stderr_and_are_no_failure(tmp_path: Path) -> None:
-    path = write(tmp_path, RIGHT + "security: {cors: {}}\n")
+    path = write(tmp_path, RIGHT + "routes: [{service: web, rate_limit: {rate: 1/s}}]\n")
     result = CliRunner().invoke(check, ["--config", path])
     assert result.exit_code == 0
     assert result.stderr == (
-        f"{path}:2:12: security.cors: has no effect yet: this version does not guard by it "
+        f"{path}:2:25: routes[0].rate_limit: has no effect yet: this version does not guard by it "
         "[warning]\n"
     )
+
+
+def test_a_first_days_profile_is_a_notice(tmp_path: Path) -> None:
+    text = RIGHT + (
+        "routes: [{service: web, security: page}]\nsecurity: {profiles: {page: {}, unused: {}}}\n"
+    )
+    path = write(tmp_path, text)
+    result = CliRunner().invoke(check, ["--config", path])
+    assert result.exit_code == 0
+    assert result.stderr.splitlines() == [
+        (
+            f"{path}: security.profiles.page.csp: the content policy only reports; once nothing is "
+            "reported any more, make it csp [notice]"
+        ),
+        (
+            f"{path}: security.profiles.page.hsts: HSTS lasts 5 minutes; once https works "
+            "everywhere, make it longer (365d) [notice]"
+        ),
+    ]
+
+
+def test_a_strict_profile_is_no_notice(tmp_path: Path) -> None:
+    text = RIGHT + (
+        "routes: [{service: web, security: page}]\n"
+        "security: {profiles: {page: {csp: \"default-src 'self'\", hsts: 365d}}}\n"
+    )
+    path = write(tmp_path, text)
+    result = CliRunner().invoke(check, ["--config", path])
+    assert (result.exit_code, result.stderr) == (0, "")
 
 
 def test_a_wrong_file_exits_with_2_and_all_its_errors(tmp_path: Path) -> None:

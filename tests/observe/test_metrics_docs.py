@@ -39,6 +39,7 @@ def collected() -> list[Metric]:
         row[layout.SIDE_REQUESTS] = 1
         row[layout.SIDE_REQUEST_SECONDS] = 1
         row[layout.SIDE_UPSTREAM_SECONDS] = 1
+        row[layout.ROW_CSP] = 1
         row.release()
         view = MetricsView(
             board=board,

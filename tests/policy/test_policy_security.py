@@ -9,6 +9,7 @@ import pytest
 from gateway.config.snapshot import SecurityProfile
 from gateway.policy.security import MEMO_SIZE, SecurityFields
 from gateway.wire.fields import BY_NAME, mask
+from gateway.wire.head import Head, parse_response
 
 PAGE = SecurityProfile(
     name="page",
@@ -38,10 +39,10 @@ def test_what_the_backend_set_stands() -> None:
     assert fields.block(mask(*BY_NAME.values())) == OPENER
 
 
-def test_names_without_a_number_are_told_by_the_caller() -> None:
+def test_names_without_a_number_have_a_bit() -> None:
     fields = SecurityFields(PAGE, tls=False)
     assert fields.unnumbered == (b"cross-origin-opener-policy",)
-    assert fields.block(0, frozenset(fields.unnumbered)) == FRAME + CSP
+    assert fields.block(0, 1) == FRAME + CSP
     assert fields.block(0) == FRAME + CSP + OPENER
     assert fields.names == (
         b"x-frame-options",
@@ -71,3 +72,61 @@ def test_every_combination_of_many_fields_is_right_and_few_are_kept() -> None:
 def test_what_is_no_field_is_refused(field: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match="is no field"):
         SecurityFields(SecurityProfile(name="p", fields=(field,)), tls=False)
+
+
+def answer(fields: str, status: str = "200 OK") -> Head:
+    head = parse_response(f"HTTP/1.1 {status}\r\n{fields}\r\n".encode())
+    assert head is not None
+    return head
+
+
+def kept(head: Head) -> bytes:
+    return head.render(b"", 0, b"")[:-2]
+
+
+def test_what_the_backend_set_stands_with_or_without_a_number() -> None:
+    head = answer("cross-origin-OPENER-policy: unsafe-none\r\nX-Frame-Options: SAMEORIGIN\r\n")
+    assert SecurityFields(PAGE, tls=False).dress(head) == CSP
+    assert kept(head).count(b"\r\n") == 2
+
+
+def test_what_the_profile_overrides_replaces_the_backends() -> None:
+    profile = SecurityProfile(
+        name="p",
+        fields=PAGE.fields,
+        override=("x-frame-options", "cross-origin-opener-policy"),
+    )
+    head = answer(
+        "X-Frame-Options: ALLOWALL\r\nCross-Origin-Opener-Policy: unsafe-none\r\n"
+        "cross-origin-opener-policy: also\r\nX-A: b\r\n"
+    )
+    assert SecurityFields(profile, tls=False).dress(head) == FRAME + CSP + OPENER
+    assert kept(head) == b"X-A: b\r\n"
+
+
+def test_what_leaks_is_taken_off_everywhere_it_stands() -> None:
+    profile = SecurityProfile(name="p", remove=("X-Own",))
+    fields = SecurityFields(profile, tls=False, removed=("Server", "X-Powered-By"))
+    head = answer(
+        "server: a\r\nContent-Type: text/plain\r\nX-POWERED-BY: b\r\nX-Own: c\r\nX-Owner: d\r\n"
+        "Server: e\r\nx-powered-by: f\r\n"
+    )
+    assert fields.dress(head) == b""
+    assert kept(head) == b"Content-Type: text/plain\r\nX-Owner: d\r\n"
+
+
+def test_a_removed_field_that_the_profile_sets_is_the_profiles() -> None:
+    profile = SecurityProfile(name="p", fields=(("Server", "web"),))
+    fields = SecurityFields(profile, tls=False, removed=("Server",))
+    head = answer("Server: leaky/1.2.3\r\n")
+    assert fields.dress(head) == b"Server: web\r\n"
+    assert kept(head) == b""
+
+
+def test_a_value_with_a_nonce_stays_off_what_is_not_modified() -> None:
+    policy = ("Content-Security-Policy", "script-src 'nonce-{nonce}'")
+    fields = SecurityFields(SecurityProfile(name="p", fields=(policy, ("X-A", "b"))), tls=False)
+    assert fields.nonce
+    assert b"{nonce}" in fields.dress(answer(""))
+    assert fields.dress(answer("", "304 Not Modified")) == b"X-A: b\r\n"
+    assert not SecurityFields(PAGE, tls=False).nonce

@@ -162,3 +162,24 @@ def test_rendering_is_a_filter_over_lines(
             kept.append(line)
     rendered = _head(*lines).render(FIRST, mask(*dropped), EXTRA)
     assert rendered == FIRST + b"".join(line + b"\r\n" for line in kept) + EXTRA + b"\r\n"
+
+
+def test_sifting_leaves_out_and_tells_what_is_there() -> None:
+    head = _head(
+        b"Host: a", b"X-Other: b", b"x-GONE: c", b"X_GONE: d", b"Via: e", b"X-Bit: f", b"X-Gone: g"
+    )
+    names = {b"x-gone": -1, b"x-bit": 5, b"x-none": 0}
+    lengths = mask(*{len(name) for name in names})
+    assert head.sift(mask(BY_NAME[b"via"]), lengths, names) == 1 << 5
+    kept = b"Host: a\r\nX-Other: b\r\nX_GONE: d\r\nX-Bit: f\r\n"
+    assert head.render(FIRST, 0, EXTRA) == FIRST + kept + EXTRA + b"\r\n"
+    # What is asked for by no length is not looked at.
+    assert head.sift(0, 0, names) == 0
+
+
+def test_sifting_looks_at_names_of_any_length() -> None:
+    long = b"x" * 200
+    head = _head(b"Host: a", long + b": b", b"y" * 63 + b": c")
+    assert head.sift(0, 1 << 63, {b"y" * 63: 63}) == 1 << 63
+    assert head.sift(0, 1, {long: -1}) == 0
+    assert long in head.render(FIRST, 0, b"")

@@ -19,14 +19,13 @@ from gateway.config.schema.entry import (
     Limits,
     Listener,
     OnControlLost,
-    Security,
-    SecurityProfile,
     State,
 )
 from gateway.config.schema.health import Health
 from gateway.config.schema.pages import ErrorPage, Fallback, PageFile, Static
 from gateway.config.schema.releases import Releases, Triggers
 from gateway.config.schema.routes import Route, RouteTimeouts
+from gateway.config.schema.security import CorsProfile, CspReports, Security, SecurityProfile
 from gateway.config.schema.services import PoolSection, Service, Timeouts
 from gateway.config.schema.traffic import Assets, Cohort, TrafficSection
 from gateway.config.schema.types import LogPlace, Network, Section, ServiceName, Workers, key
@@ -39,6 +38,8 @@ __all__ = [
     "Cache",
     "Cohort",
     "Config",
+    "CorsProfile",
+    "CspReports",
     "ErrorPage",
     "Fallback",
     "Health",

@@ -1,4 +1,4 @@
-"""The machine's side of the configuration: listeners, state, the admin API, limits, security."""
+"""The machine's side of the configuration: listeners, state, the admin API, limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pydantic import Field
 
 from gateway.config.schema.types import (
     AdminAddress,
-    FieldValue,
     FilePath,
     HeadSize,
     Host,
@@ -124,42 +123,3 @@ class OnControlLost(Section):
     do: Literal["hold", "stable"] = key(
         "hold", description="hold: serve on as before; stable: send everybody to stable."
     )
-
-
-class SecurityProfile(Section):
-    """Response fields that a route names as one. ``X-Content-Type-Options`` is always among them.
-
-    The defaults lock nobody out: the content policy only reports, HSTS lasts five minutes.
-    """
-
-    csp_report_only: FieldValue | None = key(
-        "default-src 'self'", description="Content-Security-Policy-Report-Only; null: not sent."
-    )
-    csp: FieldValue | None = key(
-        None, description="Content-Security-Policy, enforced; null: not sent."
-    )
-    hsts: Seconds | None = key(
-        "5m", description="max-age of Strict-Transport-Security, over TLS only; null: not sent."
-    )
-    frame: Literal["deny", "sameorigin"] | None = key(
-        "deny", description="X-Frame-Options; null: not sent."
-    )
-    referrer: FieldValue | None = key(
-        "strict-origin-when-cross-origin", description="Referrer-Policy; null: not sent."
-    )
-    permissions: FieldValue | None = key(
-        "geolocation=()", description="Permissions-Policy; null: not sent."
-    )
-
-
-class Cors(Section):
-    """Answers to other origins. It has no keys in this version."""
-
-
-class Security(Section):
-    """Security fields by profile, and CORS."""
-
-    profiles: dict[str, SecurityProfile] = key(
-        {}, description="Profiles by name; a route names one as security."
-    )
-    cors: Cors = key({}, description="Answers to other origins; no keys in this version.")

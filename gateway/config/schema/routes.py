@@ -61,6 +61,9 @@ class Route(Section):
     limits: RouteLimits = key({}, description="Limits of this route's own.")
     timeouts: RouteTimeouts = key({}, description="Timeouts of this route's own.")
     security: str | None = key(None, description="Name of a security profile; null: none.")
+    cors: str | None = key(
+        None, description="Name of a CORS profile, or off; null: security.cors.default."
+    )
     retry: OffOrRetry | None = key(
         None, description="Retries of this route's own, or off; null: the service's."
     )

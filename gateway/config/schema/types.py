@@ -27,6 +27,7 @@ from gateway.config.addresses import (
     parse_host,
     parse_listen,
     parse_network,
+    parse_origin,
     parse_path,
     parse_path_pattern,
     parse_route_host,
@@ -368,6 +369,9 @@ MediaType = Annotated[
 ]
 FieldValue = Annotated[str, PlainValidator(_text(_field_value)), _json("field value")]
 Method = Annotated[str, PlainValidator(_text(_method)), _json("method", "^[A-Z][A-Z-]*$", "GET")]
+CorsOrigin = Annotated[
+    str, PlainValidator(_text(parse_origin)), _json("origin", "", "https://*.example.org")
+]
 Variable = Annotated[
     str, PlainValidator(_text(_variable)), _json("variable", "^[A-Za-z_][A-Za-z0-9_]*$")
 ]
