@@ -17,6 +17,7 @@ from gateway.config.addresses import (
     parse_route_host,
     parse_route_path,
 )
+from gateway.config.cross_auth import auth_faults
 from gateway.config.cross_health import health_faults
 from gateway.config.faults import Fault, suggestion
 from gateway.config.scalars import parse_size
@@ -300,5 +301,6 @@ def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
         *_cache(data),
         *_services(data),
         *_routes(data),
+        *auth_faults(data),
         *_steps(data),
     ]

@@ -27,23 +27,28 @@ class Admission:
 
     ``lines`` go to the client with whatever answer it gets (complete, CRLF included), ``upstream``
     to the backend; ``subject`` is the authenticated identity (empty: none), by which the client is
-    told apart and its answers are its own. ``status`` above 0: answered here, with ``lines`` and
-    without a body.
+    told apart and its answers are its own, ``shown`` what stands for it in the access log.
+    ``spent`` are lower-case names of fields that have served their purpose and go no further.
+    ``status`` above 0: answered here, with ``lines`` and without a body.
     """
 
     lines: bytes = cython.declare(bytes, visibility="public")
     upstream: bytes = cython.declare(bytes, visibility="public")
     subject: bytes = cython.declare(bytes, visibility="public")
+    shown: str = cython.declare(str, visibility="public")
+    spent: tuple[bytes, ...] = cython.declare(tuple, visibility="public")
     status: cython.int = cython.declare(cython.int, visibility="public")
 
     def __init__(self) -> None:
         self.lines = b""
         self.upstream = b""
         self.subject = b""
+        self.shown = ""
+        self.spent = ()
         self.status = 0
 
     def __repr__(self) -> str:
-        who = f" for {self.subject!r}" if self.subject else ""
+        who = f" for {self.shown!r}" if self.subject else ""
         return f"<Admission{who} status={self.status}>"
 
 
@@ -102,16 +107,12 @@ class Check(Protocol):
 @cython.final
 @cython.cclass
 class RouteGuard:
-    """A route's checks, in their order. ``unwanted``: lower-case names of fields that are the
-    gateway's to say and are removed from what clients send.
-    """
+    """A route's checks, in their order."""
 
     checks: tuple[Check, ...] = cython.declare(tuple, visibility="readonly")
-    unwanted: tuple[bytes, ...] = cython.declare(tuple, visibility="readonly")
 
-    def __init__(self, checks: tuple[Check, ...], unwanted: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, checks: tuple[Check, ...]) -> None:
         self.checks = checks
-        self.unwanted = unwanted
 
     def __repr__(self) -> str:
         return f"<RouteGuard {', '.join(type(each).__name__ for each in self.checks)}>"

@@ -37,17 +37,28 @@ from gateway.policy.forwarded import ProxyTrust
 from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
 from gateway.policy.security import SecurityFields
+from gateway.proxy.auth import (
+    AuthCounts,
+    KeyRing,
+    Scheme,
+    address_check,
+    auth_check,
+    build_schemes,
+    said_fields,
+)
 from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+from gateway.proxy.guard import RouteGuard
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gateway.config.snapshot import AuthScheme
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
-    from gateway.proxy.guard import RouteGuard
+    from gateway.proxy.guard import Check
     from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
@@ -174,6 +185,10 @@ class Serving:
     pages: ErrorPages
     #: Whether any route's answers are stored.
     caches: bool
+    #: Lower-case names of the fields that the gateway tells backends by who asks, and those with
+    #: what only trusted peers may say.
+    said: tuple[bytes, ...] = ()
+    unwanted: tuple[bytes, ...] = ()
 
 
 def nothing() -> Serving:
@@ -210,7 +225,12 @@ class Builder:
         slabs: int,
         breakers: Breakers | None = None,
         tallies: Tallies | None = None,
+        ring: KeyRing | None = None,
     ) -> None:
+        self._ring = KeyRing() if ring is None else ring
+        self._counts = AuthCounts(words, slab)
+        self._schemes: dict[str, Scheme] = {}
+        self._schemes_of: tuple[AuthScheme, ...] = ()
         self._tallies = tallies
         self._words = words
         self._slab = slab
@@ -247,6 +267,7 @@ class Builder:
         if traffic.salt != self._splitter.salt:
             self._splitter = Splitter(traffic.salt)
         cohort = _cohort(topology.cohort)
+        said = said_fields(topology.auth)
         # Nothing fails or waits from here on: tallies go on with what is served next.
         tallies = (
             {}
@@ -287,6 +308,8 @@ class Builder:
             behind_cdn=topology.behind_cdn,
             pages=self._degraded.common,
             caches=self._caches,
+            said=said,
+            unwanted=_unwanted(said, cohort.header),
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():
@@ -299,6 +322,7 @@ class Builder:
         key = (
             topology.routes,
             topology.profiles,
+            topology.auth,
             topology.limits.body,
             tuple(
                 (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
@@ -312,6 +336,16 @@ class Builder:
             for profile in topology.profiles
         }
         services = {service.name: service for service in topology.services}
+        schemes = self._schemes
+        if topology.auth != self._schemes_of:
+            # Schemes that did not change keep the tokens that they have verified.
+            kept = {each.name: each for each in self._schemes_of}
+            changed = [each for each in topology.auth if kept.get(each.name) != each]
+            rebuilt = build_schemes(changed, self._ring)
+            schemes = {
+                each.name: rebuilt[each.name] if each.name in rebuilt else schemes[each.name]
+                for each in topology.auth
+            }
         router = Router()
         caches = False
         for chunk in topology.routes:
@@ -322,10 +356,18 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, profiles, services),
+                    _route(
+                        route,
+                        topology,
+                        index,
+                        profiles,
+                        services,
+                        _checks(route, schemes, self._counts),
+                    ),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
+        self._schemes, self._schemes_of = schemes, topology.auth
         self._router = router
         self._caches = caches
         return router
@@ -444,12 +486,27 @@ class Builder:
         return context
 
 
+def _unwanted(said: tuple[bytes, ...], header: bytes | None) -> tuple[bytes, ...]:
+    """Return the fields of identity that clients may not send: the gateway's and proxies'."""
+    return said if header is None or header in said else (*said, header)
+
+
+def _checks(route: Route, schemes: Mapping[str, Scheme], counts: AuthCounts) -> tuple[Check, ...]:
+    """Return what is asked of a route's requests, in the order that ``guard`` tells of."""
+    found: tuple[Check | None, ...] = (
+        address_check(route, counts),
+        auth_check(route, schemes, counts),
+    )
+    return tuple(each for each in found if each is not None)
+
+
 def _route(
     route: Route,
     topology: Topology,
     index: Mapping[str, int],
     profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
     services: Mapping[str, Service],
+    checks: tuple[Check, ...],
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
@@ -467,6 +524,7 @@ def _route(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),
         cache=route.cache,
+        guard=RouteGuard(checks) if checks else None,
     )
 
 
