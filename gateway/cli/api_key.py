@@ -19,7 +19,8 @@ def command(name: str, scopes: tuple[str, ...], as_json: bool) -> None:
     """
     import json
 
-    from gateway.policy.auth.apikeys import NAME, SCOPE, mint
+    from gateway.config.schema.auth import NAME, SCOPE
+    from gateway.policy.auth.apikeys import mint
 
     if NAME.fullmatch(name) is None:
         raise click.BadParameter(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.config.faults import Fault, suggestion
 from gateway.config.files import read_bounded, reason
 from gateway.config.scalars import parse_duration
+from gateway.config.schema.auth import HASH, NAME, SCOPE
 from gateway.config.snapshot import ApiKey
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ MAX_KEYS = 50_000
 MAX_JWKS = 256 * 1024
 #: Seconds: with more, an expiry says nothing.
 MAX_LEEWAY = 300.0
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 
 
 def _mapping(value: object) -> Mapping[str, object]:
@@ -160,7 +156,7 @@ class AuthReader:
         self.faults.append(Fault(place, message))
 
     def _key_set(self, place: Place, name: str, octets: bytes) -> None:
-        from gateway.policy.auth.keyset import read_keyset
+        from gateway.config.keyset import read_keyset
 
         try:
             read_keyset(octets)
@@ -193,10 +189,10 @@ class AuthReader:
 
 def _wrong_with(words: list[str]) -> str:
     expected = "expected NAME sha256:HEX and scopes, as `gateway api-key` prints it"
-    if len(words) < 2 or _HASH.fullmatch(words[1]) is None:
+    if len(words) < 2 or HASH.fullmatch(words[1]) is None:
         return f"no hash of a key, {expected}"
-    if _NAME.fullmatch(words[0]) is None:
+    if NAME.fullmatch(words[0]) is None:
         return f"no name of a key, {expected}"
-    if any(_SCOPE.fullmatch(scope) is None for scope in words[2:]):
+    if any(SCOPE.fullmatch(scope) is None for scope in words[2:]):
         return f"no scope, {expected}"
     return ""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from gateway.policy.auth.keyset import MAX_OCTETS, read_keyset
+from gateway.config.keyset import MAX_OCTETS, read_keyset
 
 if TYPE_CHECKING:
     import random

@@ -11,8 +11,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from gateway.board import layout
+from gateway.config.keyset import KeySet, read_keyset
 from gateway.policy.auth.apikeys import ApiKeyBook
-from gateway.policy.auth.keyset import KeySet, read_keyset
 from gateway.policy.auth.subject import CredentialError, Subject
 from gateway.policy.auth.token import verify
 from gateway.policy.forwarded import ProxyTrust

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config.keyset import read_keyset
 from gateway.config.snapshot import Jwt
-from gateway.policy.auth.keyset import read_keyset
 from gateway.policy.auth.subject import MAX_CREDENTIAL, CredentialError, Subject
 from gateway.policy.auth.token import verify
 from tests.support.issuer import (
@@ -198,7 +198,7 @@ def test_a_token_of_the_future_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
 @pytest.mark.parametrize("value", ["soon", True, [], {}, float("inf"), float("nan")])
-def test_times_that_are_no_numbers_are_refused(name: str, value: object) -> None:
+def test_times_that_are_no_numbers_are_refused(name: str, value: Any) -> None:
     assert refused(token(**{name: value})) == "a time that is no number"
 
 
@@ -307,5 +307,5 @@ def test_symmetric_keys_are_passed_over() -> None:
 
 @pytest.mark.parametrize("octets", [b"", b"[]", b"{}", b'{"keys": {}}', b"<html>", b"[" * 9000])
 def test_what_is_no_key_set_is_refused(octets: bytes) -> None:
-    with pytest.raises(ValueError, match="expected|not JSON"):
+    with pytest.raises(ValueError, match=r"expected|not JSON"):
         read_keyset(octets)

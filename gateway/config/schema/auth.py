@@ -11,9 +11,10 @@ from pydantic import Field, PlainValidator, WithJsonSchema
 from gateway.config.scalars import shown
 from gateway.config.schema.types import Duration, FilePath, HttpToken, Seconds, Section, key
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_HASH = re.compile(r"sha256:[0-9a-f]{64}")
-_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # RFC 6749 section 3.3: scope-token
+#: A scheme's or key's name, a key's hash, a scope, as files have them.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+HASH = re.compile(r"sha256:[0-9a-f]{64}")
+SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")  # RFC 6749 section 3.3: scope-token
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 #: What frames a request, ends at a hop or is the gateway's own to say: no identity's field.
 _NOT_IDENTITY = frozenset(
@@ -42,7 +43,7 @@ _NOT_IDENTITY = frozenset(
 
 
 def _scheme_name(value: object) -> str:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None or value == "off":
+    if not isinstance(value, str) or NAME.fullmatch(value) is None or value == "off":
         raise ValueError(
             f"{shown(value)} is not a scheme's name, expected up to 64 letters, digits, dots, "
             "hyphens and underscores, and not off"
@@ -51,7 +52,7 @@ def _scheme_name(value: object) -> str:
 
 
 def _key_name(value: object) -> str:
-    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
+    if not isinstance(value, str) or NAME.fullmatch(value) is None:
         raise ValueError(
             "not a key's name, expected up to 64 letters, digits, dots, hyphens and underscores"
         )
@@ -60,7 +61,7 @@ def _key_name(value: object) -> str:
 
 def _hash(value: object) -> bytes:
     # Not quoted: what stands here by mistake is likely the key itself.
-    if not isinstance(value, str) or _HASH.fullmatch(value) is None:
+    if not isinstance(value, str) or HASH.fullmatch(value) is None:
         raise ValueError(
             "not the hash of a key, expected sha256: and 64 lower-case hex digits "
             "(as `gateway api-key` prints it; the key itself never stands in the file)"
@@ -69,7 +70,7 @@ def _hash(value: object) -> bytes:
 
 
 def _scope(value: object) -> str:
-    if not isinstance(value, str) or _SCOPE.fullmatch(value) is None:
+    if not isinstance(value, str) or SCOPE.fullmatch(value) is None:
         raise ValueError(f"{shown(value)} is not a scope, expected such as orders:read")
     return value
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from typing import TYPE_CHECKING
 
 from gateway.policy.auth.subject import MAX_CREDENTIAL, CredentialError, Subject
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
 #: Begins every key that is made here, so that scanners for leaked secrets know one.
 PREFIX = "gwk_"
-#: What a hash looks like in a file.
-HASH = re.compile(r"sha256:[0-9a-f]{64}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-#: RFC 6749 section 3.3: ``scope-token``.
-SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,128}")
 #: Octets of the shortest key that is looked up: shorter ones could be guessed.
 MIN_KEY = 16
 

@@ -24,7 +24,7 @@ from jwt.exceptions import (
     PyJWTError,
 )
 
-from gateway.policy.auth.keyset import ALGORITHMS, MAX_KID, KeySet
+from gateway.config.keyset import ALGORITHMS, MAX_KID, KeySet
 from gateway.policy.auth.subject import MAX_CREDENTIAL, CredentialError, Subject
 
 if TYPE_CHECKING:
