@@ -82,7 +82,16 @@ S_REFUSED = 15  # requests refused by the framing rules (counter)
 #: Writes to the cache (counter, from a number drawn at the start): while no worker's moves, what
 #: was read of the cache is what is there.
 S_CACHE_WRITES = 20
+#: What authentication came to (counters), in the order of AUTH_RESULTS.
+S_AUTH = 40
 SLAB_HEADER_WORDS = 64
+
+#: Admitted; let through without credentials; without credentials where some are asked for; with
+#: ones that do not count; verified and not allowed this; refused for its address; not to be told,
+#: for the issuer's keys were never read.
+AUTH_RESULTS = (
+    "admitted", "anonymous", "missing", "invalid", "forbidden", "address", "unavailable"
+)  # fmt: skip
 
 STATE_FREE, STATE_STARTING, STATE_READY, STATE_DRAINING, STATE_GONE = 0, 1, 2, 3, 4
 STATE_NAMES = ("free", "starting", "ready", "draining", "gone")

@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.config.snapshot import Color, Topology, Traffic
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
@@ -31,14 +31,16 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
 class Apply(msgspec.Struct, frozen=True, kw_only=True, tag="apply"):
     """Serve this. A part that did not change is None. ``number`` is the snapshot's.
 
-    ``names`` is for the snapshot file alone: what host names resolved to when it was written, so
-    that a worker that starts without control knows where to connect.
+    ``names`` and ``keys`` are for the snapshot file alone: what host names resolved to and which
+    keys issuers of tokens had when it was written, so that a worker that starts without control
+    knows where to connect and whom to believe.
     """
 
     number: int
     topology: Topology | None = None
     traffic: Traffic | None = None
     names: dict[str, tuple[str, ...]] = {}
+    keys: dict[str, bytes] = {}
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True, tag="ack"):
@@ -52,6 +54,18 @@ class Addresses(msgspec.Struct, frozen=True, kw_only=True, tag="addresses"):
     """Facts: the addresses that host names resolve to now. Names not told keep their last."""
 
     names: dict[str, tuple[str, ...]]
+
+
+class KeySets(msgspec.Struct, frozen=True, kw_only=True, tag="keys"):
+    """Facts: the key sets (JWKS documents) of issuers, by URL. Those not told keep their last."""
+
+    sources: dict[str, bytes]
+
+
+class UnknownKey(msgspec.Struct, frozen=True, kw_only=True, tag="unknown-key"):
+    """A token was signed by a key that the set from ``source`` does not have."""
+
+    source: str
 
 
 class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
@@ -146,5 +160,5 @@ class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
     now: str
 
 
-FromWorker = Hello | Ack | Failures | Tally | BreakerMoved
-FromControl = Apply | Addresses | Drain
+FromWorker = Hello | Ack | Failures | Tally | BreakerMoved | UnknownKey
+FromControl = Apply | Addresses | KeySets | Drain

@@ -41,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "breakers": Verb("gateway.cli.breakers", "List, open or reset endpoints' breakers."),
     "audit": Verb("gateway.cli.audit", "List who changed what, newest first."),
     "cohort-token": Verb("gateway.cli.cohort_token", "Mint a tester's override."),
+    "api-key": Verb("gateway.cli.api_key", "Make an API key."),
     "reload": Verb("gateway.cli.reload", "Make the gateway read its file again."),
 }
 

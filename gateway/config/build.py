@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.config.addresses import EndpointAddress
     from gateway.config.schema import (
+        AuthScheme,
         Config,
         ErrorPage,
         Fallback,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         Timeouts,
     )
     from gateway.config.schema.services import Outlier, Rescue, Retry
+    from gateway.config.secrets import AuthFiles
 
 __all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
 
@@ -92,6 +94,10 @@ def build_topology(
         ),
         removed=config.security.remove,
         csp_reports=build_reports(config.security.csp_reports),
+        auth=tuple(
+            _auth_scheme(name, scheme, config.auth_files)
+            for name, scheme in sorted(config.auth.items())
+        ),
         listeners=public_listeners(config),
         limits=snapshot.Limits(
             head=config.limits.head,
@@ -295,6 +301,47 @@ def _route(
         rescue=None if route.rescue is None else _rescue(route.rescue),
         cache=route.cache == "on",
         cors=cors_of(route.cors, config.security.cors.default),
+        auth=route.auth,
+        auth_optional=route.auth_optional,
+        scopes=route.scopes,
+        allow=route.allow,
+        deny=route.deny,
+    )
+
+
+def _auth_scheme(name: str, section: AuthScheme, files: AuthFiles) -> snapshot.AuthScheme:
+    if section.api_keys is not None:
+        keys = section.api_keys
+        inline = tuple(
+            snapshot.ApiKey(name=each.name, digest=each.hash, scopes=each.scopes)
+            for each in keys.keys
+        )
+        return snapshot.AuthScheme(
+            name=name,
+            api_keys=snapshot.ApiKeys(
+                keys=inline + files.keys.get(name, ()),
+                field=keys.field,
+                name_field=keys.name_field,
+            ),
+        )
+    jwt = section.jwt
+    assert jwt is not None  # exactly one of the two (``cross_auth``)
+    return snapshot.AuthScheme(
+        name=name,
+        jwt=snapshot.Jwt(
+            issuer=jwt.issuer,
+            audience=jwt.audience,
+            source=jwt.jwks_url or "",
+            refresh=jwt.refresh,
+            keys=files.jwks.get(name, b""),
+            algorithms=jwt.algorithms,
+            leeway=jwt.leeway,
+            require=jwt.require,
+            type=jwt.type,
+            subject=jwt.subject,
+            scopes=jwt.scopes,
+            claims=tuple(jwt.claims.items()),
+        ),
     )
 
 

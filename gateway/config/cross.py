@@ -17,6 +17,7 @@ from gateway.config.addresses import (
     parse_route_host,
     parse_route_path,
 )
+from gateway.config.cross_auth import auth_faults
 from gateway.config.cross_browsers import browser_faults, route_faults
 from gateway.config.cross_health import health_faults
 from gateway.config.faults import Fault, suggestion
@@ -303,5 +304,6 @@ def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
         *_services(data),
         *_routes(data),
         *browser_faults(data),
+        *auth_faults(data),
         *_steps(data),
     ]

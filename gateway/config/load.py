@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from gateway.config import yaml12
 from gateway.config.advice import advice
 from gateway.config.cross import cross_faults
+from gateway.config.cross_auth import AuthReader
 from gateway.config.faults import place_text, validate
 from gateway.config.files import read_bounded, reason
 from gateway.config.notyet import NOT_YET, not_yet
 from gateway.config.pages import PageReader, page_faults
 from gateway.config.pointers import PointerReader
-from gateway.config.secrets import Secrets
+from gateway.config.secrets import AuthFiles, Secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +130,10 @@ def parse_text(
         reader = PointerReader(env)
         secrets = reader.read(document.data)
         faults += reader.faults
+    files_of_auth = AuthReader()
+    if read_secrets:
+        files_of_auth.read(document.data)
+        faults += files_of_auth.faults
     pages: dict[str, bytes] = {}
     if read_secrets if read_pages is None else read_pages:
         files = PageReader()
@@ -143,7 +148,9 @@ def parse_text(
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
     warnings = sorted({*_warnings(document, name), *_advice(config, document, name)})
-    return Loaded(config.with_secrets(secrets).with_pages(pages), tuple(warnings))
+    config = config.with_secrets(secrets).with_pages(pages)
+    auth_files = AuthFiles(files_of_auth.keys, files_of_auth.jwks)
+    return Loaded(config.with_auth_files(auth_files), tuple(warnings))
 
 
 def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:

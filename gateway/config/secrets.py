@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from gateway.config.snapshot import ApiKey
+
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
@@ -17,3 +19,15 @@ class Secrets:
     def __repr__(self) -> str:
         """Say how many there are and no more."""
         return f"Secrets(tokens={len(self.tokens)}, cohort={'set' if self.cohort else 'none'})"
+
+
+@dataclass(frozen=True, slots=True)
+class AuthFiles:
+    """API keys of keys files, and key sets of issuers, by the schemes' names."""
+
+    keys: Mapping[str, tuple[ApiKey, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    jwks: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        """Say whose they are and no more."""
+        return f"AuthFiles(keys={sorted(self.keys)}, jwks={sorted(self.jwks)})"

@@ -219,6 +219,63 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cache: bool = False
     #: Name of a CORS profile, empty for none.
     cors: str = ""
+    #: Names of the schemes that are accepted; none: nobody is asked who they are.
+    auth: tuple[str, ...] = ()
+    #: Whether a request without credentials passes, as anonymous.
+    auth_optional: bool = False
+    scopes: tuple[str, ...] = ()
+    #: Networks (CIDR) of clients; ``deny`` wins, and ``allow`` without any is everybody.
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Whose an API key is. ``digest`` is the key's SHA-256."""
+
+    name: str
+    digest: bytes
+    scopes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Say whose it is and no more."""
+        return f"ApiKey({self.name!r})"
+
+
+class ApiKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """API keys, from ``Authorization: Bearer`` and from ``field``; ``name_field`` goes upstream."""
+
+    keys: tuple[ApiKey, ...] = ()
+    field: str | None = None
+    name_field: str | None = None
+
+
+class Jwt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a signed token must be. ``leeway`` in seconds.
+
+    ``source`` is the URL of its issuer's keys (facts: see ``messages.KeySets``); without one
+    ``keys`` is the key set itself. ``claims`` are (claim, field).
+    """
+
+    issuer: str
+    audience: tuple[str, ...] = ()
+    source: str = ""
+    refresh: float = 600.0
+    keys: bytes = b""
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    leeway: float = 30.0
+    require: tuple[str, ...] = ("exp",)
+    type: str = ""
+    subject: str = "sub"
+    scopes: str = "scope"
+    claims: tuple[tuple[str, str], ...] = ()
+
+
+class AuthScheme(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to tell who asks, by name: exactly one of the two."""
+
+    name: str
+    api_keys: ApiKeys | None = None
+    jwt: Jwt | None = None
 
 
 class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,6 +386,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[Pool, ...] = ()
     routes: tuple[bytes, ...] = ()
     profiles: tuple[SecurityProfile, ...] = ()
+    auth: tuple[AuthScheme, ...] = ()
     listeners: tuple[Listener, ...] = ()
     limits: Limits = Limits()
     cohort: Cohort = Cohort()

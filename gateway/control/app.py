@@ -34,6 +34,7 @@ from gateway.control.breakers import BoardBreakers, pool_of
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
+from gateway.control.issuers import Issuers
 from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
@@ -147,6 +148,14 @@ class Control:
         hub.ahead = self._ahead
         hub.breaker_moved = self._breaker_moved
         chance = random.Random()  # noqa: S311  jitter, no secret
+        issuers = Issuers(
+            hub.publish_keys,
+            self.tasks,
+            self._first.state_path.with_name("issuers"),
+            random=chance,
+            clock=time.monotonic,
+        )
+        hub.unknown_key = issuers.unknown_key
         parts = Parts(
             store=store,
             hub=hub,
@@ -159,6 +168,7 @@ class Control:
                 listener=self.news,
             ),
             resolver=Resolver(hub.publish, self.tasks, random=chance),
+            issuers=issuers,
             allocation=allocation,
             board=board,
             events=self.events,
@@ -188,6 +198,7 @@ class Control:
         hosts = {each.host for pool in first.topology.pools for each in pool.endpoints}
         await parts.resolver.prepare(hosts, seconds=FIRST_NAMES)
         self.switchboard.watch(first.topology)
+        await issuers.prepare(seconds=FIRST_NAMES)
         self.tasks.start(self._watch_platform(), name="platform mode")
         await self._take_up_releases()
         parts.breakers.settle(first.state, first.topology)

@@ -17,7 +17,16 @@ import msgspec
 
 from gateway.channel import snapshotfile
 from gateway.channel.framing import ChannelError, Decoder, encode
-from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, BreakerMoved, Hello
+from gateway.channel.messages import (
+    PROTOCOL,
+    Ack,
+    Addresses,
+    Apply,
+    BreakerMoved,
+    Hello,
+    KeySets,
+    UnknownKey,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -131,6 +140,8 @@ class Hub:
         self.traffic = traffic
         self.number = number
         self.ahead: Callable[[Hello], None] = lambda hello: None
+        #: Given the URL of a key set that lacked a token's key.
+        self.unknown_key: Callable[[str], None] = lambda source: None
         self.breaker_moved: Callable[[BreakerMoved], None] = lambda moved: None
         #: Given what workers see of requests, for the release analysis.
         self.seen: Callable[[Failures | Tally], None] = lambda message: None
@@ -139,6 +150,7 @@ class Hub:
         self._slabs = slabs
         self._links: set[Link] = set()
         self._names: dict[str, tuple[str, ...]] = {}
+        self._keys: dict[str, bytes] = {}
         self._waiting: set[asyncio.Event] = set()
         self._server: asyncio.Server | None = None
 
@@ -228,7 +240,11 @@ class Hub:
 
     def _write_file(self) -> None:
         snapshot = Apply(
-            number=self.number, topology=self.topology, traffic=self.traffic, names=self._names
+            number=self.number,
+            topology=self.topology,
+            traffic=self.traffic,
+            names=self._names,
+            keys=self._keys,
         )
         try:
             snapshotfile.write(self._file, snapshot)
@@ -251,6 +267,20 @@ class Hub:
         for link in self._links:
             if link.hello is not None:
                 link.send(frame)
+
+    def publish_keys(self, sources: dict[str, bytes]) -> None:
+        """Tell every worker, now and when it connects, which keys issuers of tokens have."""
+        self._keys.update(sources)
+        if self._server is not None:  # else the first file is yet to be written
+            self._write_file()
+        frame = encode(KeySets(sources=sources))
+        for link in self._links:
+            if link.hello is not None:
+                link.send(frame)
+
+    def keep_keys(self, sources: set[str]) -> None:
+        """Forget the keys of issuers that no scheme names any more."""
+        self._keys = {source: found for source, found in self._keys.items() if source in sources}
 
     def keep_names(self, names: set[str]) -> None:
         """Forget the addresses of names that no endpoint has any more."""
@@ -292,6 +322,8 @@ class Hub:
             self._settle()
         elif isinstance(message, BreakerMoved):
             self.breaker_moved(message)
+        elif isinstance(message, UnknownKey):
+            self.unknown_key(message.source)
         else:
             self.seen(message)
 
@@ -313,6 +345,8 @@ class Hub:
         if self._names:
             # Before the snapshot: its endpoints' names are known when it comes into force.
             self._send(link, Addresses(names=self._names))
+        if self._keys:
+            self._send(link, KeySets(sources=self._keys))
         same_topology = hello.topology == self.topology.number
         same_traffic = hello.traffic == self.traffic.revision
         self._send(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.control.desk import Facts, Outcome, RefusedPart
     from gateway.control.events import Events
     from gateway.control.hub import Applied, Hub
+    from gateway.control.issuers import Issuers
     from gateway.control.news import HealthNews
     from gateway.control.resolver import Resolver
     from gateway.control.settings import Settings
@@ -106,6 +107,8 @@ class Parts:
     #: 22 octets of chance for a new split's salt and id.
     fresh: Callable[[], bytes]
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    #: None: tokens' issuers are nobody's business (tests).
+    issuers: Issuers | None = None
 
 
 class Switchboard:
@@ -344,6 +347,9 @@ class Switchboard:
         hosts = {each.host for pool in topology.pools for each in pool.endpoints}
         self.parts.resolver.watch(hosts)
         self.parts.hub.keep_names(hosts)
+        if self.parts.issuers is not None:
+            self.parts.issuers.watch(topology.auth)
+            self.parts.hub.keep_keys(set(self.parts.issuers.known))
         self.parts.news.forget({service.name for service in topology.services})
 
     def _tell(self, action: str, before: State, caller: Caller) -> None:

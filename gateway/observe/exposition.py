@@ -386,6 +386,12 @@ class GatewayCollector(Collector):
             ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
         ):
             yield CounterMetricFamily(name, about, value=board.total(word))
+        auth = CounterMetricFamily(
+            "gateway_auth", "What asking who it is came to.", labels=["result"]
+        )
+        for at, result in enumerate(layout.AUTH_RESULTS):
+            auth.add_metric([result], board.total(layout.S_AUTH + at))
+        yield auth
         stalls = [board.slab(worker.slab)[layout.S_STALL_MAX] for worker in board.workers()]
         yield GaugeMetricFamily(
             "gateway_worker_stall_seconds_max",

@@ -76,21 +76,29 @@ _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 class Shelf:
     """What the cache does for one route: ``cached`` as the route says; ``plan`` its service's
     fallbacks, None where none of them is ``stale``. ``scopes`` (blue, green) stand for service,
-    color and generation.
+    color and generation. ``unwanted`` are fields that backends do not get as clients send them: an
+    answer that varies by one of them is not kept.
     """
 
     cached: cython.bint = cython.declare(cython.bint, visibility="readonly")
     row: cython.Py_ssize_t = cython.declare(cython.Py_ssize_t, visibility="readonly")
     scopes: tuple[bytes, bytes] = cython.declare(tuple, visibility="readonly")
     plan: FallbackPlan | None = cython.declare(object, visibility="readonly")
+    unwanted: frozenset[bytes] = cython.declare(object, visibility="readonly")
 
     def __init__(
-        self, cached: bool, row: int, scopes: tuple[bytes, bytes], plan: FallbackPlan | None
+        self,
+        cached: bool,
+        row: int,
+        scopes: tuple[bytes, bytes],
+        plan: FallbackPlan | None,
+        unwanted: tuple[bytes, ...] = (),
     ) -> None:
         self.cached = cached
         self.row = row
         self.scopes = scopes
         self.plan = plan
+        self.unwanted = frozenset(unwanted)
 
 
 @cython.final

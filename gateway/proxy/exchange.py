@@ -261,7 +261,11 @@ class RouteView:
         # A stored page says another request's number: its scripts would not run.
         if (route.cache or plan.stale) and not self.nonce:
             self.shelf = Shelf(
-                route.cache, service.row, service.scopes, plan if plan.stale else None
+                route.cache,
+                service.row,
+                service.scopes,
+                plan if plan.stale else None,
+                serving.unwanted,
             )
         self.again = route.again
         self.statuses = route.again.verdicts.statuses
@@ -1227,6 +1231,7 @@ class Exchange:
             parts.append(self._admission.upstream)
         if self._nonce:
             parts.append(NONCE_FIELD + b": " + self._nonce + b"\r\n")
+        self._leave_out()
         assignment = self._assignment
         if assignment is not None and assignment.key:
             parts.append(b"X-Release-Key: ")
@@ -1262,6 +1267,24 @@ class Exchange:
         if self._framing == _BODY_CHUNKED:
             parts.append(b"Transfer-Encoding: chunked\r\n")
         return head.render(self._first_line(), drop, b"".join(parts))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _leave_out(self) -> cython.bint:
+        """Take off what the client may not say of itself, and credentials that are spent.
+
+        Trusted proxies and internal callers may, unless who asks was verified here.
+        """
+        admission = self._admission
+        memo = self._memo
+        names: tuple[bytes, ...] = self.serving.unwanted
+        if memo.trusted or memo.internal:
+            names = self.serving.said if admission is not None and admission.subject else ()
+        if names:
+            self.head.leave_out(names)
+        if admission is not None and admission.spent:
+            self.head.leave_out(admission.spent)
+        return True
 
     @cython.cfunc
     def _first_line(self) -> bytes:
@@ -2239,38 +2262,37 @@ class Exchange:
             weight = assignment.weight
             key = assignment.key
             override = assignment.override
-        recorder.record(
-            Outcome(
-                self.head,
-                self._method,
-                self._host,
-                self._target,
-                self._client,
-                self._status,
-                received,
-                sent,
-                self._started,
-                self._forwarded_at,
-                self._answered_at,
-                # An answer that came whole ends in the turn that it came in.
-                self._answered_at
-                if self._at_once and self._answered_at > 0.0
-                else self.core.clock(),
-                "" if view is None else view.service.name,
-                row,
-                -1 if view is None else self._side(),
-                self._endpoint,
-                self._request_id,
-                self._trace,
-                weight,
-                key,
-                override,
-                self._first,
-                self._error,
-                self._served_by,
-                tunnel,
-            )
+        outcome = Outcome(
+            self.head,
+            self._method,
+            self._host,
+            self._target,
+            self._client,
+            self._status,
+            received,
+            sent,
+            self._started,
+            self._forwarded_at,
+            self._answered_at,
+            # An answer that came whole ends in the turn that it came in.
+            self._answered_at if self._at_once and self._answered_at > 0.0 else self.core.clock(),
+            "" if view is None else view.service.name,
+            row,
+            -1 if view is None else self._side(),
+            self._endpoint,
+            self._request_id,
+            self._trace,
+            weight,
+            key,
+            override,
+            self._first,
+            self._error,
+            self._served_by,
+            tunnel,
         )
+        if self._admission is not None:
+            outcome.subject = self._admission.shown
+        recorder.record(outcome)
         if self._heard != 0:
             self._tell_tally(weight, key, override)
         # No cycle is left behind: what is over is freed at once, without the collector.

@@ -1,11 +1,18 @@
 """Phase 4, guard: what is asked of a request before it is assigned to a side. The seam.
 
-A route has a ``RouteGuard`` where anything is to be asked: the address's lists, the address's
-limits, CORS, authentication, the subject's limits, in that order (an attacker is turned away before
-a signature is verified; a subject's limit is counted for whom it was verified). Each is a ``Check``
-with one decision; a refusal is a ``Failure``, and its answer bears the admission's lines, too. What
-a check adds to the answer, whoever gives it, and to the request that goes upstream is collected in
-the request's ``Admission``.
+A route has a ``RouteGuard`` where anything is to be asked (``checks`` puts it together). In order:
+
+1. CORS fields: first, so that a page of another origin can read any refusal that follows. An
+   upgrade from an origin that is not allowed ends here.
+2. The address's lists: who is not let in at all costs nothing more.
+3. The address's limits: a flood is turned away before a signature is verified; preflights count.
+4. Preflights: answered before authentication, for they never have any.
+5. Authentication.
+6. The subject's limits: counted for whom was verified just now.
+
+Each is a ``Check`` with one decision; a refusal is a ``Failure``, and its answer bears the
+admission's lines, too. What a check adds to the answer, whoever gives it, and to the request that
+goes upstream is collected in the request's ``Admission``.
 
 Compiled where a compiler is there.
 """
@@ -27,23 +34,28 @@ class Admission:
 
     ``lines`` go to the client with whatever answer it gets (complete, CRLF included), ``upstream``
     to the backend; ``subject`` is the authenticated identity (empty: none), by which the client is
-    told apart and its answers are its own. ``status`` above 0: answered here, with ``lines`` and
-    without a body.
+    told apart and its answers are its own, ``shown`` what stands for it in the access log.
+    ``spent`` are lower-case names of fields that have served their purpose and go no further.
+    ``status`` above 0: answered here, with ``lines`` and without a body.
     """
 
     lines: bytes = cython.declare(bytes, visibility="public")
     upstream: bytes = cython.declare(bytes, visibility="public")
     subject: bytes = cython.declare(bytes, visibility="public")
+    shown: str = cython.declare(str, visibility="public")
+    spent: tuple[bytes, ...] = cython.declare(tuple, visibility="public")
     status: cython.int = cython.declare(cython.int, visibility="public")
 
     def __init__(self) -> None:
         self.lines = b""
         self.upstream = b""
         self.subject = b""
+        self.shown = ""
+        self.spent = ()
         self.status = 0
 
     def __repr__(self) -> str:
-        who = f" for {self.subject!r}" if self.subject else ""
+        who = f" for {self.shown!r}" if self.subject else ""
         return f"<Admission{who} status={self.status}>"
 
 
@@ -102,16 +114,12 @@ class Check(Protocol):
 @cython.final
 @cython.cclass
 class RouteGuard:
-    """A route's checks, in their order. ``unwanted``: lower-case names of fields that are the
-    gateway's to say and are removed from what clients send.
-    """
+    """A route's checks, in their order."""
 
     checks: tuple[Check, ...] = cython.declare(tuple, visibility="readonly")
-    unwanted: tuple[bytes, ...] = cython.declare(tuple, visibility="readonly")
 
-    def __init__(self, checks: tuple[Check, ...], unwanted: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, checks: tuple[Check, ...]) -> None:
         self.checks = checks
-        self.unwanted = unwanted
 
     def __repr__(self) -> str:
         return f"<RouteGuard {', '.join(type(each).__name__ for each in self.checks)}>"

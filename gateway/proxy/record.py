@@ -102,6 +102,7 @@ class Outcome:
     ``weight``, ``key`` and ``first`` are the release analysis's: the weight in force when the
     request was assigned, the opaque cohort key, and the first attempt's failure (None: it did not
     fail), whatever was done about it afterwards. ``side`` is layout's side index.
+    ``subject``, set afterwards, stands for who asked (empty: not known).
     """
 
     head: Head | None
@@ -129,6 +130,7 @@ class Outcome:
     error: str
     served_by: str
     tunnel: cython.bint
+    subject: str = cython.declare(str, visibility="public")
 
     def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
         self,
@@ -183,6 +185,7 @@ class Outcome:
         self.error = error
         self.served_by = served_by
         self.tunnel = tunnel
+        self.subject = ""
 
 
 @cython.final
@@ -318,6 +321,8 @@ class Recorder:
             tail += f',"endpoint":"{outcome.endpoint}"'
         if outcome.key:
             tail += f',"weight":{outcome.weight},"key":"{outcome.key.decode("ascii")}"'
+        if outcome.subject:
+            tail += f',"subject":"{escaped(outcome.subject.encode())}"'
         if outcome.override:
             tail += ',"override":true'
         if outcome.first is not None:

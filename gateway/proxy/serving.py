@@ -33,17 +33,17 @@ from gateway.config.snapshot import (
 )
 from gateway.policy.assets import AssetPaths
 from gateway.policy.cohort import OVERRIDE_COOKIE, Splitter
-from gateway.policy.cors import ANSWER_FIELDS, CorsRules
+from gateway.policy.cors import ANSWER_FIELDS
 from gateway.policy.fallback import ErrorPages
 from gateway.policy.forwarded import ProxyTrust
 from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
 from gateway.policy.security import SecurityFields
+from gateway.proxy.auth import KeyRing, said_fields
 from gateway.proxy.breaker import Breakers, Guard
-from gateway.proxy.crossorigin import CorsFields, CorsPreflight
+from gateway.proxy.checks import GuardBuilder
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
-from gateway.proxy.guard import RouteGuard
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from gateway.config.snapshot import CspReports
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
-    from gateway.proxy.guard import Check
+    from gateway.proxy.guard import RouteGuard
     from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
@@ -181,6 +181,10 @@ class Serving:
     caches: bool
     #: How reports of violations are taken; None: they are not.
     reports: CspReports | None = None
+    #: Lower-case names of the fields that the gateway tells backends by who asks, and those with
+    #: what only trusted peers may say.
+    said: tuple[bytes, ...] = ()
+    unwanted: tuple[bytes, ...] = ()
 
 
 def nothing() -> Serving:
@@ -217,7 +221,9 @@ class Builder:
         slabs: int,
         breakers: Breakers | None = None,
         tallies: Tallies | None = None,
+        ring: KeyRing | None = None,
     ) -> None:
+        self._guards = GuardBuilder(words, slab, KeyRing() if ring is None else ring)
         self._tallies = tallies
         self._words = words
         self._slab = slab
@@ -254,6 +260,7 @@ class Builder:
         if traffic.salt != self._splitter.salt:
             self._splitter = Splitter(traffic.salt)
         cohort = _cohort(topology.cohort)
+        said = said_fields(topology.auth)
         # Nothing fails or waits from here on: tallies go on with what is served next.
         tallies = (
             {}
@@ -295,6 +302,8 @@ class Builder:
             pages=self._degraded.common,
             caches=self._caches,
             reports=topology.csp_reports,
+            said=said,
+            unwanted=_unwanted(said, cohort.header),
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():
@@ -309,6 +318,7 @@ class Builder:
             topology.profiles,
             topology.cors,
             topology.removed,
+            topology.auth,
             topology.limits.body,
             tuple(
                 (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
@@ -319,6 +329,7 @@ class Builder:
             return self._router
         dresses = _Dresses(topology)
         services = {service.name: service for service in topology.services}
+        guards = self._guards.begin(topology)
         router = Router()
         caches = False
         for chunk in topology.routes:
@@ -329,10 +340,11 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, dresses, services),
+                    _route(route, topology, index, dresses, services, guards.of(route)),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
+        self._guards.keep(topology, guards)
         self._router = router
         self._caches = caches
         return router
@@ -452,16 +464,18 @@ class Builder:
 
 
 class _Dresses:
-    """What routes do to their answers' heads and to other origins, each combination made once."""
+    """What routes do to their answers' heads, each combination made once."""
 
     def __init__(self, topology: Topology) -> None:
-        self.cors = {each.name: CorsRules(each) for each in topology.cors}
         self._profiles = {each.name: each for each in topology.profiles}
         self._removed = topology.removed
         self._made: dict[tuple[str, bool], tuple[SecurityFields, SecurityFields] | None] = {}
 
     def fields(self, route: Route) -> tuple[SecurityFields, SecurityFields] | None:
-        """Return a route's fields, for plain connections and for TLS. Raises KeyError."""
+        """Return a route's fields, for plain connections and for TLS. Raises ValueError."""
+        if route.security and route.security not in self._profiles:
+            where = f"{route.host}{route.path}"
+            raise ValueError(f"route {where}: no profile is called {route.security}")
         key = (route.security, bool(route.cors))
         if key not in self._made:
             profile = self._profiles[route.security] if route.security else SecurityProfile(name="")
@@ -477,16 +491,9 @@ class _Dresses:
         return self._made[key]
 
 
-def _guard_of(route: Route, dresses: _Dresses) -> RouteGuard | None:
-    """Return a route's checks, in their order; None where nothing is asked."""
-    checks: list[Check] = []
-    rules = dresses.cors[route.cors] if route.cors else None
-    if rules is not None:
-        checks.append(CorsFields(rules))
-    # The address's lists and limits stand between: a preflight is counted like any request.
-    if rules is not None:
-        checks.append(CorsPreflight(rules))
-    return RouteGuard(tuple(checks)) if checks else None
+def _unwanted(said: tuple[bytes, ...], header: bytes | None) -> tuple[bytes, ...]:
+    """Return the fields of identity that clients may not send: the gateway's and proxies'."""
+    return said if header is None or header in said else (*said, header)
 
 
 def _route(
@@ -495,15 +502,10 @@ def _route(
     index: Mapping[str, int],
     dresses: _Dresses,
     services: Mapping[str, Service],
+    guard: RouteGuard | None,
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
-    try:
-        security = dresses.fields(route)
-        guard = _guard_of(route, dresses)
-    except KeyError as error:
-        name = error.args[0]
-        raise ValueError(f"route {route.host}{route.path}: no profile is called {name}") from None
     service = services[route.service]
     return RouteRun(
         service=index[route.service],
@@ -511,7 +513,7 @@ def _route(
         strip=len([part for part in route.path.split("/") if part]) if route.strip else 0,
         body_limit=topology.limits.body if route.body_limit is None else route.body_limit,
         timeouts=route.timeouts or service.timeouts,
-        security=security,
+        security=dresses.fields(route),
         again=second_tries(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),

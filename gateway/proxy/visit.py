@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.policy.caching.answering import answer
 from gateway.policy.caching.directives import NONE, Directives, request_directives
-from gateway.policy.caching.fields import fields_of
+from gateway.policy.caching.fields import Fields, fields_of
 from gateway.policy.caching.reuse import FRESH, STALE_WHILE_REVALIDATE, VALIDATE, in_error, use
 from gateway.policy.caching.saying import forwarded_lines, hit_lines
 from gateway.policy.caching.storing import LEFT_OUT, Asked, initial_age, may_fall_back, terms
@@ -410,7 +410,7 @@ class Visit:
             return True
         fields = fields_of(head)
         asked = Asked(self._asked_at, self._authorized, bool(self._cookie))
-        names = varies_by(fields)
+        names = self._varies_by(fields)
         if self._collects and names is not None:
             self._terms = terms(head.status, fields, asked, self._now)
             self._names = names
@@ -446,6 +446,17 @@ class Visit:
         self._length = head.length
         self._pieces = []
         return True
+
+    @cython.cfunc
+    def _varies_by(self, fields: Fields) -> tuple[bytes, ...] | None:
+        """Return what the answer varies by; None: by what no later request could be told by.
+
+        Fields of identity are: the backend's were the gateway's, not those of this head.
+        """
+        names = varies_by(fields)
+        if names is None or self._shelf.unwanted.isdisjoint(names):
+            return names
+        return None
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -526,7 +537,7 @@ class Visit:
         aged = fields if age is None else fields | {b"age": age}
         asked = Asked(self._asked_at, self._authorized, bool(self._cookie))
         kept = terms(copy.head.status, aged, asked, self._now)
-        names = varies_by(fields)
+        names = self._varies_by(fields)
         cache.count(self._shelf, REVALIDATED)
         if kept is None or names is None:
             if (

@@ -259,11 +259,45 @@ class Head:
 
     # --- rendering ------------------------------------------------------------------------------
 
+    @cython.ccall
+    @cython.exceptval(check=True)
+    def leave_out(self, names: tuple[bytes, ...]) -> cython.bint:
+        """Have ``render`` leave out the fields with these names (lower case), for good.
+
+        ``_`` counts as ``-``: backends that hand fields on as variables (CGI, WSGI, PHP) make the
+        same of both, so ``X_User_Id`` would be taken for ``X-User-Id``. True where any was there.
+        """
+        i: cython.int
+        j: cython.Py_ssize_t
+        at: cython.Py_ssize_t
+        size: cython.Py_ssize_t
+        data: bytes = self.data
+        name: bytes
+        c: cython.uchar
+        d: cython.uchar
+        found: cython.bint = False
+        for name in names:
+            size = len(name)
+            for i in range(self.count):
+                at = self._name_at[i]
+                if self._name_end[i] - at != size:
+                    continue
+                for j in range(size):
+                    c = data[at + j]
+                    d = name[j]
+                    if _FOLD[c] != _FOLD[d]:
+                        break
+                else:
+                    self._named[i] = 1
+                    found = True
+        return found
+
     def render(self, first: bytes, drop: cython.ulonglong, extra: bytes) -> bytes:
         """Return a head: ``first`` (its CRLF included), the kept lines byte for byte, ``extra``
         (complete lines, CRLFs included) and the blank line.
 
-        Left out are the fields of the mask ``drop`` and those that ``Connection`` named.
+        Left out are the fields of the mask ``drop``, those that ``Connection`` named and those
+        given to ``leave_out``.
         """
         i: cython.int
         run: cython.Py_ssize_t = -1

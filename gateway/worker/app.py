@@ -20,9 +20,10 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.board.locks import FileLocks
 from gateway.channel import handover, inherited, snapshotfile
-from gateway.channel.messages import Addresses, Apply, BreakerMoved, Drain
+from gateway.channel.messages import Addresses, Apply, BreakerMoved, Drain, KeySets, UnknownKey
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import CacheStore, Topology, Traffic
+from gateway.proxy.auth import KeyRing
 from gateway.proxy.breaker import Breakers
 from gateway.proxy.cache import Cache
 from gateway.proxy.copies import TOUCH_EVERY, Copies
@@ -73,7 +74,10 @@ class Worker:
             lambda message: self._link.tell(message),  # noqa: PLW0108 - the link is made later
         )
         self._sweep = TunnelSweep()
-        self._builder = Builder(self._board.words, spec.slab, spec.slabs, breakers, self._tallies)
+        self._ring = KeyRing(lambda source: self._link.tell(UnknownKey(source=source)))
+        self._builder = Builder(
+            self._board.words, spec.slab, spec.slabs, breakers, self._tallies, self._ring
+        )
         self._topology = Topology(number=0)
         self._traffic = Traffic(revision=0)
         self._number = 0
@@ -130,6 +134,7 @@ class Worker:
     async def apply(self, message: Apply) -> None:
         """Serve a snapshot from now on. Raises ValueError where it cannot be served."""
         self._core.addresses.update(message.names)
+        self._ring.update(message.keys)
         topology = message.topology or self._topology
         traffic = message.traffic or self._traffic
         if not topology.number:
@@ -149,9 +154,12 @@ class Worker:
             await self._listen()
             self._words[layout.S_STATE] = layout.STATE_READY
 
-    def tell(self, message: Addresses) -> None:
-        """Take the addresses that names resolve to now."""
-        self._core.addresses.update(message.names)
+    def tell(self, message: Addresses | KeySets) -> None:
+        """Take facts: the addresses that names resolve to now, the keys that issuers have."""
+        if isinstance(message, KeySets):
+            self._ring.update(message.sources)
+        else:
+            self._core.addresses.update(message.names)
 
     def drain(self, message: Drain) -> None:
         """Stop, as on SIGTERM, within the time that control gives."""

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from gateway.channel.framing import ChannelError, Decoder, encode
-from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, Hello
+from gateway.channel.messages import PROTOCOL, Ack, Addresses, Apply, Hello, KeySets
 from gateway.channel.unix import short_address
 from gateway.version import VERSION
 
@@ -39,7 +39,7 @@ class ControlLink:
         spec: ChildSpec,
         core: Core,
         apply: Callable[[Apply], Awaitable[None]],
-        tell: Callable[[Addresses], None],
+        tell: Callable[[Addresses | KeySets], None],
         drain: Callable[[Drain], None],
     ) -> None:
         self._spec = spec
@@ -114,7 +114,7 @@ class ControlLink:
                 error = str(problem)
                 logger.warning("snapshot %d cannot be served: %s", message.number, error)
             writer.write(encode(Ack(number=message.number, error=error)))
-        elif isinstance(message, Addresses):
+        elif isinstance(message, Addresses | KeySets):
             self._tell(message)
         else:
             self._drain(message)

@@ -42,6 +42,7 @@ from gateway.config.snapshot import (
     Traffic,
     pack_routes,
 )
+from gateway.proxy.auth import KeyRing
 from gateway.proxy.breaker import Breakers
 from gateway.proxy.cache import Cache
 from gateway.proxy.copies import Copies
@@ -452,7 +453,10 @@ class Rig:
         self.told: list[Failures | Tally] = []
         self.away = False
         self.tallies = Tallies(lambda: self.wall, self.soon.call, self._tell)
-        self.builder = Builder(self.words, 0, SLABS, breakers, self.tallies)
+        #: URLs of issuers of whom a key was missing.
+        self.unknown: list[str] = []
+        self.ring = KeyRing(self.unknown.append)
+        self.builder = Builder(self.words, 0, SLABS, breakers, self.tallies, self.ring)
         self.clients: list[Client] = []
         self.backends: list[Backend] = []
         self.topology = topology()

@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import Field, PrivateAttr
 
+from gateway.config.schema.auth import AuthScheme, SchemeName
 from gateway.config.schema.entry import (
     Admin,
     AdminToken,
@@ -29,12 +30,13 @@ from gateway.config.schema.security import CorsProfile, CspReports, Security, Se
 from gateway.config.schema.services import PoolSection, Service, Timeouts
 from gateway.config.schema.traffic import Assets, Cohort, TrafficSection
 from gateway.config.schema.types import LogPlace, Network, Section, ServiceName, Workers, key
-from gateway.config.secrets import Secrets
+from gateway.config.secrets import AuthFiles, Secrets
 
 __all__ = [
     "Admin",
     "AdminToken",
     "Assets",
+    "AuthScheme",
     "Cache",
     "Cohort",
     "Config",
@@ -92,6 +94,9 @@ class Config(Section):
     routes: tuple[Route, ...] = key(
         (), description="Where requests go; none, and one service: everything goes there."
     )
+    auth: dict[SchemeName, AuthScheme] = key(
+        {}, description="Ways to tell who asks, by name; a route names those it accepts."
+    )
     error_pages: tuple[ErrorPage, ...] = key(
         (), description="Pages for statuses that a service has none of its own for."
     )
@@ -99,6 +104,7 @@ class Config(Section):
     releases: Releases = key({}, description="How a release goes.")
 
     _secrets: Secrets = PrivateAttr(default_factory=Secrets)
+    _auth_files: AuthFiles = PrivateAttr(default_factory=AuthFiles)
     _pages: Mapping[str, bytes] = PrivateAttr(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -115,6 +121,17 @@ class Config(Section):
         """Return the same configuration with its secrets."""
         copy = self.model_copy()
         copy._secrets = secrets
+        return copy
+
+    @property
+    def auth_files(self) -> AuthFiles:
+        """What the files that ``auth`` names hold; nothing where they were not read."""
+        return self._auth_files
+
+    def with_auth_files(self, files: AuthFiles) -> Config:
+        """Return the same configuration with what the files that ``auth`` names hold."""
+        copy = self.model_copy()
+        copy._auth_files = files
         return copy
 
     def with_pages(self, pages: Mapping[str, bytes]) -> Config:

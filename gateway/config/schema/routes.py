@@ -6,10 +6,12 @@ from typing import Literal
 
 from pydantic import Field
 
+from gateway.config.schema.auth import Schemes, Scope
 from gateway.config.schema.services import OffOrRescue, OffOrRetry
 from gateway.config.schema.types import (
     Count,
     Flag,
+    Network,
     RequestRate,
     RouteHost,
     RoutePath,
@@ -71,4 +73,20 @@ class Route(Section):
         None, description="Rescue of this route's own, or off; null: the service's."
     )
     cache: Literal["on", "off"] = key("off", description="Keep answers and serve them again.")
+    allow: tuple[Network, ...] = key(
+        (), description="Networks of clients that may come; none: everybody. The others get 403."
+    )
+    deny: tuple[Network, ...] = key(
+        (), description="Networks of clients that get 403, whatever allow says."
+    )
+    auth: Schemes = key(
+        "off", description="Schemes of which a request must meet one: a name, a list, or off."
+    )
+    auth_optional: Flag = key(
+        default=False,
+        description="Requests without credentials pass as anonymous; bad ones are still refused.",
+    )
+    scopes: tuple[Scope, ...] = key(
+        (), description="Scopes that whoever asks must all have; without them it is 403."
+    )
     rate_limit: RateLimit | None = key(None, description="Requests that a client may make.")

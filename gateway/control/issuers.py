@@ -1,0 +1,192 @@
+"""Issuers' public keys, read here so that no worker ever waits for an issuer.
+
+Each source (a JWKS URL) is read again after its interval, and at once when a worker meets a token
+of an unknown key, though never more often than ``AGAIN``: whoever sends made-up keys' names must
+not make the gateway beat on the issuer. The last set that could be read is kept for as long as
+newer ones fail, and on the disk, so that a restart during an issuer's outage locks nobody out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from gateway.config.keyset import MAX_OCTETS, read_keyset
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from gateway.config.snapshot import AuthScheme
+    from gateway.control.tasks import Tasks
+
+log = logging.getLogger("gateway.control.issuers")
+
+#: Seconds: one reading; after a failure (jittered by a half); between two for unknown keys.
+TIMEOUT = 10.0
+AFTER_FAILURE = 10.0
+AGAIN = 10.0
+
+
+class SourceError(Exception):
+    """A source that gave no key set; the message says why."""
+
+
+async def read_url(url: str) -> bytes:
+    """Return a key set's octets. Raises SourceError; follows no redirect."""
+    try:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(
+                url, allow_redirects=False, headers={"Accept": "application/json"}
+            ) as answer,
+        ):
+            if answer.status != 200:
+                raise SourceError(f"answered {answer.status}")
+            octets = bytearray()
+            async for piece in answer.content.iter_any():
+                octets += piece
+                if len(octets) > MAX_OCTETS:
+                    raise SourceError(f"more than {MAX_OCTETS // 1024} KiB")
+            return bytes(octets)
+    except TimeoutError as error:
+        raise SourceError(f"no answer within {TIMEOUT:g} s") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise SourceError(str(error) or type(error).__name__) from error
+
+
+class Issuers:
+    """Keeps key sets read. ``publish`` is called with what changed, by URL."""
+
+    def __init__(
+        self,
+        publish: Callable[[dict[str, bytes]], None],
+        tasks: Tasks,
+        folder: Path,
+        *,
+        random: random.Random,
+        clock: Callable[[], float],
+        fetch: Callable[[str], Awaitable[bytes]] = read_url,
+    ) -> None:
+        self._publish = publish
+        self._tasks = tasks
+        self._folder = folder
+        self._random = random
+        self._clock = clock
+        self._fetch = fetch
+        self._running: dict[str, tuple[float, asyncio.Task[None]]] = {}
+        self._wanted: dict[str, asyncio.Event] = {}
+        self._tried: dict[str, asyncio.Event] = {}
+        self.known: dict[str, bytes] = {}
+        #: When each source was last read well (the clock's seconds).
+        self.read_at: dict[str, float] = {}
+
+    def watch(self, schemes: Iterable[AuthScheme]) -> None:
+        """Keep exactly these schemes' sources read; what the disk has of new ones counts at once.
+
+        Blocking, for files of a few KiB and sources that were not watched before.
+        """
+        wanted: dict[str, float] = {}
+        for scheme in schemes:
+            if scheme.jwt is not None and scheme.jwt.source:
+                source, refresh = scheme.jwt.source, scheme.jwt.refresh
+                wanted[source] = min(refresh, wanted.get(source, refresh))
+        for source in list(self._running):
+            if wanted.get(source) != self._running[source][0]:
+                self._running.pop(source)[1].cancel()
+        for source in self.known.keys() - wanted.keys():
+            del self.known[source]
+            self.read_at.pop(source, None)
+        for source, refresh in wanted.items():
+            if source not in self.known:
+                self._restore(source)
+            if source not in self._running:
+                self._wanted[source] = asyncio.Event()
+                self._tried[source] = asyncio.Event()
+                task = self._tasks.start(self._keep(source, refresh), name=f"keys of {source}")
+                self._running[source] = (refresh, task)
+
+    async def prepare(self, *, seconds: float) -> None:
+        """Wait for the sources that nothing is known of, for ``seconds`` at most."""
+        missing = [source for source in self._running if source not in self.known]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(self._tried[source].wait() for source in missing))
+
+    def unknown_key(self, source: str) -> None:
+        """Have a source read soon: a token's key was not in its set."""
+        if source in self._wanted:
+            self._wanted[source].set()
+
+    async def _keep(self, source: str, refresh: float) -> None:
+        wanted = self._wanted[source]
+        while True:
+            read = await self.ask(source)
+            self._tried[source].set()
+            wait = refresh if read else AFTER_FAILURE * self._random.uniform(1.0, 1.5)
+            until = self._clock() + wait
+            # What comes within AGAIN of a reading waits for its end.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, until - self._clock())):
+                    await asyncio.sleep(min(AGAIN, wait))
+                    await wanted.wait()
+
+    async def ask(self, source: str) -> bool:
+        """Read one source now; tells whether it gave a key set that can be used."""
+        self._wanted[source].clear()
+        try:
+            octets = await self._fetch(source)
+            keys = read_keyset(octets)
+        except (SourceError, ValueError) as error:
+            kept = "the last keys stay in force" if source in self.known else "there are none yet"
+            log.warning("keys of %s cannot be read (%s); %s", source, error, kept)
+            return False
+        self.read_at[source] = self._clock()
+        if octets != self.known.get(source):
+            log.info("%s has %d keys", source, len(keys.keys))
+            self.known[source] = octets
+            self._publish({source: octets})
+            await asyncio.to_thread(self._store, source, octets)
+        return True
+
+    # --- the disk ---------------------------------------------------------------------------------
+
+    def _path(self, source: str) -> Path:
+        return self._folder / f"{hashlib.sha256(source.encode()).hexdigest()[:32]}.json"
+
+    def _restore(self, source: str) -> None:
+        """Take what an earlier control left; of no use is as good as none."""
+        try:
+            with self._path(source).open("rb") as file:
+                octets = file.read(MAX_OCTETS + 1)
+            read_keyset(octets)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError) as error:
+            log.warning("the kept keys of %s are of no use: %s", source, error)
+            return
+        self.known[source] = octets
+        self._publish({source: octets})
+
+    def _store(self, source: str, octets: bytes) -> None:
+        path = self._path(source)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Public keys; but who could write here could sign in as anybody.
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(octets)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            log.warning("the keys of %s cannot be kept on the disk: %s", source, error)

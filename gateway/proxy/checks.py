@@ -1,0 +1,71 @@
+"""Which checks a route's guard has. Their order, and why it is that, is in ``guard``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gateway.policy.cors import CorsRules
+from gateway.proxy.auth import AuthCounts, address_check, auth_check, build_schemes
+from gateway.proxy.crossorigin import CorsFields, CorsPreflight
+from gateway.proxy.guard import RouteGuard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gateway.config.snapshot import AuthScheme, Route, Topology
+    from gateway.proxy.auth import KeyRing, Scheme
+    from gateway.proxy.guard import Check
+
+
+class Guards:
+    """What the guards of one snapshot's routes are made of."""
+
+    def __init__(
+        self, cors: Mapping[str, CorsRules], schemes: dict[str, Scheme], counts: AuthCounts
+    ) -> None:
+        self.schemes = schemes
+        self._cors = cors
+        self._counts = counts
+
+    def of(self, route: Route) -> RouteGuard | None:
+        """Return a route's guard; None where nothing is asked. Raises ValueError for a name."""
+        if route.cors and route.cors not in self._cors:
+            where = f"{route.host}{route.path}"
+            raise ValueError(f"route {where}: no CORS profile is called {route.cors}")
+        rules = self._cors[route.cors] if route.cors else None
+        found: tuple[Check | None, ...] = (
+            None if rules is None else CorsFields(rules),
+            address_check(route, self._counts),
+            None if rules is None else CorsPreflight(rules),
+            auth_check(route, self.schemes, self._counts),
+        )
+        checks = tuple(each for each in found if each is not None)
+        return RouteGuard(checks) if checks else None
+
+
+class GuardBuilder:
+    """Makes ``Guards``. Schemes that did not change keep the tokens that they have verified."""
+
+    def __init__(self, words: memoryview, slab: int, ring: KeyRing) -> None:
+        self._ring = ring
+        self._counts = AuthCounts(words, slab)
+        self._schemes: dict[str, Scheme] = {}
+        self._schemes_of: tuple[AuthScheme, ...] = ()
+
+    def begin(self, topology: Topology) -> Guards:
+        """Return the guards' parts; ``keep`` them once they are served. Raises ValueError."""
+        kept = {each.name: each for each in self._schemes_of}
+        changed = [each for each in topology.auth if kept.get(each.name) != each]
+        built = build_schemes(changed, self._ring)
+        return Guards(
+            {each.name: CorsRules(each) for each in topology.cors},
+            {
+                each.name: built[each.name] if each.name in built else self._schemes[each.name]
+                for each in topology.auth
+            },
+            self._counts,
+        )
+
+    def keep(self, topology: Topology, guards: Guards) -> None:
+        """Go on with these schemes."""
+        self._schemes, self._schemes_of = guards.schemes, topology.auth
