@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Service,
         Timeouts,
     )
+    from gateway.config.schema.limits import RateLimit
     from gateway.config.schema.services import Outlier, Rescue, Retry
 
 __all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
@@ -95,6 +96,7 @@ def build_topology(
             connections=config.limits.connections,
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
+            rates=_rate_limits(config.limits.rate),
         ),
         cohort=snapshot.Cohort(
             cookie=cohort.cookie,
@@ -287,6 +289,7 @@ def _route(route: Route, timeouts: Mapping[str, snapshot.Timeouts], retries: int
         retry=None if route.retry is None else _retry(route.retry, retries),
         rescue=None if route.rescue is None else _rescue(route.rescue),
         cache=route.cache == "on",
+        rate_limits=_rate_limits(route.rate_limit),
     )
 
 
@@ -296,6 +299,25 @@ def _cache(config: Config) -> snapshot.CacheStore:
         path=config.cache.path or beside,
         size=config.cache.size,
         entry=config.cache.entry,
+    )
+
+
+def _rate_limits(
+    section: RateLimit | Sequence[RateLimit] | None,
+) -> tuple[snapshot.RateLimit, ...]:
+    if section is None:
+        return ()
+    sections = section if isinstance(section, tuple) else (section,)
+    return tuple(
+        snapshot.RateLimit(
+            count=each.rate.count,
+            period=each.rate.period,
+            burst=each.burst,
+            key=each.key,
+            dry_run=each.dry_run,
+            name=each.name or "",
+        )
+        for each in sections
     )
 
 

@@ -23,7 +23,6 @@ NOT_YET: dict[str, str] = {
     "listen[].tls": "has no effect yet: this listener is not opened",
     "listen[].redirect_to_https": "has no effect yet: plain requests are served",
     "admin.tls": "has no effect yet: the admin API listens on loopback or a socket only",
-    "routes[].rate_limit": _FRONT_DOOR,
     "security.cors": _FRONT_DOOR,
     # A fleet.
     "state.redis_url": "has no effect yet: state is this machine's alone",

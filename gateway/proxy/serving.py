@@ -40,6 +40,8 @@ from gateway.policy.security import SecurityFields
 from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+from gateway.proxy.guard import RouteGuard
+from gateway.proxy.limiting import buckets_of, limit_checks, limiter_table
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
 
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
-    from gateway.proxy.guard import RouteGuard
+    from gateway.proxy.guard import Check
+    from gateway.proxy.limiting import Bucket
     from gateway.proxy.tally import ServiceTally, Tallies
 
 _BALANCE = {"least_request": LEAST_REQUEST, "round_robin": ROUND_ROBIN, "hash": HASH}
@@ -213,6 +216,7 @@ class Builder:
     ) -> None:
         self._tallies = tallies
         self._words = words
+        self._table = limiter_table(words)
         self._slab = slab
         self._slabs = slabs
         self._breakers = breakers
@@ -300,6 +304,7 @@ class Builder:
             topology.routes,
             topology.profiles,
             topology.limits.body,
+            topology.limits.rates,
             tuple(
                 (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
                 for each in topology.services
@@ -314,6 +319,7 @@ class Builder:
         services = {service.name: service for service in topology.services}
         router = Router()
         caches = False
+        common = buckets_of(self._table, "", topology.limits.rates)
         for chunk in topology.routes:
             for at, route in enumerate(unpack_routes(chunk)):
                 if at % SLICE == 0:
@@ -322,13 +328,37 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, profiles, services),
+                    _route(
+                        route,
+                        topology,
+                        index,
+                        profiles,
+                        services,
+                        self._guards(route, services, common),
+                    ),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
         self._router = router
         self._caches = caches
         return router
+
+    def _guards(
+        self,
+        route: Route,
+        services: Mapping[str, Service],
+        common: tuple[list[Bucket], list[Bucket]],
+    ) -> RouteGuard | None:
+        """Return what is asked of a route's requests, in its order; None: nothing."""
+        service = services.get(route.service)
+        row = 0 if service is None else service.row
+        where = f"{route.host}{route.path}"
+        addresses, subjects = limit_checks(
+            self._table, self._slab, row, common, where, route.rate_limits
+        )
+        checks: list[Check | None] = [addresses, subjects]
+        asked = tuple(check for check in checks if check is not None)
+        return RouteGuard(asked) if asked else None
 
     def _build_endpoints(self, topology: Topology) -> dict[str, Endpoint]:
         endpoints: dict[str, Endpoint] = {}
@@ -450,6 +480,7 @@ def _route(
     index: Mapping[str, int],
     profiles: Mapping[str, tuple[SecurityFields, SecurityFields]],
     services: Mapping[str, Service],
+    guard: RouteGuard | None,
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
@@ -467,6 +498,7 @@ def _route(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),
         cache=route.cache,
+        guard=guard,
     )
 
 

@@ -6,11 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
+from gateway.config.schema.limits import RateLimits
 from gateway.config.schema.services import OffOrRescue, OffOrRetry
 from gateway.config.schema.types import (
-    Count,
     Flag,
-    RequestRate,
     RouteHost,
     RoutePath,
     Section,
@@ -19,16 +18,6 @@ from gateway.config.schema.types import (
     Timeout,
     key,
 )
-
-
-class RateLimit(Section):
-    """How many requests one client may make."""
-
-    rate: RequestRate = Field(description="Requests per unit of time, of the whole machine.")
-    burst: Count = key(0, description="Requests that may come at once beyond the rate.")
-    key: tuple[Literal["subject", "client"], ...] = key(
-        ("client",), min_length=1, description="What clients are told apart by, in order."
-    )
 
 
 class RouteLimits(Section):
@@ -68,4 +57,6 @@ class Route(Section):
         None, description="Rescue of this route's own, or off; null: the service's."
     )
     cache: Literal["on", "off"] = key("off", description="Keep answers and serve them again.")
-    rate_limit: RateLimit | None = key(None, description="Requests that a client may make.")
+    rate_limit: RateLimits | None = key(
+        None, description="Requests that a client may make: a limit, or a list of limits."
+    )
