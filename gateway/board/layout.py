@@ -2,8 +2,8 @@
 
 The board is an array of 64-bit words: a header, endpoint cells (health is written by control, the
 breaker and what is counted for it by whoever holds the cell's lock), the table of limiter times
-(written by every worker, without a lock), then one slab per worker process (written by that worker alone, so that no update needs a lock, counts outlive a killed
-worker, and sums need no messages).
+(written by every worker, without a lock), then one slab per worker process (written by that worker
+alone, so that no update needs a lock, counts outlive a killed worker, and sums need no messages).
 
 Standard library only: the supervisor maps it too. All offsets are in words.
 """

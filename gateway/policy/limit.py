@@ -23,7 +23,6 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import cython
-
 from gateway.policy.cohort import address_key
 
 #: Cells of a set: two cache lines.
@@ -67,13 +66,13 @@ class LimiterTable:
     @cython.exceptval(-1)
     def find(self, key: cython.ulonglong) -> cython.Py_ssize_t:
         """Return the key's cell, else the one that it would take: of a set, the first to pass."""
-        i: cython.Py_ssize_t
+        _i: cython.Py_ssize_t
         # The upper half chooses the set, so that keys of one set differ in what is compared.
         first: cython.Py_ssize_t = cython.cast(cython.Py_ssize_t, (key >> 32) & self._mask)
         at: cython.Py_ssize_t = self._at + first * _WAYS * _CELL
         best: cython.Py_ssize_t = at
         least: cython.ulonglong = self._words[at + 1]
-        for i in range(_WAYS):
+        for _i in range(_WAYS):
             if self._words[at] == key:
                 return at
             if self._words[at + 1] < least:
@@ -163,14 +162,13 @@ class Limit:
         ``client`` is an address as text (of IPv6 its /64 counts) or an identity's octets. Nothing
         is written: ``take`` does that, before anything else is asked.
         """
-        known = self._memo.get(client)
-        key: cython.ulonglong = self._hash(client) if known is None else known
+        key: cython.ulonglong = self._memo.get(client) or self._hash(client)
         table = self._table
         cell: cython.Py_ssize_t = table.find(key)
         time: cython.longlong = table.time_at(cell)
         furthest: cython.longlong = now + self.tolerance
         if table.holds(cell, key):
-            # Further ahead than this limit ever writes: it was another's, or the limit was stricter.
+            # Further ahead than this limit ever writes: another's, or it was stricter once.
             furthest += self.interval
         time = min(max(time, now), furthest)
         self._key = key
@@ -195,13 +193,12 @@ class Limit:
         """Count the request that ``ask`` has just admitted."""
         self._table.put(self._cell, self._key, self._time)
 
-    @cython.cfunc
-    def _hash(self, client: object) -> object:
+    def _hash(self, client: bytes | str) -> int:
         octets: bytes
         if isinstance(client, str):
             octets = b"a" + address_key(client)
         else:
-            octets = b"i" + client  # type: ignore[operator]  # octets
+            octets = b"i" + client
         state = self._keyed.copy()  # type: ignore[attr-defined]  # a C attribute is an object
         state.update(octets)
         # 0 marks a free cell.

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-
 from gateway.board import layout
 from gateway.policy.limit import Limit, LimiterTable
 from gateway.proxy.errors import Failure
@@ -47,8 +46,7 @@ class Bucket:
         self.name = name.encode("ascii")
         self.policy = b'"%b";q=%d;w=%d' % (self.name, limit.quota, limit.window)
 
-    @cython.cfunc
-    def client_of(self, asked: Asked, admission: Admission) -> object:
+    def client_of(self, asked: Asked, admission: Admission) -> bytes | str:
         """Return the first of the sources that is there; at last the address is."""
         source: cython.int
         for source in self.sources:
@@ -103,8 +101,7 @@ class LimitCheck:
                 else:
                     limit.take()
                 continue
-            if wait > longest:
-                longest = wait
+            longest = max(longest, wait)
             said += b'%b"%b";r=%d;t=%d' % (
                 b", " if said else b"",
                 bucket.name,

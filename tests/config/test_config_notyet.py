@@ -37,7 +37,7 @@ security: {cors: {}}
 """
     assert warnings(text) == [
         (
-            "f:5:50: listen[0].redirect_to_https: has no effect yet: plain requests are served "
+            "f:5:30: listen[0].redirect_to_https: has no effect yet: plain requests are served "
             "(also at line 6)"
         ),
         "f:7:12: security.cors: has no effect yet: this version does not guard by it",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
 
 from gateway.board import layout
@@ -11,9 +13,7 @@ from tests.support.rig import Answer, Client, Rig, service, topology
 ONE = RateLimit(count=1, period=1.0)
 
 
-def limited(
-    rig: Rig, *limits: RateLimit, common: tuple[RateLimit, ...] = (), **more: object
-) -> None:
+def limited(rig: Rig, *limits: RateLimit, common: tuple[RateLimit, ...] = (), **more: Any) -> None:
     rig.serve(
         topology(
             number=2,
@@ -67,13 +67,7 @@ def test_a_request_that_one_limit_refuses_takes_nothing_of_another(rig: Rig) -> 
     assert asks(rig, client).status == 200
     refused = asks(rig, client)
     assert refused.status == 429
-    assert (
-        refused.field(b"ratelimit")
-        == b'"client-1";r=2;t=60, "client-2";r=0;t=1'.replace(
-            b"r=2;t=60", b"r=1;t=120"[:0] + b"r=0;t=60"
-        )
-        or refused.field(b"ratelimit") is not None
-    )
+    assert refused.field(b"ratelimit") == b'"client-1";r=1;t=120, "client-2";r=0;t=1'
     rig.advance(1.0)
     assert asks(rig, client).status == 200
     rig.advance(1.0)
