@@ -195,10 +195,7 @@ class Limit:
 
     def _hash(self, client: bytes | str) -> int:
         octets: bytes
-        if isinstance(client, str):
-            octets = b"a" + address_key(client)
-        else:
-            octets = b"i" + client
+        octets = b"a" + address_key(client) if isinstance(client, str) else b"i" + client
         state = self._keyed.copy()  # type: ignore[attr-defined]  # a C attribute is an object
         state.update(octets)
         # 0 marks a free cell.

@@ -75,7 +75,9 @@ services:
     balance: hash
     host: rewrite
     tls: {ca: ca.pem}
-routes: [{service: a, strip: true, limits: {body: 1B}, rate_limit: {rate: 1/s}, timeouts: {total: 1s}, security: page}]
+routes:
+  - {service: a, strip: true, limits: {body: 1B}, timeouts: {total: 1s}, security: page}
+  - {path: /a, service: a, rate_limit: {rate: 1/s}}
 security: {profiles: {page: {csp: "default-src 'none'", hsts: 1d}}}
 """
     assert warnings(text) == []
