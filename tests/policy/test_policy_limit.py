@@ -108,7 +108,7 @@ def test_times_that_have_passed_give_way_first() -> None:
     assert all(not _admits(limit, f"192.0.2.{at}", later) for at in range(1, WAYS))
 
 
-def test_a_million_keys_change_nothing_about_the_tables_size_and_widen_no_limit() -> None:
+def test_more_keys_than_cells_change_nothing_about_the_size_and_widen_no_limit() -> None:
     words = array("Q", bytes(8 * 1024 * WAYS * CELL))
     limit = Limit(LimiterTable(memoryview(words), 0, 1024, b"s"), b"r", 1, 1.0, 4)
     for at in range(50_000):
