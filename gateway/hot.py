@@ -46,6 +46,8 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.policy.trace",
     "gateway.policy.balance",
     "gateway.policy.security",
+    "gateway.policy.limit",
+    "gateway.proxy.limiting",
     "gateway.policy.forwarded",
     "gateway.channel.histogram",
 )

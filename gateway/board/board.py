@@ -102,6 +102,9 @@ class Board:
             raise
         board.words[layout.H_LAYOUT] = layout.LAYOUT
         board.words[layout.H_SLABS] = slabs
+        secret = memoryview(os.urandom(layout.LIMIT_SECRET_WORDS * layout.WORD)).cast("Q")
+        for at, word in enumerate(secret):
+            board.words[layout.H_LIMIT_SECRET + at] = word
         board.words[layout.H_MAGIC] = layout.MAGIC
         return board
 

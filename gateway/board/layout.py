@@ -1,9 +1,9 @@
 """Where everything stands in the board's shared memory.
 
 The board is an array of 64-bit words: a header, endpoint cells (health is written by control, the
-breaker and what is counted for it by whoever holds the cell's lock), then one slab per worker
-process (written by that worker alone, so that no update needs a lock, counts outlive a killed
-worker, and sums need no messages).
+breaker and what is counted for it by whoever holds the cell's lock), the table of limiter times
+(written by every worker, without a lock), then one slab per worker process (written by that worker
+alone, so that no update needs a lock, counts outlive a killed worker, and sums need no messages).
 
 Standard library only: the supervisor maps it too. All offsets are in words.
 """
@@ -28,6 +28,9 @@ H_CONTROL_STATE = 8  # a STATE_* of below
 H_CONTROL_RESTARTS = 9
 H_WORKER_RESTARTS = 10
 H_SLOTS = 11  # worker slots that the supervisor keeps filled
+#: Octets of chance by which the limiter's keys are hashed: nobody outside can aim at a place.
+H_LIMIT_SECRET = 40
+LIMIT_SECRET_WORDS = 4
 HEADER_WORDS = 64
 
 # --- endpoint cells ---------------------------------------------------------------------------
@@ -60,7 +63,14 @@ UNKNOWN, UP, DOWN = 0, 1, 2
 HEALTH_NAMES = ("unknown", "up", "down")
 
 CELLS_AT = HEADER_WORDS
-SLABS_AT = CELLS_AT + MAX_ENDPOINTS * CELL_WORDS
+
+# --- limiter times (written by every worker, see gateway.policy.limit) --------------------------
+#: 262,144 keys in 4 MiB, of which a system keeps in memory what has been touched.
+LIMIT_SETS = 32 * 1024
+LIMIT_SET_WORDS = 16
+LIMITS_AT = CELLS_AT + MAX_ENDPOINTS * CELL_WORDS
+
+SLABS_AT = LIMITS_AT + LIMIT_SETS * LIMIT_SET_WORDS
 
 # --- slab: header -----------------------------------------------------------------------------
 S_PID = 0
@@ -138,6 +148,7 @@ ROW_CACHE = ROW_RETRIES + 4  # in the order of CACHE_RESULTS
 ROW_RATE_LIMITED = ROW_RETRIES + 10
 ROW_IN_FLIGHT = ROW_RETRIES + 11  # gauge
 ROW_ASSET_SECOND_TRIES = ROW_RETRIES + 12
+ROW_RATE_LIMITED_DRY = ROW_RETRIES + 20  # would have been, by a limit on trial
 #: Reports of violations: by color (blue, green), of each by CSP_DIRECTIVES.
 ROW_CSP = ROW_RETRIES + 32
 ROW_WORDS = ROW_RETRIES + 64

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Service,
         Timeouts,
     )
+    from gateway.config.schema.limits import RateLimit
     from gateway.config.schema.services import Outlier, Rescue, Retry
     from gateway.config.secrets import AuthFiles
 
@@ -105,6 +106,7 @@ def build_topology(
             connections=config.limits.connections,
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
+            rates=_rate_limits(config.limits.rate),
         ),
         cohort=snapshot.Cohort(
             cookie=cohort.cookie,
@@ -300,6 +302,7 @@ def _route(
         retry=None if route.retry is None else _retry(route.retry, retries),
         rescue=None if route.rescue is None else _rescue(route.rescue),
         cache=route.cache == "on",
+        rate_limits=_rate_limits(route.rate_limit),
         cors=cors_of(route.cors, config.security.cors.default),
         auth=route.auth,
         auth_optional=route.auth_optional,
@@ -351,4 +354,23 @@ def _cache(config: Config) -> snapshot.CacheStore:
         path=config.cache.path or beside,
         size=config.cache.size,
         entry=config.cache.entry,
+    )
+
+
+def _rate_limits(
+    section: RateLimit | Sequence[RateLimit] | None,
+) -> tuple[snapshot.RateLimit, ...]:
+    if section is None:
+        return ()
+    sections = section if isinstance(section, tuple) else (section,)
+    return tuple(
+        snapshot.RateLimit(
+            count=each.rate.count,
+            period=each.rate.period,
+            burst=each.burst,
+            key=each.key,
+            dry_run=each.dry_run,
+            name=each.name or "",
+        )
+        for each in sections
     )

@@ -27,16 +27,17 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|(\[\])")
 
 Schema = dict[str, Any]
 
-_BELOW = {"properties", "items", "additionalProperties", "patternProperties"}
+_LIST = {"items"}
+_KEYS = {"properties", "additionalProperties", "patternProperties"}
 
 
-def _inner(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """Return the branch of a schema that has something below it."""
+def _inner(schema: Schema, definitions: Mapping[str, Schema], below: set[str]) -> Schema:
+    """Return the branch of a schema that has what is looked for below it."""
     while "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     for branch in [*schema.get("anyOf", ()), *schema.get("oneOf", ())]:
-        inner = _inner(branch, definitions)
-        if inner.keys() & _BELOW:
+        inner = _inner(branch, definitions, below)
+        if inner.keys() & below:
             return inner
     return schema
 
@@ -46,7 +47,7 @@ def _schema_of(pattern: str, whole: Schema) -> Schema:
     definitions = whole["$defs"]
     schema = whole
     for step in _STEP.finditer(pattern):
-        inner = _inner(schema, definitions)
+        inner = _inner(schema, definitions, _LIST if step[2] else _KEYS)
         if step[2]:
             schema = inner["items"]
         else:

@@ -194,6 +194,21 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     error_pages: tuple[ErrorPage, ...] = ()
 
 
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """``count`` requests in ``period`` seconds and ``burst`` more at once, of the whole machine.
+
+    ``key``: what clients are told apart by, in order. ``dry_run``: it only counts.
+    """
+
+    count: int
+    period: float
+    burst: int = 0
+    key: tuple[str, ...] = ("client",)
+    dry_run: bool = False
+    #: What clients see it called; empty: by its keys.
+    name: str = ""
+
+
 class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Host and path prefix to a service, with what the route overrides.
 
@@ -217,6 +232,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rescue: Rescue | None = None
     #: Whether answers are stored and served again.
     cache: bool = False
+    rate_limits: tuple[RateLimit, ...] = ()
     #: Name of a CORS profile, empty for none.
     cors: str = ""
     #: Names of the schemes that are accepted; none: nobody is asked who they are.
@@ -328,6 +344,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 10_000
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
+    #: Met by the requests of all routes together.
+    rates: tuple[RateLimit, ...] = ()
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):

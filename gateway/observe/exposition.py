@@ -165,6 +165,7 @@ class GatewayCollector(Collector):
             rows[1:],
             layout.ROW_RESCUES,
         )
+        yield _rate_limited(rows[1:])
         yield _cache(rows[1:])
         yield _violations(rows[1:])
         yield self._weights()
@@ -442,6 +443,18 @@ def _histogram(name: str, about: str, at: int, sides: Iterable[_Side]) -> Metric
         if cumulative[-1]:
             buckets = list(zip(_LE, map(float, cumulative), strict=True))
             family.add_metric(side.labels, buckets=buckets, sum_value=words[-1] / 1e6)
+    return family
+
+
+def _rate_limited(rows: list[_Row]) -> Metric:
+    family = CounterMetricFamily(
+        "gateway_rate_limited",
+        "Requests over a rate limit: refused (mode enforce), or counted only (mode dry_run).",
+        labels=["service", "mode"],
+    )
+    for row in rows:
+        family.add_metric([row.name, "enforce"], row.words[layout.ROW_RATE_LIMITED])
+        family.add_metric([row.name, "dry_run"], row.words[layout.ROW_RATE_LIMITED_DRY])
     return family
 
 

@@ -105,7 +105,7 @@ def title_of(first: object, status: int) -> str:
 
 def retry_after_of(status: int, retry_after: float) -> float:
     """Return the seconds that a client is asked to wait, 0 where the answer does not say."""
-    return max(retry_after, RETRY_AFTER) if status == 503 else 0.0
+    return max(retry_after, RETRY_AFTER) if status in {429, 503} else 0.0
 
 
 def accept_of(head: Head) -> bytes | None:

@@ -106,6 +106,13 @@ _CLOSE_LINE = b"Connection: close\r\n"
 _KEEP_LINE = b"Connection: keep-alive\r\n"
 
 
+_FULL = cython.declare(
+    bytes,
+    b"HTTP/1.1 503 Service Unavailable\r\nX-Gateway-Error: overload\r\nRetry-After: 1\r\n"
+    b"Cache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+)
+
+
 @cython.final
 @cython.cclass
 class DownstreamConnection:
@@ -199,7 +206,7 @@ class DownstreamConnection:
     # --- asyncio.Protocol -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Begin; close at once what is over the machine's bound on connections."""
+        """Begin; what is over the machine's bound on connections is told so, and closed at once."""
         self._transport = transport
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -208,7 +215,10 @@ class DownstreamConnection:
                 self.peer = self.peer[7:]  # IPv4 on a dual-stack socket is one address, not two
         if not self.core.admit(self):
             self.closed = True
-            transport.abort()
+            # Nothing is read of it, and of a client that does not read nothing is waited for: this
+            # fits any socket's buffer. Behind TLS too, the handshake is over.
+            transport.write(_FULL)
+            transport.close()
             return
         # As long as the first head may take: a connection that says nothing is idle, not slow.
         self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)

@@ -58,6 +58,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("read-only", _GATE, 503, "The service is down, the platform is read only"),
     Kind("intercepted", _GATE, 502, "The service answered with an error", sent=True),
     Kind("only-if-cached", _GATE, 504, "Nothing is stored that may answer this"),
+    Kind("rate-limited", _GATE, 429, "More requests than the limit allows"),
     Kind("no-route", _GATE, 404, "Nothing is served here"),
     Kind("unauthorized", _GATE, 401, "The request does not say who it is from, or not credibly"),
     Kind("forbidden", _GATE, 403, "This is not allowed to whom the request is from"),

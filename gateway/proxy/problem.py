@@ -63,7 +63,7 @@ def problem(
     else:
         connection = b"" if minor == 1 else b"Connection: keep-alive\r\n"
     wait = max(math.ceil(failure.retry_after), RETRY_AFTER)
-    retry = b"Retry-After: %d\r\n" % wait if status == 503 else b""
+    retry = b"Retry-After: %d\r\n" % wait if status in {429, 503} else b""
     head = b"HTTP/1.1 %d %b\r\n%bContent-Length: %d\r\nX-Gateway-Error: %b\r\n%b%b%b\r\n" % (
         status,
         PHRASES.get(status, b""),

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from gateway.config.snapshot import CspReports
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
+    from gateway.proxy.checks import Guards
     from gateway.proxy.guard import RouteGuard
     from gateway.proxy.tally import ServiceTally, Tallies
 
@@ -320,8 +321,9 @@ class Builder:
             topology.removed,
             topology.auth,
             topology.limits.body,
+            topology.limits.rates,
             tuple(
-                (each.name, each.timeouts, each.retry, each.rescue, each.breaker)
+                (each.name, each.row, each.timeouts, each.retry, each.rescue, each.breaker)
                 for each in topology.services
             ),
         )
@@ -340,7 +342,7 @@ class Builder:
                 router.add(
                     route.host.encode("ascii"),
                     route.path.encode("ascii"),
-                    _route(route, topology, index, dresses, services, guards.of(route)),
+                    _route(route, topology, index, dresses, services, guards),
                 )
         # Both at once: what fails later in this build must not leave them apart.
         self._router_key = key
@@ -502,7 +504,7 @@ def _route(
     index: Mapping[str, int],
     dresses: _Dresses,
     services: Mapping[str, Service],
-    guard: RouteGuard | None,
+    guards: Guards,
 ) -> RouteRun:
     if route.service not in index:
         raise ValueError(f"route {route.host}{route.path}: no service is called {route.service}")
@@ -518,7 +520,7 @@ def _route(
             route.retry or service.retry, route.rescue or service.rescue, service.breaker
         ),
         cache=route.cache,
-        guard=guard,
+        guard=guards.of(route, service.row),
     )
 
 

@@ -269,6 +269,7 @@ def test_no_two_places_of_the_layout_overlap() -> None:
 
     for cell in range(layout.MAX_ENDPOINTS):
         meet(layout.CELLS_AT + cell * layout.CELL_WORDS, layout.CELL_WORDS)
+    meet(layout.LIMITS_AT, layout.LIMIT_SETS * layout.LIMIT_SET_WORDS)
     for slab in range(2):
         at = layout.slab_at(slab)
         meet(at, layout.SLAB_HEADER_WORDS)

@@ -29,24 +29,25 @@ def test_a_key_is_warned_of_once_with_its_lines() -> None:
     text = """\
 services: {a: {blue: {endpoints: ["http://a"]}}}
 routes:
-  - {path: /a, service: a, rate_limit: {rate: 1/s}}
-  - {path: /b, service: a, rate_limit: {rate: 2/s}}
-  - {path: /, service: a, rate_limit: {rate: 3/s}}
+  - {path: /a, service: a}
+listen:
+  - {address: "127.0.0.1:1", redirect_to_https: {port: 443}}
+  - {address: "127.0.0.1:2", redirect_to_https: {port: 443}}
 admin: {tls: {certificates: [{certificate: c.pem, key: k.pem}]}}
 """
     assert warnings(text) == [
         (
-            "f:3:28: routes[0].rate_limit: has no effect yet: this version does not guard by it "
-            "(also at line 4, 5)"
+            "f:5:30: listen[0].redirect_to_https: has no effect yet: plain requests are served "
+            "(also at line 6)"
         ),
-        "f:6:9: admin.tls: has no effect yet: the admin API listens on loopback or a socket only",
+        "f:7:9: admin.tls: has no effect yet: the admin API listens on loopback or a socket only",
     ]
 
 
 def test_nothing_is_warned_of_that_is_not_set() -> None:
     text = (
         "services: {a: {blue: {endpoints: ['http://a']}}}\nadmin: {tls: null}\n"
-        "routes: [{service: a, rate_limit: null}]\n"
+        "routes: [{service: a, security: null}]\n"
     )
     assert warnings(text) == []
 
@@ -74,7 +75,9 @@ services:
     balance: hash
     host: rewrite
     tls: {ca: ca.pem}
-routes: [{service: a, strip: true, limits: {body: 1B}, timeouts: {total: 1s}, security: page}]
+routes:
+  - {service: a, strip: true, limits: {body: 1B}, timeouts: {total: 1s}, security: page}
+  - {path: /a, service: a, rate_limit: {rate: 1/s}}
 security: {profiles: {page: {csp: "default-src 'none'", hsts: 1d}}}
 """
     assert warnings(text) == []
@@ -85,7 +88,7 @@ def test_the_contracts_whole_example_is_accepted() -> None:
     warned = {line.split(": ")[1] for line in warnings(text)}
     assert "releases" not in warned
     # Every row whose key the example sets is told, and no other.
-    assert len(warned) == 3
+    assert len(warned) == 2
 
 
 def test_a_place_has_a_pattern() -> None:

@@ -209,6 +209,8 @@ def test_connections_over_the_machines_bound_are_closed_at_once(rig: Rig) -> Non
     assert first.open
     assert second.open
     assert third.closed
+    told = third.answer()
+    assert (told.status, told.field(b"retry-after")) == (503, b"1")
     first.leaves()
     assert rig.connect().open
     rig.over([])

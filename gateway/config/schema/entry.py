@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from gateway.config.schema.limits import RateLimits
 from gateway.config.schema.types import (
     AdminAddress,
     FilePath,
@@ -114,6 +115,9 @@ class Limits(Section):
     connections: Positive = key(10_000, description="Open connections of the whole machine.")
     header_timeout: Timeout = key("10s", description="Time for a request's head to arrive.")
     idle_timeout: Timeout = key("75s", description="Silence on a kept-alive connection.")
+    rate: RateLimits | None = key(
+        None, description="Requests that a client may make on all routes together: one or a list."
+    )
 
 
 class OnControlLost(Section):

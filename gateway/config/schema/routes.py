@@ -7,12 +7,11 @@ from typing import Literal
 from pydantic import Field
 
 from gateway.config.schema.auth import Schemes, Scope
+from gateway.config.schema.limits import RateLimits
 from gateway.config.schema.services import OffOrRescue, OffOrRetry
 from gateway.config.schema.types import (
-    Count,
     Flag,
     Network,
-    RequestRate,
     RouteHost,
     RoutePath,
     Section,
@@ -21,16 +20,6 @@ from gateway.config.schema.types import (
     Timeout,
     key,
 )
-
-
-class RateLimit(Section):
-    """How many requests one client may make."""
-
-    rate: RequestRate = Field(description="Requests per unit of time, of the whole machine.")
-    burst: Count = key(0, description="Requests that may come at once beyond the rate.")
-    key: tuple[Literal["subject", "client"], ...] = key(
-        ("client",), min_length=1, description="What clients are told apart by, in order."
-    )
 
 
 class RouteLimits(Section):
@@ -89,4 +78,6 @@ class Route(Section):
     scopes: tuple[Scope, ...] = key(
         (), description="Scopes that whoever asks must all have; without them it is 403."
     )
-    rate_limit: RateLimit | None = key(None, description="Requests that a client may make.")
+    rate_limit: RateLimits | None = key(
+        None, description="Requests that a client may make: a limit, or a list of limits."
+    )
