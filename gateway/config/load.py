@@ -8,6 +8,7 @@ in the file are relative to the working directory, as in the shell that starts t
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,12 @@ from gateway.config.pointers import PointerReader
 from gateway.config.secrets import Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from gateway.config.faults import Fault
     from gateway.config.schema import Config
+    from gateway.config.snapshot import TlsCertificate
 
 #: More are not told one by one.
 _MAX_PROBLEMS = 200
@@ -81,19 +84,23 @@ def read_file(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
+    kept: Iterable[TlsCertificate] = (),
 ) -> Loaded:
     """Return a file's configuration and warnings.
 
     Without ``read_secrets`` neither environment variables nor files that hold secrets or
     certificates are looked at; without ``read_pages`` (None: as ``read_secrets``) no files that
-    answers are made of. Raises ConfigErrors with everything that is wrong.
+    answers are made of. ``kept`` are certificates that stand in where those that the file names
+    are of no use now. Raises ConfigErrors with everything that is wrong.
     """
     try:
         octets = read_bounded(path, yaml12.MAX_FILE)
     except OSError as error:
         problem = Problem(str(path), 1, 1, "", f"cannot be read: {reason(error)}")
         raise ConfigErrors((problem,)) from None
-    return parse_text(octets, str(path), env, read_secrets=read_secrets, read_pages=read_pages)
+    return parse_text(
+        octets, str(path), env, read_secrets=read_secrets, read_pages=read_pages, kept=kept
+    )
 
 
 def parse_text(
@@ -103,6 +110,7 @@ def parse_text(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
+    kept: Iterable[TlsCertificate] = (),
 ) -> Loaded:
     """Return the configuration that ``octets`` are; ``name`` is the file's in messages.
 
@@ -124,10 +132,12 @@ def parse_text(
     faults += cross_faults(document.data)
     faults += page_faults(document.data)
     secrets = Secrets()
+    odd: list[Fault] = []
     if read_secrets:
-        reader = PointerReader(env)
+        reader = PointerReader(env, time.time(), kept)
         secrets = reader.read(document.data)
         faults += reader.faults
+        odd = reader.warnings
     pages: dict[str, bytes] = {}
     if read_secrets if read_pages is None else read_pages:
         files = PageReader()
@@ -141,12 +151,15 @@ def parse_text(
             problems.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
-    return Loaded(config.with_secrets(secrets).with_pages(pages), _warnings(document, name))
+    return Loaded(config.with_secrets(secrets).with_pages(pages), _warnings(document, name, odd))
 
 
-def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:
-    """Return one warning for each kind of key that is not yet in force."""
+def _warnings(document: yaml12.Document, name: str, odd: Iterable[Fault]) -> tuple[Problem, ...]:
+    """Return what is odd, and one warning for each kind of key that is not yet in force."""
     warnings = []
+    for fault in odd:
+        mark = document.mark(fault.place)
+        warnings.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     for pattern, places in not_yet(document.data).items():
         marks = [document.mark(place, at_key=True) for place in places]
         others = ", ".join(str(line) for line in sorted({mark.line for mark in marks[1:6]}))

@@ -20,9 +20,6 @@ _FRONT_DOOR = "has no effect yet: this version does not guard by it"
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
     # A front door that can face the internet.
-    "listen[].tls": "has no effect yet: this listener is not opened",
-    "listen[].redirect_to_https": "has no effect yet: plain requests are served",
-    "admin.tls": "has no effect yet: the admin API listens on loopback or a socket only",
     "routes[].rate_limit": _FRONT_DOOR,
     "security.cors": _FRONT_DOOR,
     # A fleet.

@@ -59,6 +59,7 @@ class Core:
         "loop",
         "platform",
         "recorder",
+        "redirects",
         "serving",
         "tunnels",
         "wall",
@@ -88,6 +89,8 @@ class Core:
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
         self.platform = PlatformView(words, slabs)
+        #: By listener: the public port of the https side that its plain requests are sent to.
+        self.redirects: dict[int, int] = {}
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
@@ -149,6 +152,10 @@ class Core:
         if connection in self.connections:
             self.connections.discard(connection)
             self._words[self._slab + layout.S_CONNECTIONS] -= 1
+
+    def count(self, word: int) -> None:
+        """Add one to a counter of this worker's slab."""
+        self._words[self._slab + word] += 1
 
     def refused(self, connection: Client, failure: Failure, status: int) -> None:
         """Record what came in place of a request."""

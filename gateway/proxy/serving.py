@@ -174,6 +174,8 @@ class Serving:
     pages: ErrorPages
     #: Whether any route's answers are stored.
     caches: bool
+    #: Where an ACME client leaves its challenges; empty: nowhere.
+    acme_folder: str = ""
 
 
 def nothing() -> Serving:
@@ -287,6 +289,7 @@ class Builder:
             behind_cdn=topology.behind_cdn,
             pages=self._degraded.common,
             caches=self._caches,
+            acme_folder=topology.acme_folder,
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():

@@ -40,6 +40,7 @@ def collected() -> list[Metric]:
             traffic=Traffic(revision=1, services=(ServiceTraffic(service="a", stable="blue"),)),
             platform=Picture("full", {"a": "up"}),
             probes=((("a", "blue", "L1", "pass"), (1, 0.1)),),
+            certificates=(("listen[0].tls.certificates[0]", 1),),
         )
         return list(GatewayCollector(view).collect())
     finally:
