@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: A record holds no more (RFC 8446 section 5.1).
 _RECORD = cython.declare(cython.Py_ssize_t, 16 * 1024)
+#: Octets of TLS's own that wait for the next answer to go out with.
+_SAID = cython.declare(cython.Py_ssize_t, 2048)
 #: The first octet of a TLS connection: a handshake record (RFC 8446 section 5.1).
 _HANDSHAKE_RECORD = cython.declare(cython.int, 22)
 
@@ -314,7 +316,8 @@ class TlsConnection:
         self._state = _OPEN
         self._deadline = _NEVER
         self._count(layout.S_TLS_RESUMED if tls.session_reused else layout.S_TLS_FULL)
-        self._flush()
+        if tls.version() != "TLSv1.3":
+            self._flush()  # TLS 1.3 is done without us: its tickets go out with the first answer
         if self._more():
             self._read()
         return True
@@ -362,8 +365,10 @@ class TlsConnection:
             self.abort()
         finally:
             self._reading = False
-        if self._state == _OPEN and self._outgoing.pending:
-            self._flush()  # what TLS itself has to say: an alert, an answer to a key update
+        # What TLS itself has to say (an answer to a key update) goes out with the next answer, and
+        # sooner only where a client has it say much.
+        if self._state == _OPEN and self._outgoing.pending > _SAID:
+            self._flush()
         return True
 
     @cython.cfunc
