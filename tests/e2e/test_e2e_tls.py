@@ -31,6 +31,7 @@ def expiry(port: int) -> float:
     connection.connect()
     octets = connection.sock.getpeercert(binary_form=True)
     connection.close()
+    assert isinstance(octets, bytes)
     return x509.load_der_x509_certificate(octets).not_valid_after_utc.timestamp()
 
 
@@ -181,4 +182,5 @@ def expiry_of_admin(secured: Secured) -> float:
     connection.connect()
     octets = connection.sock.getpeercert(binary_form=True)
     connection.close()
+    assert isinstance(octets, bytes)
     return x509.load_der_x509_certificate(octets).not_valid_after_utc.timestamp()
