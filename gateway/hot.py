@@ -28,6 +28,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.head",
     "gateway.wire.body",
     "gateway.proxy.downstream",
+    "gateway.proxy.tls",
     "gateway.proxy.upstream",
     "gateway.proxy.exchange",
     "gateway.proxy.assign",

@@ -53,18 +53,23 @@ def wrk_round(
     workers: Sequence[int],
     everyone: Sequence[int],
     host: str = "",
+    *,
+    scheme: str = "http",
+    closed: bool = False,
 ) -> Round:
     """Run wrk once against ``port`` and weigh the processes' time by its own request count.
 
-    With a ``host`` its requests are for that, and take what is stored (``request.lua``).
+    With a ``host`` its requests are for that, and take what is stored (``request.lua``). Where
+    ``closed``, each asks for its connection to be closed.
 
     The processes are read when wrk has gone: a request still in hand then is work without a count,
     at most one a connection.
     """
     before = processor_seconds(workers), processor_seconds(everyone)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
-    command += ["-s", str(HERE / "request.lua"), f"http://127.0.0.1:{port}"]
-    command += ["--", host] if host else []
+    command += ["-s", str(HERE / "request.lua"), f"{scheme}://127.0.0.1:{port}"]
+    command += ["--", host] if host or closed else []
+    command += ["close"] if closed else []
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds + 30, check=False
     )

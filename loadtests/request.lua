@@ -21,7 +21,10 @@ init = function(args)
     ["Sec-Fetch-User"] = "?1",
     ["Cache-Control"] = "max-age=0",
   }
-  if args[1] then
+  if args[2] == "close" then
+    fields["Connection"] = "close"
+  end
+  if args[1] and args[1] ~= "" then
     fields["Host"] = args[1]
     fields["Cache-Control"] = nil
   end

@@ -44,6 +44,8 @@ class Place:
     admin: int
     blue: tuple[int, int]
     green: tuple[int, int]
+    #: A second public port, with the files of a certificate and its key; None: plain alone.
+    tls: tuple[int, Path, Path] | None = None
 
     def write(self, name: str, text: str) -> Path:
         """Write a file into the folder."""
@@ -139,12 +141,20 @@ def start_nginx(place: Place) -> Child:
         '"upstream":"$upstream_addr","upstream_seconds":"$upstream_response_time",'
         '"agent":"$http_user_agent"}\';'
     )
+    secure = ""
+    if place.tls is not None:
+        port, certificate, key = place.tls
+        secure = (
+            f"listen 127.0.0.1:{port} ssl backlog=4096; ssl_certificate {certificate};"
+            f" ssl_certificate_key {key}; ssl_protocols TLSv1.2 TLSv1.3;"
+        )
     http = f"""{log}
   access_log {place.folder}/nginx.log json buffer=64k flush=1s;
   split_clients "$cookie_gw_cohort" $side {{ 20% green; * blue; }}
   {pools}
   server {{
     listen 127.0.0.1:{place.port} backlog=4096;
+    {secure}
     {fields}
     location / {{
       proxy_pass http://$side; proxy_http_version 1.1; proxy_set_header Connection "";
@@ -376,8 +386,15 @@ def gateway_config(place: Place) -> str:
         f'    {color}: {{endpoints: ["http://127.0.0.1:{a}", "http://127.0.0.1:{b}"]}}'
         for color, (a, b) in (("blue", place.blue), ("green", place.green))
     )
+    secure = ""
+    if place.tls is not None:
+        port, certificate, key = place.tls
+        secure = (
+            f', {{address: "127.0.0.1:{port}", '
+            f"tls: {{certificates: [{{certificate: {certificate}, key: {key}}}]}}}}"
+        )
     return f"""version: 1
-listen: [{{address: "127.0.0.1:{place.port}"}}]
+listen: [{{address: "127.0.0.1:{place.port}"}}{secure}]
 workers: 1
 state: {{path: {place.folder}/gateway.db}}
 access_log: {place.folder}/gateway.log

@@ -15,6 +15,7 @@ from gateway.admin.handlers import Handlers, refused_part
 from gateway.admin.problems import ProblemError, answer
 from gateway.config.addresses import EndpointAddress, parse_endpoint
 from gateway.control import desk, pooldesk
+from gateway.control.certificates import in_force
 from gateway.control.operations import NewPool
 from gateway.observe import exposition
 from gateway.version import VERSION
@@ -112,6 +113,9 @@ class Api(Handlers):
             build=hot.compiled_state(),
             release=self._runs.metrics(self._switch.state.run),
             probes=tuple(sorted(parts.news.counts.items())),
+            certificates=tuple(
+                (each.place, each.expires) for each in in_force(self._switch.settings)
+            ),
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

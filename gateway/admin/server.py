@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gateway.admin.inbound import Inbound
     from gateway.admin.replay import Replays
     from gateway.control.settings import Settings
+    from gateway.tls import Front
 
     Handler = Callable[[Inbound], Awaitable[web.StreamResponse]]
     Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -30,6 +31,8 @@ log = logging.getLogger("gateway.admin")
 #: Seconds for a request's body to arrive, and for answers under way when control is stopped.
 BODY_TIMEOUT: Final = 10.0
 SHUTDOWN: Final = 1.0
+#: Seconds for a TLS handshake.
+HANDSHAKE_TIMEOUT: Final = 10.0
 
 NO_TOKENS: Final = "no token is configured: add one under admin.tokens of the configuration"
 
@@ -54,7 +57,7 @@ class Server:
         self._replays = replays
         self._settings = settings
         self._runner: web.AppRunner | None = None
-        self._unix_servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server] = []
 
     def application(self) -> web.Application:
         """Return the application with every call of the table."""
@@ -64,15 +67,17 @@ class Server:
             application.router.add_route(call.method, call.path, self._endpoint(call))
         return application
 
-    async def start(self, sockets: list[socket.socket]) -> None:
-        """Serve on listening sockets that are open already."""
+    async def start(self, sockets: list[socket.socket], front: Front | None = None) -> None:
+        """Serve on listening sockets that are open already, over TLS where a front is given."""
         self._runner = web.AppRunner(
             self.application(), access_log=None, shutdown_timeout=SHUTDOWN, handle_signals=False
         )
         await self._runner.setup()
         for each in sockets:
-            if each.family == socket.AF_UNIX:
-                self._unix_servers.append(await self._serve_unix(each))
+            if front is not None:
+                self._servers.append(await self._serve_tls(each, front))
+            elif each.family == socket.AF_UNIX:
+                self._servers.append(await self._serve_unix(each))
             else:
                 await web.SockSite(self._runner, each).start()
 
@@ -83,11 +88,23 @@ class Server:
         loop = asyncio.get_running_loop()
         return await loop.create_unix_server(self._runner.server, sock=listener)
 
+    async def _serve_tls(self, listener: socket.socket, front: Front) -> asyncio.Server:
+        """Serve over TLS: aiohttp's sites bound no handshake."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        loop = asyncio.get_running_loop()
+        return await loop.create_server(
+            self._runner.server,
+            sock=listener,
+            ssl=front.context,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
+        )
+
     async def close(self) -> None:
         """Stop serving; answers under way get a second."""
-        for server in self._unix_servers:
+        for server in self._servers:
             server.close()
-        self._unix_servers.clear()
+        self._servers.clear()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None

@@ -89,6 +89,9 @@ S_FORCED_STABLE = 12  # 1 while the rollback flag file is in force
 S_SLOT = 13
 S_NUMBER = 14  # snapshot number served
 S_REFUSED = 15  # requests refused by the framing rules (counter)
+S_TLS_FULL = 24  # handshakes done, in full (counter)
+S_TLS_RESUMED = 25  # handshakes that resumed a session (counter)
+S_TLS_FAILED = 26  # handshakes that were not done (counter)
 #: Writes to the cache (counter, from a number drawn at the start): while no worker's moves, what
 #: was read of the cache is what is there.
 S_CACHE_WRITES = 20

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         Service,
         Timeouts,
     )
+    from gateway.config.schema.entry import Tls
     from gateway.config.schema.limits import RateLimit
     from gateway.config.schema.services import Outlier, Rescue, Retry
     from gateway.config.secrets import AuthFiles
 
-__all__ = ["build_topology", "file_endpoints", "public_listeners", "routes_of"]
+__all__ = ["build_topology", "file_endpoints", "listener_tls", "public_listeners", "routes_of"]
 
 
 def file_endpoints(
@@ -47,15 +48,31 @@ def file_endpoints(
 
 
 def public_listeners(config: Config) -> tuple[snapshot.Listener, ...]:
-    """Return the public addresses that are opened, by whose positions sockets are told apart.
+    """Return the public addresses, by whose positions sockets are told apart.
 
-    Listeners with ``tls`` are left out until TLS is in force: plain HTTP on a port that the
-    public takes for https would be worse than none.
+    Where certificates were not read, a listener with ``tls`` has none.
     """
     return tuple(
-        snapshot.Listener(address=str(listener.address))
-        for listener in config.listen
-        if listener.tls is None
+        snapshot.Listener(
+            address=str(listener.address),
+            tls=listener_tls(config, listener.tls, f"listen[{index}]"),
+            redirect_to_https=(
+                None if listener.redirect_to_https is None else listener.redirect_to_https.port
+            ),
+        )
+        for index, listener in enumerate(config.listen)
+    )
+
+
+def listener_tls(config: Config, tls: Tls | None, place: str) -> snapshot.ListenerTls | None:
+    """Return what a listener at ``place`` (``listen[0]``, ``admin``) speaks TLS with."""
+    if tls is None:
+        return None
+    read = config.secrets.certificates
+    places = [f"{place}.tls.certificates[{index}]" for index in range(len(tls.certificates))]
+    return snapshot.ListenerTls(
+        certificates=tuple(read[each] for each in places if each in read),
+        min_version=tls.min_version,
     )
 
 
@@ -124,6 +141,7 @@ def build_topology(
             after=config.on_control_lost.after, do=config.on_control_lost.do
         ),
         cache=_cache(config),
+        acme_folder=config.acme.folder or "",
         access_log=config.access_log,
         error_pages=tuple(_error_page(page, files) for page in config.error_pages),
         files=files.contents,  # last: by now everything that names one has been built

@@ -106,11 +106,6 @@ def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
                 "this listener speaks https itself, expected only where tls is absent",
                 at_key=True,
             )
-    # As long as TLS is not in force, such listeners stay closed (``build.public_listeners``).
-    if opened and all(mapping(item).get("tls") is not None for item in items(data.get("listen"))):
-        yield Fault(
-            ("listen",), "TLS is not spoken yet, expected at least one listener without tls"
-        )
     address = mapping(data.get("admin")).get("address", _ADMIN)
     socket = _socket(parse_admin_address, address)
     if socket is not None and meets(socket):
@@ -120,12 +115,18 @@ def _listeners(data: Mapping[str, Data]) -> Iterator[Fault]:
 def _admin(data: Mapping[str, Data]) -> Iterator[Fault]:
     admin = mapping(data.get("admin"))
     socket = _socket(parse_admin_address, admin.get("address"))
-    # With tls too, for as long as admin.tls is not in force: tokens would pass in the clear.
-    if socket is not None and not socket.local:
+    secured = admin.get("tls") is not None
+    if socket is not None and not socket.local and not secured:
         yield Fault(
             ("admin", "address"),
-            f"{socket} can be reached from other machines, and TLS is not spoken there yet, "
-            "expected a loopback address or unix:/path",
+            f"{socket} can be reached from other machines, and tokens would pass in the clear, "
+            "expected a loopback address, unix:/path, or admin.tls",
+        )
+    if socket is not None and socket.unix and secured:
+        yield Fault(
+            ("admin", "tls"),
+            "a Unix socket speaks no TLS, expected an address and port",
+            at_key=True,
         )
     names: dict[str, int] = {}
     for index, item in enumerate(items(admin.get("tokens"))):

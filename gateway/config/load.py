@@ -8,6 +8,7 @@ in the file are relative to the working directory, as in the shell that starts t
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,10 +24,12 @@ from gateway.config.pointers import PointerReader
 from gateway.config.secrets import AuthFiles, Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from gateway.config.faults import Fault
     from gateway.config.schema import Config
+    from gateway.config.snapshot import TlsCertificate
 
 #: More are not told one by one.
 _MAX_PROBLEMS = 200
@@ -83,19 +86,23 @@ def read_file(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
+    kept: Iterable[TlsCertificate] = (),
 ) -> Loaded:
     """Return a file's configuration and warnings.
 
     Without ``read_secrets`` neither environment variables nor files that hold secrets or
     certificates are looked at; without ``read_pages`` (None: as ``read_secrets``) no files that
-    answers are made of. Raises ConfigErrors with everything that is wrong.
+    answers are made of. ``kept`` are certificates that stand in where those that the file names
+    are of no use now. Raises ConfigErrors with everything that is wrong.
     """
     try:
         octets = read_bounded(path, yaml12.MAX_FILE)
     except OSError as error:
         problem = Problem(str(path), 1, 1, "", f"cannot be read: {reason(error)}")
         raise ConfigErrors((problem,)) from None
-    return parse_text(octets, str(path), env, read_secrets=read_secrets, read_pages=read_pages)
+    return parse_text(
+        octets, str(path), env, read_secrets=read_secrets, read_pages=read_pages, kept=kept
+    )
 
 
 def parse_text(
@@ -105,6 +112,7 @@ def parse_text(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
+    kept: Iterable[TlsCertificate] = (),
 ) -> Loaded:
     """Return the configuration that ``octets`` are; ``name`` is the file's in messages.
 
@@ -126,10 +134,12 @@ def parse_text(
     faults += cross_faults(document.data)
     faults += page_faults(document.data)
     secrets = Secrets()
+    odd: list[Fault] = []
     if read_secrets:
-        reader = PointerReader(env)
+        reader = PointerReader(env, time.time(), kept)
         secrets = reader.read(document.data)
         faults += reader.faults
+        odd = reader.warnings
     files_of_auth = AuthReader()
     if read_secrets:
         files_of_auth.read(document.data)
@@ -147,15 +157,18 @@ def parse_text(
             problems.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
-    warnings = sorted({*_warnings(document, name), *_advice(config, document, name)})
+    warnings = sorted({*_warnings(document, name, odd), *_advice(config, document, name)})
     config = config.with_secrets(secrets).with_pages(pages)
     auth_files = AuthFiles(files_of_auth.keys, files_of_auth.jwks)
     return Loaded(config.with_auth_files(auth_files), tuple(warnings))
 
 
-def _warnings(document: yaml12.Document, name: str) -> tuple[Problem, ...]:
-    """Return one warning for each kind of key that is not yet in force."""
+def _warnings(document: yaml12.Document, name: str, odd: Iterable[Fault]) -> tuple[Problem, ...]:
+    """Return what is odd, and one warning for each kind of key that is not yet in force."""
     warnings = []
+    for fault in odd:
+        mark = document.mark(fault.place)
+        warnings.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     for pattern, places in not_yet(document.data).items():
         marks = [document.mark(place, at_key=True) for place in places]
         others = ", ".join(str(line) for line in sorted({mark.line for mark in marks[1:6]}))

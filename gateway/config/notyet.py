@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 #: By pattern: what not being in force means. A key below one of these is covered by it.
 NOT_YET: dict[str, str] = {
-    # A front door that can face the internet.
-    "listen[].tls": "has no effect yet: this listener is not opened",
-    "listen[].redirect_to_https": "has no effect yet: plain requests are served",
-    "admin.tls": "has no effect yet: the admin API listens on loopback or a socket only",
     # A fleet.
     "state.redis_url": "has no effect yet: state is this machine's alone",
 }

@@ -7,19 +7,25 @@ by mistake may be the secret itself, and the position says where it is.
 
 from __future__ import annotations
 
+import contextlib
+import stat
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeGuard
 
+from msgspec.structs import replace
+
+from gateway.config.certificates import PairError, end_in_words, read_pair
 from gateway.config.cross import items, mapping
-from gateway.config.faults import Fault
+from gateway.config.faults import Fault, place_text
 from gateway.config.files import read_bounded, reason
 from gateway.config.secrets import Secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from gateway.config.keys import Place
+    from gateway.config.snapshot import TlsCertificate
 
 #: Octets of a file with one secret, and of one with certificates (a system's bundle has 0.3 MiB).
 MAX_SECRET = 64 * 1024
@@ -75,11 +81,19 @@ def _pem(octets: bytes) -> None:
 
 
 class PointerReader:
-    """Reads secrets and looks at PEM files, and keeps what is wrong in ``faults``."""
+    """Reads secrets and PEM files; keeps what is wrong in ``faults``, what is odd in ``warnings``.
 
-    def __init__(self, env: Mapping[str, str]) -> None:
+    ``kept`` are certificates that stand in where theirs are of no use now.
+    """
+
+    def __init__(
+        self, env: Mapping[str, str], now: float, kept: Iterable[TlsCertificate] = ()
+    ) -> None:
         self._env = env
+        self._now = now
+        self._kept = {(each.certificate_file, each.key_file): each for each in kept}
         self.faults: list[Fault] = []
+        self.warnings: list[Fault] = []
 
     def read(self, data: Mapping[str, object]) -> Secrets:
         """Return the secrets that a configuration's data points to."""
@@ -100,7 +114,17 @@ class PointerReader:
         secret = self._secret(cohort, ("traffic", "cohort"), "secret")
         for place, value in _pem_files(data):
             self._pem(place, value)
-        return Secrets(MappingProxyType(tokens), secret)
+        certificates = {}
+        for place, item in _pairs(data):
+            found = self._pair(place, mapping(item))
+            if found is not None:
+                certificates[found.place] = found
+        return Secrets(
+            MappingProxyType(tokens),
+            secret,
+            MappingProxyType(certificates),
+            self._pem(("admin", "tls", "client_ca"), _client_ca(data)),
+        )
 
     def _token(self, keys: Mapping[str, object], place: Place) -> str | None:
         octets = self._secret(keys, place, "token")
@@ -137,24 +161,65 @@ class PointerReader:
             raise _UnreadableError("the environment variable that is named here is not set")
         return value.encode("utf-8", "surrogateescape")
 
-    def _pem(self, place: Place, value: object) -> None:
+    def _pem(self, place: Place, value: object) -> bytes | None:
         if not _usable(value, from_env=False):
-            return
+            return None
         try:
-            _pem(_file(value, MAX_PEM))
+            octets = _file(value, MAX_PEM)
+            _pem(octets)
         except _UnreadableError as error:
             self.faults.append(Fault(place, str(error)))
+            return None
+        return octets
+
+    def _pair(self, place: Place, item: Mapping[str, object]) -> TlsCertificate | None:
+        """Return a certificate with its key, None where the reason is told."""
+        certificate, key = item.get("certificate"), item.get("key")
+        if not _usable(certificate, from_env=False) or not _usable(key, from_env=False):
+            return None
+        try:
+            found = read_pair(place_text(place), certificate, key)
+        except PairError as error:
+            kept = self._kept.get((certificate, key))
+            wrong = [each for each in (error, error.also) if each is not None]
+            told = [Fault((*place, each.which), str(each)) for each in wrong]
+            if kept is None:
+                self.faults += told
+                return None
+            self.warnings += told
+            return replace(kept, place=place_text(place))
+        self._odd(place, found)
+        return found
+
+    def _odd(self, place: Place, found: TlsCertificate) -> None:
+        """Warn of what works and should not stay as it is."""
+        if end := end_in_words(found, self._now):
+            self.warnings.append(Fault((*place, "certificate"), end))
+        if not found.names:
+            message = "the certificate is for no name (subjectAltName), browsers refuse it"
+            self.warnings.append(Fault((*place, "certificate"), message))
+        with contextlib.suppress(OSError):
+            if stat.S_IMODE(Path(found.key_file).stat().st_mode) & 0o007:
+                message = "everybody on this machine can read the key, expected chmod o-rwx"
+                self.warnings.append(Fault((*place, "key"), message))
 
 
 def _pem_files(data: Mapping[str, object]) -> Iterator[tuple[Place, object]]:
-    """Yield what names PEM files."""
+    """Yield what names PEM files with authorities that services are verified by."""
+    for name, service in mapping(data.get("services")).items():
+        yield ("services", name, "tls", "ca"), mapping(mapping(service).get("tls")).get("ca")
+
+
+def _client_ca(data: Mapping[str, object]) -> object:
+    return mapping(mapping(data.get("admin")).get("tls")).get("client_ca")
+
+
+def _pairs(data: Mapping[str, object]) -> Iterator[tuple[Place, object]]:
+    """Yield the places of certificates with their keys."""
     sections: list[tuple[Place, object]] = [
         (("listen", index), item) for index, item in enumerate(items(data.get("listen")))
     ]
     for place, section in [*sections, (("admin",), data.get("admin"))]:
         certificates = mapping(mapping(section).get("tls")).get("certificates")
         for index, item in enumerate(items(certificates)):
-            for key in ("certificate", "key"):
-                yield (*place, "tls", "certificates", index, key), mapping(item).get(key)
-    for name, service in mapping(data.get("services")).items():
-        yield ("services", name, "tls", "ca"), mapping(mapping(service).get("tls")).get("ca")
+            yield (*place, "tls", "certificates", index), item

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.config.snapshot import TlsCertificate
 
 from gateway.config.snapshot import ApiKey
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Admin tokens by their names, and what signs testers' overrides."""
+    """Admin tokens by their names, what signs testers' overrides, certificates by their places."""
 
     tokens: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     cohort: bytes | None = None
+    certificates: Mapping[str, TlsCertificate] = field(default_factory=lambda: MappingProxyType({}))
+    #: PEM: whose certificates the admin API's callers need; None: no certificate is asked for.
+    client_ca: bytes | None = None
 
     def __repr__(self) -> str:
         """Say how many there are and no more."""

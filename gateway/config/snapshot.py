@@ -383,10 +383,47 @@ class OnControlLost(msgspec.Struct, frozen=True, kw_only=True):
     do: Literal["hold", "stable"] = "hold"
 
 
+class TlsCertificate(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate with its chain and its private key, read and found to fit.
+
+    The octets travel, not the files' names: a worker that starts while the files are half replaced
+    still has a pair that fits (docs/adr/0015-certificates-travel-as-octets.md). ``place`` is where
+    the configuration names them.
+    """
+
+    place: str
+    #: Lower case, from the certificate: host names, ``*.`` and a name, IP addresses.
+    names: tuple[str, ...]
+    #: PEM: the certificate, then its chain.
+    chain: bytes
+    #: PEM, without a passphrase.
+    key: bytes
+    #: Seconds since the epoch: valid until then.
+    expires: int
+    #: ``RSA``, ``EC`` or ``Ed``: certificates of two kinds for the same names stand side by side.
+    kind: str
+    #: The files, for control to watch; a worker opens neither.
+    certificate_file: str = ""
+    key_file: str = ""
+
+    def __repr__(self) -> str:
+        """Say what it is for, never the key."""
+        return f"TlsCertificate({self.place}: {', '.join(self.names)}, {self.kind})"
+
+
+class ListenerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """What a listener speaks TLS with; the first certificate is the default."""
+
+    certificates: tuple[TlsCertificate, ...]
+    min_version: Literal["1.2", "1.3"] = "1.2"
+
+
 class Listener(msgspec.Struct, frozen=True, kw_only=True):
     """One public address, by its position in the configuration."""
 
     address: str
+    #: None: plain HTTP.
+    tls: ListenerTls | None = None
     #: The public port of the https side; None: no redirect.
     redirect_to_https: int | None = None
 
@@ -418,6 +455,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     behind_cdn: bool = False
     on_control_lost: OnControlLost = OnControlLost()
     cache: CacheStore = CacheStore()
+    #: Folder of an ACME client's challenges; empty: they are a route's like any other.
+    acme_folder: str = ""
     access_log: str = "-"
     #: For statuses that a service has no page of its own for.
     error_pages: tuple[ErrorPage, ...] = ()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gateway.board.board import Board, BoardError
 from gateway.channel.childspec import VARIABLE, ChildSpec
+from gateway.control import start
 from gateway.control.app import run
 from gateway.control.read import read
 from gateway.health.probes import NetworkProbes
@@ -31,9 +32,11 @@ def main() -> int:
         print(f"{VARIABLE} is no inheritance ({error}): use `gateway run`", file=sys.stderr)  # noqa: T201
         return 2
     load = functools.partial(read, Path(spec.config), os.environ)
+    # Files that are half replaced just now end no control; a reload is refused for them.
+    first = functools.partial(load, start.certificates(spec.snapshot_file, board))
     probes = NetworkProbes(time.monotonic)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(run(spec, load, probes, board))
+        return runner.run(run(spec, load, probes, board, first))
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

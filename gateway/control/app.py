@@ -31,6 +31,7 @@ from gateway.control.allocation import Allocation, AllocationError
 from gateway.control.baselines import Baselines
 from gateway.control.breakercalls import BreakerCalls
 from gateway.control.breakers import BoardBreakers, pool_of
+from gateway.control.certificates import CertificateWatch
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
@@ -52,6 +53,7 @@ from gateway.control.tasks import Tasks
 from gateway.control.warming import Warming
 from gateway.health.door import Door, origin_of
 from gateway.health.prober import Prober
+from gateway.tls import Front
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -102,6 +104,8 @@ class Control:
         self.release_calls: ReleaseCalls
         self._facts: ReleaseFacts
         self._walk: Walk
+        self._certificates: CertificateWatch
+        self._admin_front: Front | None = None
         self._server: Server | None = None
         self._handover: handover.Server | None = None
 
@@ -239,7 +243,19 @@ class Control:
             Replays(self._outside.store, time.time),
             lambda: switch.settings,
         )
-        await self._server.start([socket.socket(fileno=fd) for fd in self._spec.admin])
+        if switch.settings.admin_tls is not None:
+            self._admin_front = Front(switch.settings.admin_tls, switch.settings.client_ca)
+        await self._server.start(
+            [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
+        )
+        self._certificates = CertificateWatch(switch, time.time, self._serve_admin_with)
+        switch.further_warnings = lambda: self._certificates.warnings
+        self.tasks.start(self._certificates.watch(), name="watch certificates")
+
+    def _serve_admin_with(self, settings: Settings) -> None:
+        """Have the admin API use the certificates that are in force."""
+        if self._admin_front is not None and settings.admin_tls is not None:
+            self._admin_front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
 
     def _serve_handover(self) -> None:
         spec = self._spec
@@ -346,8 +362,17 @@ def fresh() -> bytes:
     return secrets.token_bytes(22)
 
 
-async def run(spec: ChildSpec, load: Loader, probes: NetworkProbes, board: Board) -> int:
-    """Serve until SIGTERM. Returns the exit code: 0, or 2 where the file cannot be used."""
+async def run(
+    spec: ChildSpec,
+    load: Loader,
+    probes: NetworkProbes,
+    board: Board,
+    first: Loader | None = None,
+) -> int:
+    """Serve until SIGTERM. Returns the exit code: 0, or 2 where the file cannot be used.
+
+    ``first`` reads the file at the start, where that is another way than later.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -355,7 +380,7 @@ async def run(spec: ChildSpec, load: Loader, probes: NetworkProbes, board: Board
     # Until there is something to reload, and so that it ends nobody meanwhile.
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
     try:
-        settings = await asyncio.to_thread(load)
+        settings = await asyncio.to_thread(first or load)
     except SettingsError as error:
         for where, what in error.faults:
             log.error("%s: %s", where, what)  # noqa: TRY400  one line for each fault

@@ -6,21 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.config.build import build_topology, file_endpoints
-from gateway.config.load import ConfigErrors, load_file
+from gateway.config.build import build_topology, file_endpoints, listener_tls
+from gateway.config.load import ConfigErrors, read_file
 from gateway.control.checks import health_policy
 from gateway.control.settings import ServiceSettings, Settings, SettingsError, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from gateway.config.schema import Config
+    from gateway.config.snapshot import TlsCertificate
 
 
-def read(path: Path, env: Mapping[str, str]) -> Settings:
-    """Return the file's settings. Blocking; raises SettingsError with every fault at once."""
+def read(path: Path, env: Mapping[str, str], kept: Iterable[TlsCertificate] = ()) -> Settings:
+    """Return the file's settings. Blocking; raises SettingsError with every fault at once.
+
+    ``kept`` are certificates that stand in where those that the file names are of no use now.
+    """
     try:
-        return settings_of(load_file(path, env))
+        return settings_of(read_file(path, env, kept=kept).config)
     except ConfigErrors as error:
         raise SettingsError(
             tuple(
@@ -59,11 +63,14 @@ def settings_of(config: Config) -> Settings:
         services=services,
         tokens=tokens,
         admin_hosts=_hosts(config),
+        admin_tls=listener_tls(config, config.admin.tls, "admin"),
+        client_ca=config.secrets.client_ca,
         state_path=Path(config.state.path),
         releases=config.releases,
         fixed=(
             ("listen", ", ".join(str(each.address) for each in config.listen)),
             ("admin.address", str(config.admin.address)),
+            ("admin.tls", "off" if config.admin.tls is None else "on"),
             ("workers", str(config.workers or "auto")),
             ("state.path", config.state.path),
         ),

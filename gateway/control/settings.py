@@ -15,7 +15,7 @@ from gateway.health.policy import HealthPolicy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gateway.config.snapshot import Color, Topology
+    from gateway.config.snapshot import Color, ListenerTls, Topology
 
 TokenRole = Literal["viewer", "operator", "admin"]
 
@@ -56,6 +56,10 @@ class Settings:
     tokens: tuple[Token, ...] = ()
     #: Host names that the admin API accepts besides its address, lower case.
     admin_hosts: tuple[str, ...] = ()
+    #: What the admin API speaks TLS with; None: plain HTTP.
+    admin_tls: ListenerTls | None = None
+    #: PEM: whose certificates its callers need; None: no certificate is asked for.
+    client_ca: bytes | None = None
     state_path: Path
     releases: Releases = field(default_factory=Releases)
     #: What only a restart or an upgrade puts into force, as (key, value in words).

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from gateway.board.board import Board
     from gateway.channel.messages import Apply
-    from gateway.config.snapshot import Topology, Traffic
+    from gateway.config.snapshot import TlsCertificate, Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.settings import Settings
     from gateway.control.state import State
@@ -55,6 +55,15 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
         if found is not None:
             return found
     return None
+
+
+def certificates(path: str, board: Board) -> tuple[TlsCertificate, ...]:
+    """Return the certificates that workers serve with."""
+    running = running_snapshot(path, board)
+    if running is None or running.topology is None:
+        return ()
+    served = [each.tls for each in running.topology.listeners if each.tls is not None]
+    return tuple(certificate for tls in served for certificate in tls.certificates)
 
 
 def _modified(path: Path) -> float:

@@ -125,6 +125,8 @@ class Switchboard:
         #: The revision of a write that is being stored, 0: none is.
         self._on_its_way = 0
         self._storing: asyncio.Task[None] | None = None
+        #: What others have to say to an operator.
+        self.further_warnings: Callable[[], list[str]] = list
 
     @property
     def warnings(self) -> list[str]:
@@ -134,7 +136,7 @@ class Switchboard:
             found.append(f"the state store is in memory: {self.parts.store.fallback}")
         if self._unstored_state:
             found.append("the last rollback is in force but not stored: the store fails")
-        return found
+        return found + self.further_warnings()
 
     # --- the common way -------------------------------------------------------------------------
 
@@ -203,6 +205,18 @@ class Switchboard:
             self.watch(self.parts.hub.topology)  # how endpoints are probed may have changed
         self._tell(action, base, caller)
         return number, began
+
+    async def renew(self, caller: Caller, action: str, settings: Settings) -> int:
+        """Put settings into force that move no traffic, under the lock; the snapshot's number.
+
+        Applied first, then told to the audit log: a disk that is full ends no certificate's life.
+        """
+        topology = self._topology(settings, self.state)
+        self.settings = settings
+        number = self._publish(self.state, topology, ())
+        self._unstored.append(self.entry(caller, action, self.state, self.state))
+        await self.store_soon()
+        return number
 
     def decided(self, caller: Caller, decide: Callable[[State, Facts], Outcome]) -> Outcome:
         """Decide, then look at the If-Match: what is wrong in itself is no matter of revisions

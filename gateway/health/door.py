@@ -44,13 +44,15 @@ class Door:
 def origin_of(listeners: Sequence[Listener]) -> str:
     """Return where the gateway answers on this machine, ``""`` where it has no listener.
 
-    The first listener that serves requests itself; one that only redirects is passed over where
-    there is another. An address for all interfaces is asked on its loopback.
+    The first plain listener that serves requests itself, else the first that speaks TLS, else one
+    that only redirects. An address for all interfaces is asked on its loopback.
     """
-    serving = [each for each in listeners if each.redirect_to_https is None]
-    for listener in serving or list(listeners):
+    plain = [each for each in listeners if each.redirect_to_https is None and each.tls is None]
+    secure = [each for each in listeners if each.tls is not None]
+    for listener in plain or secure or list(listeners):
         address = parse_listen(listener.address)
-        return f"http://{_reached(address.host)}:{address.port}"
+        scheme = "http" if listener.tls is None else "https"
+        return f"{scheme}://{_reached(address.host)}:{address.port}"
     return ""
 
 

@@ -91,6 +91,8 @@ class MetricsView:
     build: str = ""
     release: ReleaseView = ReleaseView()
     probes: tuple[tuple[tuple[str, str, str, str], tuple[int, float]], ...] = ()
+    #: By their places in the configuration: until when certificates are valid.
+    certificates: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
+        yield self._certificates()
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -373,6 +376,16 @@ class GatewayCollector(Collector):
             reloads.add_metric([result], count)
         yield reloads
 
+    def _certificates(self) -> Metric:
+        family = GaugeMetricFamily(
+            "gateway_certificate_expiry_timestamp_seconds",
+            "Until when a certificate is valid, in seconds since the epoch.",
+            labels=["certificate"],
+        )
+        for place, expires in self._view.certificates:
+            family.add_metric([place], expires)
+        return family
+
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
         board = self._view.board
@@ -393,6 +406,16 @@ class GatewayCollector(Collector):
         for at, result in enumerate(layout.AUTH_RESULTS):
             auth.add_metric([result], board.total(layout.S_AUTH + at))
         yield auth
+        handshakes = CounterMetricFamily(
+            "gateway_tls_handshakes", "TLS handshakes of clients.", labels=["result"]
+        )
+        for result, word in (
+            ("full", layout.S_TLS_FULL),
+            ("resumed", layout.S_TLS_RESUMED),
+            ("failed", layout.S_TLS_FAILED),
+        ):
+            handshakes.add_metric([result], board.total(word))
+        yield handshakes
         stalls = [board.slab(worker.slab)[layout.S_STALL_MAX] for worker in board.workers()]
         yield GaugeMetricFamily(
             "gateway_worker_stall_seconds_max",

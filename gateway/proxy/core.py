@@ -60,6 +60,7 @@ class Core:
         "loop",
         "platform",
         "recorder",
+        "redirects",
         "reports",
         "serving",
         "tunnels",
@@ -90,6 +91,8 @@ class Core:
         self.wheel = Wheel(clock())
         self.serving: Serving = nothing()
         self.platform = PlatformView(words, slabs)
+        #: By listener: the public port of the https side that its plain requests are sent to.
+        self.redirects: dict[int, int] = {}
         self.reports = ReportDesk()
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
@@ -152,6 +155,10 @@ class Core:
         if connection in self.connections:
             self.connections.discard(connection)
             self._words[self._slab + layout.S_CONNECTIONS] -= 1
+
+    def count(self, word: int) -> None:
+        """Add one to a counter of this worker's slab."""
+        self._words[self._slab + word] += 1
 
     def refused(self, connection: Client, failure: Failure, status: int) -> None:
         """Record what came in place of a request."""

@@ -216,7 +216,7 @@ class DownstreamConnection:
         if not self.core.admit(self):
             self.closed = True
             # Nothing is read of it, and of a client that does not read nothing is waited for: this
-            # fits any socket's buffer. Behind TLS too, the handshake is over.
+            # fits any socket's buffer. Over TLS it is said to nobody: no handshake has begun.
             transport.write(_FULL)
             transport.close()
             return
@@ -512,6 +512,10 @@ class DownstreamConnection:
         self._close()
         return True
 
+    def reject(self, failure: Failure) -> None:
+        """Refuse what came in place of a request: it is none that could be read."""
+        self._stop(failure)
+
     def cut(self) -> None:
         """Drain, at its end: close whatever is under way."""
         self._abort()
@@ -777,7 +781,7 @@ class DownstreamConnection:
         """Close: at once where the client sends nothing more, else after reading it away."""
         silent: cython.bint = self._ended or (self._request == _R_DONE and not self._ahead)
         self._request_to(_REQUEST_STOP)
-        if silent or self.tls:
+        if silent:
             self._close()
             return True
         self._lingering = 0
@@ -786,7 +790,8 @@ class DownstreamConnection:
         self._apply_pause()
         self._unread = self._transport.get_write_buffer_size()
         self._arm(self._wheel.now + LINGER_SECONDS)
-        if self._transport.can_write_eof():
+        # TLS says its end too, though it is no half-close that a tunnel could use.
+        if self.tls or self._transport.can_write_eof():
             self._transport.write_eof()
         return True
 

@@ -41,6 +41,7 @@ from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
 from gateway.proxy.tally import ASSET, CACHED, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
+from gateway.proxy.wellknown import CHALLENGE_LINES, CHALLENGES, challenge, https_location
 from gateway.proxy.wheel import NEVER
 from gateway.wire.body import encode_chunk, encode_last_chunk
 from gateway.wire.errors import WireError
@@ -805,11 +806,7 @@ class Exchange:
                 return False
             target = self._origin_form(target)
         self._path = match_path(target)
-        if self._path == _STATUS_PATH:
-            self._tell_status()
-            return False
-        if self._path == _REPORTS_PATH and self.serving.reports is not None:
-            self._begin_report()
+        if self._answered_here():
             return False
         route = self.serving.router.lookup(self._host, self._path)
         if route is None:
@@ -835,6 +832,26 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
+    def _answered_here(self) -> cython.bint:
+        """Answer what is the gateway's own to answer, whatever the host. False: it has a route.
+
+        A listener that only redirects does so last: the others' clients follow no redirect.
+        """
+        if self._path == _STATUS_PATH:
+            self._tell_status()
+            return True
+        if self._path == _REPORTS_PATH and self.serving.reports is not None:
+            self._begin_report()
+            return True
+        if self._path.startswith(CHALLENGES):
+            if not self.serving.acme_folder:
+                return False
+            self._tell_challenge()
+            return True
+        return bool(self.core.redirects) and not self._memo.tls and self._redirect()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
     def _tell_status(self) -> cython.bint:
         """Answer with the platform's public status, whatever the host: before any route."""
         extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
@@ -846,6 +863,39 @@ class Exchange:
         self._error = failure.name
         self._status = status_of(failure)
         self.downstream.refuse(failure, b"Allow: GET, HEAD\r\n" + extra)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _tell_challenge(self) -> cython.bint:
+        """Answer an authority that asks for an ACME challenge, whatever the host."""
+        if not self.to_head and self._method != b"GET":
+            raise Failure("not-allowed")
+        found = challenge(self.serving.acme_folder, self._path)
+        if found is None:
+            raise Failure("no-route")
+        self._status = 200
+        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        self.downstream.answer(200, CHALLENGE_LINES + extra, found)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _redirect(self) -> cython.bint:
+        """Send a plain request to https, where its listener says so. False: it is served here.
+
+        Served too where a trusted proxy took it in over https: it would be sent in circles.
+        """
+        port = self.core.redirects.get(self.downstream.listener)
+        if port is None:
+            return False
+        if self._memo.trusted and self.head.get(X_FORWARDED_PROTO) == b"https":
+            return False
+        if not self._host:
+            raise Failure("bad-request", "no host to redirect to")
+        self._status = 308
+        extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        self.downstream.reply(308, https_location(self._host, port, self._target) + extra)
         return True
 
     @cython.cfunc

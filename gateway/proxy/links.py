@@ -145,6 +145,10 @@ class Stream(Protocol):
     memo: Any  # the exchange's own type
 
     @property
+    def listener(self) -> int:
+        """The listener's index that it came in by; -1: none."""
+
+    @property
     def peer(self) -> str:
         """The connection's own peer address, empty on a Unix socket."""
 

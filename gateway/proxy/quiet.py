@@ -50,6 +50,7 @@ class QuietStream:
         "_over",
         "_wheel",
         "exchange",
+        "listener",
         "memo",
         "peer",
         "sent",
@@ -59,6 +60,7 @@ class QuietStream:
 
     def __init__(self, wheel: Wheel, peer: str, tls: bool, done: Callable[[], None]) -> None:
         self._done = done
+        self.listener = -1  # none: where it asks from is no client's address
         self.memo: Any = None
         self.peer = peer
         self.tls = tls

@@ -186,6 +186,8 @@ class Serving:
     #: what only trusted peers may say.
     said: tuple[bytes, ...] = ()
     unwanted: tuple[bytes, ...] = ()
+    #: Where an ACME client leaves its challenges; empty: nowhere.
+    acme_folder: str = ""
 
 
 def nothing() -> Serving:
@@ -305,6 +307,7 @@ class Builder:
             reports=topology.csp_reports,
             said=said,
             unwanted=_unwanted(said, cohort.header),
+            acme_folder=topology.acme_folder,
         )
         self._topology = topology
         for name, endpoint in self._endpoints.items():

@@ -28,13 +28,13 @@ from gateway.proxy.breaker import Breakers
 from gateway.proxy.cache import Cache
 from gateway.proxy.copies import TOUCH_EVERY, Copies
 from gateway.proxy.core import Core
-from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.kept import KeptAssets
 from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.tally import Tallies
 from gateway.worker.control_link import ControlLink
+from gateway.worker.doors import Doors
 from gateway.worker.sweep import TunnelSweep
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Worker:
         self._builder = Builder(
             self._board.words, spec.slab, spec.slabs, breakers, self._tallies, self._ring
         )
+        self._doors = Doors(spec.addresses, [index for index, _ in spec.sockets])
         self._topology = Topology(number=0)
         self._traffic = Traffic(revision=0)
         self._number = 0
@@ -140,8 +141,10 @@ class Worker:
         if not topology.number:
             raise ValueError("no topology yet")
         serving = await self._builder.build(topology, traffic)
+        self._doors.serve(topology.listeners, time.monotonic())
         self._topology, self._traffic, self._number = topology, traffic, message.number
         self._core.serving = serving
+        self._core.redirects = self._doors.redirects
         self._core.platform.serve(topology, traffic, time.monotonic())
         self._sweep.serve(traffic)
         self._words[layout.S_TOPOLOGY] = topology.number
@@ -199,7 +202,7 @@ class Worker:
         core = self._core
         # The loops take any object with a protocol's methods; a compiled class cannot inherit
         # from asyncio.Protocol, hence no type that asyncio's stubs would take.
-        return lambda: DownstreamConnection(core, listener, tls=False)
+        return lambda: self._doors.accept(core, listener)
 
     def _open_log(self, where: str) -> None:
         if where == self._log_where:
@@ -283,6 +286,7 @@ class Worker:
         if self._core.cache is not None and now > self._touch_at:
             self._touch_at = now + TOUCH_EVERY
             self._core.cache.store.turn()
+        self._doors.turn(now)
         forced = Path(self._spec.rollback_flag).exists() or self._control_lost()
         if forced != self._core.forced_stable:
             self._core.forced_stable = forced

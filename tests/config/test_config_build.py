@@ -137,9 +137,16 @@ def test_the_machines_side_is_carried_over() -> None:
     assert topology.access_log == "off"
 
 
-def test_a_listener_that_needs_tls_is_not_opened() -> None:
-    addresses = [listener.address for listener in public_listeners(config_of())]
-    assert addresses == ["0.0.0.0:8080", "[::1]:8081"]
+def test_listeners_with_what_they_speak() -> None:
+    listeners = public_listeners(config_of())
+    addresses = [listener.address for listener in listeners]
+    assert addresses == ["0.0.0.0:8080", "0.0.0.0:8443", "[::1]:8081"]
+    # Certificates were not read here: none, and no plain HTTP in their place.
+    assert [listener.tls for listener in listeners] == [
+        None,
+        snapshot.ListenerTls(certificates=()),
+        None,
+    ]
 
 
 def test_profiles_are_the_fields_they_send() -> None:

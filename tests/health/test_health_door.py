@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.snapshot import Cohort, Listener
+from gateway.config.snapshot import Cohort, Listener, ListenerTls
 from gateway.health.door import FIELD, TOKEN_LASTS, Door, origin_of
 from gateway.policy.override import probed_service, verify, verify_probe
 from gateway.proxy.serving import CohortRun
@@ -33,6 +33,15 @@ def test_a_listener_that_only_redirects_is_passed_over() -> None:
     ]
     assert origin_of(listeners) == "http://127.0.0.1:8080"
     assert origin_of(listeners[:1]) == "http://127.0.0.1:80"
+
+
+def test_tls_is_asked_where_nothing_plain_serves() -> None:
+    listeners = [
+        Listener(address="0.0.0.0:80", redirect_to_https=443),
+        Listener(address="0.0.0.0:443", tls=ListenerTls(certificates=())),
+    ]
+    assert origin_of(listeners) == "https://127.0.0.1:443"
+    assert origin_of([*listeners, Listener(address="0.0.0.0:8080")]) == "http://127.0.0.1:8080"
 
 
 def test_a_token_forces_its_color_for_a_moment() -> None:

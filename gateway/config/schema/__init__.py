@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from gateway.config.schema.auth import AuthScheme, SchemeName
 from gateway.config.schema.entry import (
+    Acme,
     Admin,
     AdminToken,
     Cache,
@@ -72,6 +73,7 @@ class Config(Section):
     listen: tuple[Listener, ...] = key(
         ({"address": "127.0.0.1:8080"},), min_length=1, description="Public addresses."
     )
+    acme: Acme = key({}, description="Challenges of an ACME client.")
     workers: Workers = key("auto", description="Worker processes; auto: one per core.")
     state: State = key({}, description="What outlives the processes.")
     admin: Admin = key({}, description="The admin API.")

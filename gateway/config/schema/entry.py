@@ -37,7 +37,33 @@ class Tls(Section):
     """What a listener needs to speak TLS."""
 
     certificates: tuple[Certificate, ...] = Field(
-        min_length=1, description="Certificates, chosen among by the name that the client asks for."
+        min_length=1,
+        max_length=1000,
+        description="Certificates, chosen among by the name that the client asks for; "
+        "the first one answers to any other name.",
+    )
+    min_version: Literal["1.2", "1.3"] = key(
+        "1.2", description="The oldest version of TLS that is spoken; 1.3 is the newest."
+    )
+
+
+class AdminTls(Tls):
+    """What the admin API needs to speak TLS."""
+
+    client_ca: FilePath | None = key(
+        None,
+        description="PEM file of authorities: a caller needs a certificate of theirs, beside its "
+        "token; null: none is asked for.",
+    )
+
+
+class Acme(Section):
+    """Challenges of an ACME client (RFC 8555 section 8.3) that runs beside the gateway."""
+
+    folder: FilePath | None = key(
+        None,
+        description="Folder of challenge files, named as their tokens: answered under "
+        "/.well-known/acme-challenge/ on every host, before any route; null: a route like others.",
     )
 
 
@@ -98,9 +124,11 @@ class Admin(Section):
 
     address: AdminAddress = key(
         "127.0.0.1:9090",
-        description="Loopback address and port, or unix: and a path.",
+        description="Address and port, or unix: and a path; without tls a loopback address.",
     )
-    tls: Tls | None = key(None, description="Certificates of the admin API.")
+    tls: AdminTls | None = key(
+        None, description="Certificates of the admin API; needed where others can reach it."
+    )
     hosts: tuple[Host, ...] = key(
         (), description="Host names accepted besides the address (against DNS rebinding)."
     )

@@ -1,0 +1,190 @@
+"""TLS contexts from certificates: what clients of the public side and of the admin API meet.
+
+TLS 1.2 and 1.3; forward secrecy and authenticated encryption only (RFC 9325 section 4.2); no
+renegotiation, no compression. ``http/1.1`` is chosen by ALPN.
+
+A ``Front`` lives as long as its listener: certificates are replaced in it, connections that are
+under way keep theirs. It is what sessions are resumed by (OpenSSL keeps the keys of tickets with
+the context that a connection began in), so tickets outlive a renewal. Python offers no way to give
+two processes the same keys: a ticket is good at the worker that wrote it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from gateway.config.snapshot import ListenerTls, TlsCertificate
+
+#: For TLS 1.2; 1.3 has none that is weak.
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+PROTOCOLS: Final = ("http/1.1",)
+
+#: Seconds after which keys of tickets are replaced, by a new context: who records TLS 1.2 and later
+#: steals a key reads no more than that (RFC 9325 section 4.1, "resumption").
+TICKET_KEYS_LAST: Final = 12 * 3600.0
+
+_VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+def _bare(min_version: str, client_ca: bytes | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[min_version]
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(list(PROTOCOLS))
+    context.options |= (
+        ssl.OP_NO_COMPRESSION
+        | ssl.OP_NO_RENEGOTIATION
+        | ssl.OP_CIPHER_SERVER_PREFERENCE
+        | ssl.OP_SINGLE_ECDH_USE
+    )
+    # Each costs a tenth of a handshake; a resumed session brings the next one.
+    context.num_tickets = 1
+    if client_ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=client_ca.decode("ascii"))
+    return context
+
+
+@contextlib.contextmanager
+def _as_file(octets: bytes) -> Iterator[str]:
+    """Give octets a file's name for as long as it takes: ``load_cert_chain`` takes nothing else.
+
+    In memory, where the system can: a key that was read once is written nowhere.
+    """
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - as cheap
+        handle = os.memfd_create("certificate")
+        try:
+            with os.fdopen(os.dup(handle), "wb") as file:
+                file.write(octets)
+            yield f"/proc/self/fd/{handle}"
+        finally:
+            os.close(handle)
+        return
+    with tempfile.NamedTemporaryFile() as file:  # 0600
+        file.write(octets)
+        file.flush()
+        yield file.name
+
+
+def _load(context: ssl.SSLContext, certificate: TlsCertificate) -> None:
+    """Give a context a certificate. Raises ValueError where OpenSSL does not take it."""
+    try:
+        with _as_file(certificate.key + certificate.chain) as name:
+            context.load_cert_chain(name, password="")
+    except OSError as error:  # ssl.SSLError is one
+        why = getattr(error, "reason", None) or error.strerror or "refused"
+        raise ValueError(f"{certificate.place}: OpenSSL does not take it: {why}") from None
+
+
+def _key_of(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+class Front:
+    """One listener's TLS. ``context`` is what a connection begins with."""
+
+    def __init__(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+        self._tls = tls
+        self._client_ca = client_ca
+        self._exact: dict[str, ssl.SSLContext] = {}
+        self._wild: dict[str, ssl.SSLContext] = {}
+        self._default: ssl.SSLContext
+        self._born = now
+        self._take(tls)
+        self.context = self._new()
+
+    def __repr__(self) -> str:
+        names = [*self._exact, *(f"*.{name}" for name in self._wild)]
+        return f"Front({', '.join(names[:8])})"
+
+    @property
+    def tls(self) -> ListenerTls:
+        """What it serves with."""
+        return self._tls
+
+    def serve(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+        """Use other certificates from the next handshake on.
+
+        Raises ValueError, and goes on with those it has, where OpenSSL does not take one.
+        """
+        if tls == self._tls and client_ca == self._client_ca:
+            return
+        again = (tls.min_version, client_ca) != (self._tls.min_version, self._client_ca)
+        was, self._client_ca = self._client_ca, client_ca
+        try:
+            self._take(tls)
+        except ValueError:
+            self._client_ca = was
+            raise
+        self._tls = tls
+        if again:
+            self.context, self._born = self._new(), now
+
+    def turn(self, now: float) -> None:
+        """Replace the keys of tickets where they are old. ``now`` is monotonic, in seconds."""
+        if now - self._born > TICKET_KEYS_LAST:
+            self.context, self._born = self._new(), now
+
+    def _new(self) -> ssl.SSLContext:
+        context = _bare(self._tls.min_version, self._client_ca)
+        context.sni_callback = self._choose
+        return context
+
+    def _choose(
+        self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
+    ) -> int | None:
+        """Take the certificate for the name that a client asks for (RFC 6066 section 3).
+
+        It is asked for one without a name, too.
+        """
+        del context
+        connection.context = self._for(name)
+        return None
+
+    def _for(self, name: str | None) -> ssl.SSLContext:
+        if name is None:
+            return self._default
+        key = _key_of(name)
+        found = self._exact.get(key)
+        if found is None:
+            found = self._wild.get(key.partition(".")[2])
+        return self._default if found is None else found
+
+    def _take(self, tls: ListenerTls) -> None:
+        if not tls.certificates:
+            raise ValueError("no certificate was read for this listener")
+        exact: dict[str, ssl.SSLContext] = {}
+        wild: dict[str, ssl.SSLContext] = {}
+        contexts: list[ssl.SSLContext] = []
+        for group in _groups(tls.certificates):
+            context = _bare(tls.min_version, self._client_ca)
+            contexts.append(context)
+            for certificate in group:
+                _load(context, certificate)
+            for name in group[0].names:
+                place, key = (wild, name[2:]) if name.startswith("*.") else (exact, name)
+                place.setdefault(key, context)
+        self._exact, self._wild, self._default = exact, wild, contexts[0]
+
+
+def _groups(certificates: Iterable[TlsCertificate]) -> list[list[TlsCertificate]]:
+    """Put certificates of different kinds for the same names together: the client chooses."""
+    groups: dict[frozenset[str], list[list[TlsCertificate]]] = {}
+    order: list[list[TlsCertificate]] = []
+    for certificate in certificates:
+        known = groups.setdefault(frozenset(certificate.names), [])
+        for group in known:
+            if certificate.kind not in {each.kind for each in group}:
+                group.append(certificate)
+                break
+        else:
+            known.append([certificate])
+            order.append(known[-1])
+    return order

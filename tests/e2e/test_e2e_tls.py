@@ -1,0 +1,186 @@
+"""TLS through the real command: renewal by files, the admin address, what an operator is told."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from gateway.demo.ports import free_ports
+from tests.support.certificates import Authority, Made
+from tests.support.gateway import TOKEN, GatewayProcess
+from tests.support.processes import wait_until
+from tests.support.upstream import Upstream, always
+
+AUTHORITY = Authority()
+
+
+def expiry(port: int) -> float:
+    """Return until when the certificate that a new connection gets is valid."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", port, timeout=10, context=AUTHORITY.client()
+    )
+    connection.connect()
+    octets = connection.sock.getpeercert(binary_form=True)
+    connection.close()
+    assert isinstance(octets, bytes)
+    return x509.load_der_x509_certificate(octets).not_valid_after_utc.timestamp()
+
+
+class SecuredProcess(GatewayProcess):
+    """One whose admin API is asked over TLS."""
+
+    ready: Callable[[], bool]
+
+    def is_ready(self) -> bool:
+        return self.ready()
+
+
+class Secured:
+    """A gateway with a plain and a TLS listener, its admin API over TLS, callers certified."""
+
+    def __init__(self, folder: Path, up: int) -> None:
+        self.folder = folder
+        self.plain, self.port, self.admin = free_ports(3)
+        self.install(AUTHORITY.make("127.0.0.1", "site.example", days=5))
+        caller = AUTHORITY.make("pipeline", client=True).write(folder / "caller")
+        (folder / "ca.pem").write_bytes(AUTHORITY.pem)
+        self.caller = AUTHORITY.client()
+        self.caller.load_cert_chain(*caller)
+        pair = f"{{certificate: {folder}/live/site.pem, key: {folder}/live/site.key}}"
+        self.process = SecuredProcess(
+            f"""version: 1
+listen:
+  - {{address: "127.0.0.1:{self.plain}", redirect_to_https: {{port: {self.port}}}}}
+  - {{address: "127.0.0.1:{self.port}", tls: {{certificates: [{pair}]}}}}
+workers: 2
+state: {{path: {folder}/gateway.db}}
+access_log: {folder}/access.log
+admin:
+  address: 127.0.0.1:{self.admin}
+  tls: {{certificates: [{pair}], client_ca: {folder}/ca.pem}}
+  tokens: [{{name: test, role: admin, token_env: GATEWAY_TEST_TOKEN}}]
+services: {{web: {{blue: {{endpoints: ["http://127.0.0.1:{up}"]}}}}}}
+routes: [{{path: /, service: web, security: page}}]
+security: {{profiles: {{page: {{}}}}}}
+""",
+            folder,
+            port=self.plain,
+            admin=self.admin,
+        )
+        self.process.ready = self.ready
+
+    def install(self, made: Made) -> None:
+        """Put a pair in place as certbot does: a new folder, and a link moved to it."""
+        folder = self.folder / f"archive-{time.time_ns()}"
+        made.write(folder)
+        (self.folder / "next").symlink_to(folder)
+        (self.folder / "next").rename(self.folder / "live")
+
+    def ask(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+        """Call the admin API."""
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self.admin, timeout=10, context=self.caller
+        )
+        connection.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
+        answer = connection.getresponse()
+        found = answer.status, answer.read()
+        connection.close()
+        return found
+
+    def ready(self) -> bool:
+        try:
+            return self.ask("/readyz")[0] == 200
+        except OSError:
+            return False
+
+
+def test_a_certificate_s_life(tmp_path: Path) -> None:
+    with Upstream(always(b"ok")) as up, contextlib.ExitStack() as stack:
+        secured = Secured(tmp_path, up.port)
+        stack.enter_context(secured.process)
+        site = http.client.HTTPSConnection(
+            "127.0.0.1", secured.port, timeout=10, context=AUTHORITY.client()
+        )
+
+        def served() -> http.client.HTTPResponse:
+            site.request("GET", "/")
+            answer = site.getresponse()
+            assert (answer.status, answer.read()) == (200, b"ok")
+            return answer
+
+        assert served().getheader("Strict-Transport-Security") == "max-age=300"
+        plain = http.client.HTTPConnection("127.0.0.1", secured.plain, timeout=10)
+        plain.request("GET", "/a?b")
+        moved = plain.getresponse()
+        assert moved.status == 308
+        assert moved.getheader("Location") == f"https://127.0.0.1:{secured.port}/a?b"
+        plain.close()
+
+        # A certificate that ends in five days is told of.
+        warnings = json.loads(secured.ask("/v1/status")[1])["warnings"]
+        assert len([line for line in warnings if "expires in 5.0 days" in line]) == 2, warnings
+        metrics = secured.ask("/metrics")[1].decode()
+        name = "gateway_certificate_expiry_timestamp_seconds"
+        assert f'{name}{{certificate="listen[1].tls.certificates[0]"}}' in metrics
+        assert "PRIVATE" not in metrics
+
+        # Without a certificate of its own a caller gets nowhere.
+        nobody = http.client.HTTPSConnection(
+            "127.0.0.1", secured.admin, timeout=10, context=AUTHORITY.client()
+        )
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            refused(nobody)
+        nobody.close()
+
+        # A pair that does not fit is not taken, and told of; a reload is refused for it.
+        before = expiry(secured.port)
+        good = AUTHORITY.make("127.0.0.1", "site.example")
+        secured.install(Made(good.certificate, AUTHORITY.make("x").key))
+        wait_until(lambda: b"does not fit" in secured.ask("/v1/status")[1], "trouble told", 15)
+        assert expiry(secured.port) == before
+        assert secured.ask("/v1/config/reload", "POST")[0] == 422
+        # Workers and control that start now have the pair in force.
+        for line in json.loads(secured.ask("/v1/status")[1])["processes"]:
+            if line["role"] == "worker":
+                os.kill(line["pid"], 9)
+        wait_until(secured.ready, "ready again", 20)
+        assert expiry(secured.port) == before
+
+        # One that fits is served by all workers and by the admin API; nothing is dropped.
+        site.close()
+        served()
+        secured.install(good)
+        wait_until(lambda: {expiry(secured.port) for _ in range(8)} != {before}, "renewed", 15)
+        wait_until(lambda: before not in {expiry(secured.port) for _ in range(8)}, "by all", 15)
+        wait_until(lambda: expiry_of_admin(secured) != before, "admin renewed", 15)
+        served()  # on the connection from before
+        site.close()
+        assert b"does not fit" not in secured.ask("/v1/status")[1]
+        assert b"PRIVATE KEY" not in (tmp_path / "access.log").read_bytes()
+
+
+def refused(connection: http.client.HTTPSConnection) -> None:
+    """Ask, and read: in TLS 1.3 a client hears only then that its certificate is missing."""
+    connection.request("GET", "/readyz")
+    connection.getresponse()
+
+
+def expiry_of_admin(secured: Secured) -> float:
+    """Return until when the admin API's certificate is valid."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", secured.admin, timeout=10, context=secured.caller
+    )
+    connection.connect()
+    octets = connection.sock.getpeercert(binary_form=True)
+    connection.close()
+    assert isinstance(octets, bytes)
+    return x509.load_der_x509_certificate(octets).not_valid_after_utc.timestamp()
