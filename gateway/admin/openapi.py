@@ -23,6 +23,7 @@ _REFUSALS = {
     415: "The body is not JSON",
     421: "The Host field names something else",
     422: "The body or a parameter is not as described; `field` says which",
+    429: "Too many failed logins from this address; Retry-After says when",
     503: "Not available now; nothing was changed",
     504: "In force, but some workers did not acknowledge in time",
 }

@@ -95,6 +95,7 @@ def build_topology(
             connections=config.limits.connections,
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
+            min_rate=config.limits.min_rate,
         ),
         cohort=snapshot.Cohort(
             cookie=cohort.cookie,

@@ -229,13 +229,14 @@ class SecurityProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may take: octets, connections (the machine's), seconds."""
+    """What a client may take: octets, connections (the machine's), seconds, octets a second."""
 
     head: int = 32 * 1024
     body: int = 10 * 1024 * 1024
     connections: int = 10_000
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
+    min_rate: int = 240
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gateway.config.schema.types import (
     AdminAddress,
+    Count,
     FieldValue,
     FilePath,
     HeadSize,
@@ -115,6 +116,11 @@ class Limits(Section):
     connections: Positive = key(10_000, description="Open connections of the whole machine.")
     header_timeout: Timeout = key("10s", description="Time for a request's head to arrive.")
     idle_timeout: Timeout = key("75s", description="Silence on a kept-alive connection.")
+    min_rate: Count = key(
+        240,
+        description="Octets a second that a client at least sends of a body and reads of an "
+        "answer, over timeouts.between_bytes; 0: any.",
+    )
 
 
 class OnControlLost(Section):
