@@ -96,6 +96,7 @@ def build_topology(
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
             min_rate=config.limits.min_rate,
+            await_body=config.limits.await_body,
         ),
         cohort=snapshot.Cohort(
             cookie=cohort.cookie,

@@ -237,6 +237,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
     min_rate: int = 240
+    #: Octets of a body that are awaited before a backend is asked.
+    await_body: int = 0
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):

@@ -668,7 +668,7 @@ class DownstreamConnection:
                 self._fresh = True
                 self._ahead = data[used:]
             exchange.on_body(payload, True, trailers)
-        elif self._trickles():
+        elif self._answer != _A_BODY and self._trickles():
             self._keep = False
             exchange.fail(Failure("body-timeout", "slower than limits.min_rate"))
         else:

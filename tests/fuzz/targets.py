@@ -250,7 +250,8 @@ def _conversation(data: bytes, *, whole: bool) -> list[int]:
         return [line["status"] for line in rig.log]
     finally:
         rig.close()
-        gc.enable()
+        del rig
+        gc.collect()  # a rig's board is large
 
 
 def connection(data: bytes) -> None:
@@ -283,7 +284,8 @@ def backend(data: bytes) -> None:
             rig.over()
         finally:
             rig.close()
-            gc.enable()
+            del rig
+            gc.collect()  # a rig's board is large
 
 
 Target = Callable[[bytes], None]

@@ -148,3 +148,126 @@ def test_an_answer_that_is_over_is_not_held_for_a_trickle(whole: Rig) -> None:
     assert whole.client.cut
     assert seconds <= 31
     whole.over([200])
+
+
+# --- content is awaited ---------------------------------------------------------------------------
+
+
+def _await(rig: Rig, octets: int = 1000, **more: float) -> None:
+    timeouts = Timeouts(**{"between_bytes": 10.0, **more})
+    limits = Limits(await_body=octets)
+    rig.serve(topology(limits=limits, services=[service(timeouts=timeouts, max_in_flight=1)]))
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 500", "Transfer-Encoding: chunked"])
+def test_slow_bodies_take_none_of_a_services_places(rig: Rig, framing: str) -> None:
+    """R-U-Dead-Yet: without it a few hundred of them were all that a service may have in flight."""
+    _await(rig)
+    slow = [rig.connect() for _ in range(20)]
+    for client in slow:
+        client.send(POST + framing.encode() + b"\r\n\r\n" + b"1\r\nx\r\n")
+    assert rig.dialling == 0
+    rig.connect().get()
+    rig.backend().ok()
+    assert rig.client.answer().status == 200
+    rig.advance(11.0)
+    assert [client.answer().status for client in slow] == [408] * 20
+    rig.over([200] + [408] * 20)
+
+
+def test_a_body_that_is_whole_goes_on(rig: Rig) -> None:
+    _await(rig)
+    rig.client.send(POST + b"Content-Length: 4\r\n\r\nab")
+    assert rig.dialling == 0
+    rig.client.send(b"cd")
+    backend = rig.backend()
+    assert backend.request.startswith(b"POST / ")
+    assert backend.take() == b"abcd"
+    backend.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
+def test_chunks_and_trailers_that_were_awaited_go_on_whole(rig: Rig) -> None:
+    _await(rig)
+    rig.client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+    rig.client.send(b"2\r\ncd\r\n0\r\nX-Sum: 1\r\n\r\n")
+    backend = rig.backend()
+    backend.request  # noqa: B018  takes the head
+    assert backend.sent.endswith(b"0\r\nx-sum: 1\r\n\r\n")
+    backend.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
+def test_a_large_body_streams_once_there_is_enough_of_it(whole: Rig) -> None:
+    _await(whole)
+    whole.client.send(POST + b"Content-Length: 3000\r\n\r\n" + b"x" * 999)
+    assert whole.dialling == 0
+    whole.client.send(b"x")
+    backend = whole.backend()
+    backend.request  # noqa: B018  takes the head
+    assert len(backend.take()) == 1000
+    whole.client.send(b"x" * 2000)
+    assert len(backend.take()) == 2000
+    backend.ok()
+    whole.over([200])
+
+
+def test_a_client_that_wants_to_be_told_to_go_on_is(rig: Rig) -> None:
+    _await(rig)
+    rig.client.send(POST + b"Content-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+    backend = rig.backend()
+    backend.answers(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert rig.client.answer().status == 100
+    rig.client.send(b"abcd")
+    backend.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
+def test_a_body_that_was_awaited_can_be_sent_again(rig: Rig) -> None:
+    _await(rig)
+    rig.client.get()
+    first = rig.backend()
+    first.ok()
+    rig.client.answer()
+    rig.client.send(POST.replace(b"POST", b"PUT") + b"Content-Length: 4\r\n\r\nabcd")
+    first.resets()
+    if rig.dialling:
+        again = rig.backend()
+        again.request  # noqa: B018  takes the head
+        assert again.take() == b"abcd"
+        again.ok()
+    assert rig.client.answer().status in {200, 502}
+    rig.over()
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"1\r\nxyz"])
+def test_a_broken_body_that_was_awaited_reaches_nobody(rig: Rig, broken: bytes) -> None:
+    _await(rig)
+    rig.client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n" + broken)
+    assert rig.client.answer().status == 400
+    assert rig.dialling == 0
+    rig.over([400])
+
+
+def test_a_client_that_leaves_while_it_is_awaited(rig: Rig) -> None:
+    _await(rig)
+    rig.client.send(POST + b"Content-Length: 4\r\n\r\nab")
+    rig.client.leaves()
+    assert rig.dialling == 0
+    rig.over([499])
+
+
+def test_an_awaited_body_has_the_total_for_its_time(rig: Rig) -> None:
+    _await(rig, total=15.0)
+    rig.client.send(POST + b"Content-Length: 100\r\n\r\n")
+    for _ in range(5):
+        rig.advance(4.0)
+        if rig.client.received:
+            break
+        rig.client.send(b"x" * 3)
+    assert rig.client.answer().status in {408, 504}
+    assert rig.dialling == 0
+    rig.over()

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gateway.config.schema.types import (
     AdminAddress,
+    AwaitedSize,
     Count,
     FieldValue,
     FilePath,
@@ -120,6 +121,11 @@ class Limits(Section):
         240,
         description="Octets a second that a client at least sends of a body and reads of an "
         "answer, over timeouts.between_bytes; 0: any.",
+    )
+    await_body: AwaitedSize = key(
+        "16KiB",
+        description="A request's body is awaited up to here before a backend is asked, so that "
+        "slow ones take none of its places; 0B: it streams from the first octet.",
     )
 
 
