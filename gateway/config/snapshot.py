@@ -238,7 +238,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: float = 75.0
     min_rate: int = 240
     #: Octets of a body that are awaited before a backend is asked.
-    await_body: int = 0
+    await_body: int = 16 * 1024
 
 
 class Cohort(msgspec.Struct, frozen=True, kw_only=True):

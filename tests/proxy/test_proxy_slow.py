@@ -17,7 +17,9 @@ POST = b"POST / HTTP/1.1\r\nHost: a.example\r\n"
 
 def _serve(rig: Rig, rate: int = 240, *, between: float = 10.0, total: float = 10_000.0) -> None:
     timeouts = Timeouts(between_bytes=between, total=total, first_byte=total)
-    rig.serve(topology(limits=Limits(min_rate=rate), services=[service(timeouts=timeouts)]))
+    rig.serve(
+        topology(limits=Limits(min_rate=rate, await_body=0), services=[service(timeouts=timeouts)])
+    )
 
 
 def test_a_head_has_its_time_however_it_comes(whole: Rig) -> None:
@@ -155,7 +157,7 @@ def test_an_answer_that_is_over_is_not_held_for_a_trickle(whole: Rig) -> None:
 
 def _await(rig: Rig, octets: int = 1000, **more: float) -> None:
     timeouts = Timeouts(**{"between_bytes": 10.0, **more})
-    limits = Limits(await_body=octets)
+    limits = Limits(await_body=octets, min_rate=0)
     rig.serve(topology(limits=limits, services=[service(timeouts=timeouts, max_in_flight=1)]))
 
 
