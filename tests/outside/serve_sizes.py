@@ -1,6 +1,6 @@
 """Serve answers of two sizes on a port of 127.0.0.1: ``python serve_sizes.py PORT NAME``.
 
-``/large`` is a mebibyte, everything else a kibibyte; content is read and thrown away.
+``/large`` is a quarter of a mebibyte, everything else a kibibyte; content is read and thrown away.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from aiohttp import web
 
 SMALL = b"x" * 1024
-LARGE = b"y" * 1024 * 1024
+LARGE = b"y" * 256 * 1024
 
 
 async def answer(request: web.Request) -> web.Response:

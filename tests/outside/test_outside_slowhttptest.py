@@ -32,7 +32,9 @@ CONNECTIONS = int(os.environ.get("GATEWAY_SLOW_CONNECTIONS", "300"))
 SECONDS = int(os.environ.get("GATEWAY_SLOW_SECONDS", "4"))
 LONG = CONNECTIONS >= 2000
 #: Seconds that the gateway under test gives a client.
-PATIENCE = 3.0
+PATIENCE = 15.0 if LONG else 3.0
+#: Seconds in which all of them connect: what is measured is holding them, not accepting them.
+RAMP = 10 if LONG else 1
 
 MODES = {
     "headers": ["-H", "-i", "1", "-x", "24"],
@@ -102,20 +104,20 @@ def test_a_normal_client_hardly_notices(gateway: GatewayProcess, mode: str, tmp_
     command = [
         "slowhttptest",
         *MODES[mode],
-        *("-c", str(CONNECTIONS), "-r", str(max(CONNECTIONS // 2, 1)), "-l", str(SECONDS + 2)),
+        *("-c", str(CONNECTIONS), "-r", str(CONNECTIONS // RAMP), "-l", str(SECONDS + RAMP + 1)),
         *("-u", f"{gateway.url}/large", "-p", "5", "-v", "1"),
     ]
     attack = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        time.sleep(1.0)
+        time.sleep(RAMP)
         most = _connections(gateway)
         loaded = _p99(gateway, SECONDS)
     finally:
-        said, _ = attack.communicate(timeout=SECONDS + 60)
+        said, _ = attack.communicate(timeout=SECONDS + RAMP + 60)
     print(f"{mode}: p99 {unloaded * 1e3:.2f} ms, under attack {loaded * 1e3:.2f} ms, {most} held")
-    assert most > 10, said
+    assert most > 10 or mode == "ranges", said  # those are answered at once
     assert loaded < (2 * unloaded + 0.002 if LONG else 0.5), (unloaded, loaded)
 
     def let_go() -> bool | None:

@@ -75,8 +75,10 @@ def test_nothing_a_client_says_ends_a_line(rig: Rig, place: str, end: bytes) -> 
         b"HTTP/1.1 200 OK%s\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 302 Found\r\nLocation: /a%s\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b%s\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 103 Early Hints\r\nLink: </a>%s\r\n\r\n"
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        (
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>%s\r\n\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+        ),
     ],
 )
 def test_nothing_a_backend_says_ends_a_line(rig: Rig, head: bytes, end: bytes) -> None:
