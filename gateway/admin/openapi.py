@@ -44,6 +44,7 @@ def document(version: str) -> dict[str, Any]:
         ],
         ref_template=_REFERENCES,
     )
+    _close(definitions)
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
@@ -124,3 +125,15 @@ def _refusal(status: int) -> dict[str, Any]:
 
 def _reference(model: str) -> dict[str, str]:
     return {"$ref": _REFERENCES.format(model=model)}
+
+
+def _close(schema: Any) -> None:
+    """Say of objects whose keys follow a pattern that there are no others, as is enforced."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for each in schema.values():
+            _close(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _close(each)

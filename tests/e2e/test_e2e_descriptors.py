@@ -33,7 +33,7 @@ def _processor_time(pid: int) -> float:
 
 def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
     with Upstream(always(b"x")) as upstream:
-        services = {"web": ([upstream.url], [])}
+        services: dict[str, tuple[list[str], list[str]]] = {"web": ([upstream.url], [])}
         with GatewayProcess.for_services(tmp_path, services) as gateway:
             soft, hard = resource.prlimit(_worker(gateway), resource.RLIMIT_NOFILE)
             assert soft == min(hard, 1 << 20) or soft == resource.RLIM_INFINITY
@@ -41,7 +41,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(tmp_path: Path) -> None:
 
 def test_accept_at_the_limit_of_descriptors_spins_no_core(tmp_path: Path) -> None:
     with Upstream(always(b"x")) as upstream, contextlib.ExitStack() as stack:
-        services = {"web": ([upstream.url], [])}
+        services: dict[str, tuple[list[str], list[str]]] = {"web": ([upstream.url], [])}
         gateway = stack.enter_context(GatewayProcess.for_services(tmp_path, services))
         worker = _worker(gateway)
         used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
@@ -61,7 +61,7 @@ def test_accept_at_the_limit_of_descriptors_spins_no_core(tmp_path: Path) -> Non
         def served() -> bool | None:
             try:
                 with urllib.request.urlopen(gateway.url, timeout=2) as answer:
-                    return answer.status == 200
+                    return bool(answer.status == 200)
             except OSError:
                 return None
 
