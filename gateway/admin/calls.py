@@ -136,7 +136,7 @@ class Call:
         """Every status of a refusal, in order."""
         found = {421, *self.refusals}
         if self.role is not None:
-            found |= {401, 403}
+            found |= {401, 403, 429}
         if self.body is not None:
             found |= {400, 408, 413, 415, 422}
         if self.guarded:

@@ -23,6 +23,7 @@ _REFUSALS = {
     415: "The body is not JSON",
     421: "The Host field names something else",
     422: "The body or a parameter is not as described; `field` says which",
+    429: "Too many failed logins from this address; Retry-After says when",
     503: "Not available now; nothing was changed",
     504: "In force, but some workers did not acknowledge in time",
 }
@@ -43,6 +44,7 @@ def document(version: str) -> dict[str, Any]:
         ],
         ref_template=_REFERENCES,
     )
+    _close(definitions)
     paths: dict[str, dict[str, Any]] = {}
     for call in CALLS:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call)
@@ -123,3 +125,15 @@ def _refusal(status: int) -> dict[str, Any]:
 
 def _reference(model: str) -> dict[str, str]:
     return {"$ref": _REFERENCES.format(model=model)}
+
+
+def _close(schema: Any) -> None:
+    """Say of objects whose keys follow a pattern that there are no others, as is enforced."""
+    if isinstance(schema, dict):
+        if "patternProperties" in schema:
+            schema.setdefault("additionalProperties", False)
+        for each in schema.values():
+            _close(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _close(each)

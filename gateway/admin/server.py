@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from aiohttp import web
 from gateway.admin import auth
 from gateway.admin.calls import CALLS, HTML, Call
 from gateway.admin.inbound import MAX_BODY, read
+from gateway.admin.patience import Patience
 from gateway.admin.problems import ProblemError, plain_problem, problem_answer
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.admin.auth import Identity
     from gateway.admin.inbound import Inbound
+    from gateway.admin.logins import Logins
     from gateway.admin.replay import Replays
     from gateway.control.settings import Settings
     from gateway.tls import Front
@@ -51,12 +54,16 @@ class Server:
         streams: Mapping[str, Endpoint],
         replays: Replays,
         settings: Callable[[], Settings],
+        logins: Logins,
     ) -> None:
         self._handlers = handlers
         self._streams = streams
         self._replays = replays
         self._settings = settings
+        self._logins = logins
         self._runner: web.AppRunner | None = None
+        #: One for TCP and one for the Unix socket: strangers to the first must not fill the second.
+        self.patience: dict[bool, Patience] = {}
         self._servers: list[asyncio.Server] = []
 
     def application(self) -> web.Application:
@@ -73,28 +80,24 @@ class Server:
             self.application(), access_log=None, shutdown_timeout=SHUTDOWN, handle_signals=False
         )
         await self._runner.setup()
-        for each in sockets:
-            if front is not None:
-                self._servers.append(await self._serve_tls(each, front))
-            elif each.family == socket.AF_UNIX:
-                self._servers.append(await self._serve_unix(each))
-            else:
-                await web.SockSite(self._runner, each).start()
-
-    async def _serve_unix(self, listener: socket.socket) -> asyncio.Server:
-        """Serve on an open Unix socket: aiohttp's sites only take a path, to bind it anew."""
-        assert self._runner is not None
-        assert self._runner.server is not None
         loop = asyncio.get_running_loop()
-        return await loop.create_unix_server(self._runner.server, sock=listener)
+        # aiohttp's own sites take no protocol but theirs, which waits for a slow client for ever.
+        assert self._runner.server is not None
+        self.patience = {unix: Patience(self._runner.server) for unix in (False, True)}
+        for each in sockets:
+            if each.family == socket.AF_UNIX:
+                server = await loop.create_unix_server(self.patience[True], sock=each)
+            elif front is not None:
+                server = await self._serve_tls(each, front)
+            else:
+                server = await loop.create_server(self.patience[False], sock=each)
+            self._servers.append(server)
 
     async def _serve_tls(self, listener: socket.socket, front: Front) -> asyncio.Server:
-        """Serve over TLS: aiohttp's sites bound no handshake."""
-        assert self._runner is not None
-        assert self._runner.server is not None
+        """Serve over TLS; a connection has its bounds from the end of its handshake on."""
         loop = asyncio.get_running_loop()
         return await loop.create_server(
-            self._runner.server,
+            self.patience[False],
             sock=listener,
             ssl=front.context,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
@@ -141,6 +144,7 @@ class Server:
         """Return who calls. Raises ProblemError: 421, 401 or 403."""
         settings = self._settings()
         unix = _unix(request)
+        self._logins.turn()
         if not auth.host_accepted(request.headers.get("Host"), settings.admin_hosts, unix=unix):
             raise ProblemError(
                 421,
@@ -151,7 +155,7 @@ class Server:
         if call.role is None:
             return None
         token = auth.bearer(request.headers.get("Authorization"))
-        identity = auth.identify(token, settings.tokens) if token is not None else None
+        identity = self._known(request, token, settings) if token is not None else None
         if identity is None:
             known = "no such token" if token is not None else "a bearer token is needed"
             raise ProblemError(
@@ -169,9 +173,30 @@ class Server:
             )
         return identity
 
+    def _known(self, request: web.Request, token: bytes, settings: Settings) -> Identity | None:
+        """Return whose token it is. Raises ProblemError 429 after too many of nobody's."""
+        address = request.remote or "unix"
+        wait = self._logins.wait(address, token)
+        if wait > 0:
+            raise ProblemError(
+                429,
+                "too-many-failed-logins",
+                "too many tokens that nobody has came from this address",
+                headers={"Retry-After": str(math.ceil(wait))},
+            )
+        identity = auth.identify(token, settings.tokens)
+        if identity is None:
+            self._logins.failed_from(address)
+        else:
+            self._logins.succeeded(address, token)
+        return identity
+
     @web.middleware
     async def _as_problems(self, request: web.Request, handler: Endpoint) -> web.StreamResponse:
         """Turn every refusal and every failure into a problem."""
+        patience = self.patience[_unix(request)] if self.patience else None
+        if patience is not None:
+            patience.began(request.protocol)
         try:
             return await handler(request)
         except ProblemError as error:
@@ -184,6 +209,9 @@ class Server:
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             return problem_answer(plain_problem(500, "internal-error", "see the gateway's log"))
+        finally:
+            if patience is not None:
+                patience.ended(request.protocol)
 
 
 def _unix(request: web.Request) -> bool:
@@ -198,5 +226,8 @@ async def _always(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
+    # No page of another origin embeds what is here, or keeps a handle on a window of it.
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
     if response.content_type != HTML:
         response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 #: Seconds between two signs of life on a silent stream, and before a reader comes back.
 HEARTBEAT: Final = 15.0
 RETRY_MS: Final = 1000
+#: Seconds in which a reader must make room for what is written next.
+READ_TIMEOUT: Final = 30.0
 
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -45,23 +47,28 @@ class Streams:
             with self._events.watch() as watcher:
                 missed = self._events.since(request.headers.get("Last-Event-ID"))
                 await response.prepare(request)
-                await response.write(f"retry: {RETRY_MS}\n\n".encode())
+                await _write(response, f"retry: {RETRY_MS}\n\n".encode())
                 for event in missed:
-                    await response.write(framed(event))
+                    await _write(response, framed(event))
                 while True:
                     try:
                         async with asyncio.timeout(HEARTBEAT):
                             following = await watcher.next()
                     except TimeoutError:
-                        await response.write(b": alive\n\n")
+                        await _write(response, b": alive\n\n")
                         continue
                     if following is None:
                         return response
-                    await response.write(framed(following))
+                    await _write(response, framed(following))
         except TooManyWatchersError as error:
             raise ProblemError(503, "too-many-watchers", str(error)) from error
         except ConnectionError:
             return response  # the reader has left
+        except TimeoutError:
+            # It reads nothing: it gives its place up, and comes back where it left off.
+            if request.transport is not None:
+                request.transport.abort()
+            return response
 
     async def openapi(self, request: web.Request) -> web.StreamResponse:
         """``GET /openapi.json``."""
@@ -77,6 +84,12 @@ class Streams:
         """``GET /``."""
         del request
         return _page(_text("dashboard.html"))
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    """Write to a stream. Raises TimeoutError where its reader makes no room."""
+    async with asyncio.timeout(READ_TIMEOUT):
+        await response.write(data)
 
 
 def framed(event: Event) -> bytes:

@@ -124,6 +124,8 @@ def build_topology(
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
             rates=_rate_limits(config.limits.rate),
+            min_rate=config.limits.min_rate,
+            await_body=config.limits.await_body,
         ),
         cohort=snapshot.Cohort(
             cookie=cohort.cookie,

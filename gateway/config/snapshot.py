@@ -337,13 +337,16 @@ class CspReports(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client may take: octets, connections (the machine's), seconds."""
+    """What a client may take: octets, connections (the machine's), seconds, octets a second."""
 
     head: int = 32 * 1024
     body: int = 10 * 1024 * 1024
     connections: int = 10_000
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
+    min_rate: int = 240
+    #: Octets of a body that are awaited before a backend is asked.
+    await_body: int = 16 * 1024
     #: Met by the requests of all routes together.
     rates: tuple[RateLimit, ...] = ()
 

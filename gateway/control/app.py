@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from gateway.admin.api import Api
 from gateway.admin.breakers import BreakerApi
 from gateway.admin.calls import CALLS
+from gateway.admin.logins import Logins, Report
 from gateway.admin.pictures import Pictures
 from gateway.admin.release_pictures import ReleasePictures
 from gateway.admin.releases import ReleaseApi
 from gateway.admin.replay import Replays
 from gateway.admin.server import Server
 from gateway.admin.streams import Streams
+from gateway.admin.told import note_failed_logins
 from gateway.board import layout
 from gateway.board.locks import FileLocks
 from gateway.channel import handover
@@ -97,6 +99,7 @@ class Control:
         self.tasks = Tasks()
         self.events = Events(f"{time.time_ns() // 1_000_000:x}")
         self.news = HealthNews(self.events)
+        self.logins = Logins(self._logins_failed, time.monotonic)
         self.switchboard: Switchboard
         self.operations: Operations
         self.platform: PlatformWatch
@@ -242,6 +245,7 @@ class Control:
             _handlers(streams),
             Replays(self._outside.store, time.time),
             lambda: switch.settings,
+            self.logins,
         )
         if switch.settings.admin_tls is not None:
             self._admin_front = Front(switch.settings.admin_tls, switch.settings.client_ca)
@@ -256,6 +260,9 @@ class Control:
         """Have the admin API use the certificates that are in force."""
         if self._admin_front is not None and settings.admin_tls is not None:
             self._admin_front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+
+    def _logins_failed(self, report: Report) -> None:
+        self.tasks.start(note_failed_logins(self.switchboard, report), name="note failed logins")
 
     def _serve_handover(self) -> None:
         spec = self._spec

@@ -159,6 +159,8 @@ class DownstreamConnection:
     _place: cython.longlong
     _between: cython.double
     _idle_timeout: cython.double
+    _window_at: cython.double
+    _window_taken: cython.longlong
 
     def __init__(self, core: Core, listener: int, tls: bool) -> None:
         self.core = core
@@ -198,6 +200,8 @@ class DownstreamConnection:
         self._place = _NOWHERE
         self._between = 30.0
         self._idle_timeout = 75.0
+        self._window_at = -1.0
+        self._window_taken = 0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"request={self._request} answer={self._answer}"
@@ -347,6 +351,7 @@ class DownstreamConnection:
     def resume(self) -> None:
         """Read on."""
         self._held = False
+        self._window_at = -1.0  # the time in which it was not read is not the client's
         self._apply_pause()
 
     @property
@@ -562,6 +567,7 @@ class DownstreamConnection:
         self._limit = 0
         self.sent = 0
         self.taken = 0
+        self._window_at = -1.0
         self._to_head = False
         self._request_to(_HEAD_ALONE if self._body == _BODY_NONE else _HEAD_WITH_BODY)
         self._answer_to(_EXCHANGE_BEGINS)
@@ -676,11 +682,31 @@ class DownstreamConnection:
                 self._fresh = True
                 self._ahead = data[used:]
             exchange.on_body(payload, True, trailers)
+        elif self._answer != _A_BODY and self._trickles():
+            self._keep = False
+            exchange.fail(Failure("body-timeout", "slower than limits.min_rate"))
         else:
             self._arm_body(exchange.deadline)
             if payload:
                 exchange.on_body(payload, False, None)
         return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _trickles(self) -> cython.bint:
+        """Tell whether content comes so slowly that only its silences are in time."""
+        now: cython.double = self._wheel.now
+        rate: cython.double
+        if self._window_at < 0.0:
+            self._window_at = now
+            self._window_taken = self.taken
+            return False
+        if now - self._window_at < self._between:
+            return False
+        rate = (self.taken - self._window_taken) / (now - self._window_at)
+        self._window_at = now
+        self._window_taken = self.taken
+        return rate < self.core.serving.limits.min_rate
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -812,11 +838,12 @@ class DownstreamConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _reads_on(self) -> cython.bint:
-        """Tell whether the client has read anything since this was last asked."""
+    def _reads_on(self, seconds: cython.double) -> cython.bint:
+        """Tell whether the client has read enough in the seconds since this was last asked."""
         before: cython.Py_ssize_t = self._unread
+        wanted: cython.double = self.core.serving.limits.min_rate * seconds
         self._unread = self._transport.get_write_buffer_size()
-        return self._unread < before
+        return self._unread < before and (before - self._unread >= wanted or self._unread == 0)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -842,10 +869,9 @@ class DownstreamConnection:
             self._exchange_timed_out()
         elif self.closed or self._full or self._lingering >= 0:
             # What is left of the answer goes out for as long as the client reads it.
-            if self._reads_on():
-                self._arm(
-                    self._wheel.now + (LINGER_SECONDS if self._lingering >= 0 else self._between)
-                )
+            patience: cython.double = LINGER_SECONDS if self._lingering >= 0 else self._between
+            if self._reads_on(patience):
+                self._arm(self._wheel.now + patience)
             else:
                 self._abort()
         elif self._ahead:
@@ -862,7 +888,7 @@ class DownstreamConnection:
         if self._wheel.now >= exchange.deadline:
             exchange.on_total_timeout()
         elif self._full:
-            if self._reads_on():
+            if self._reads_on(self._between):
                 self._arm_body(exchange.deadline)
             else:
                 exchange.fail(Failure("client-slow"))

@@ -631,6 +631,8 @@ class Exchange:
     _failure: Failure | None
     _counted_as: cython.int
     _deaf: cython.bint
+    #: Whether content is awaited before the request goes on.
+    _awaits: cython.bint
     _body_ended: cython.bint
     _entered: cython.bint
     _recorded: cython.bint
@@ -704,6 +706,7 @@ class Exchange:
         self._failure = None
         self._counted_as = -1
         self._deaf = False
+        self._awaits = False
         self._body_ended = self._framing == _BODY_NONE
         self._entered = False
         self._recorded = False
@@ -735,15 +738,50 @@ class Exchange:
                 return
             if not self._guard():
                 return
-            self._assign()
-            if self._view.shelf is not None and not self._only and self._recall():
+            if (
+                self._framing != _BODY_NONE
+                and self.serving.limits.await_body > 0
+                and not self.head.expect_continue
+            ):
+                self._awaits = True
                 return
-            if self._select():
-                self._forward()
+            self._go_on()
         except Failure as failure:
             self._give_up(failure)
         except WireError as error:
             self.fail(Failure("bad-request", str(error), status=error.status, cause=error))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _go_on(self) -> cython.bint:
+        """Phases 5 to 8."""
+        self._assign()
+        if self._view.shelf is not None and not self._only and self._recall():
+            return True
+        if self._select():
+            self._forward()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _await(self, framed: bytes, ended: cython.bint) -> cython.bint:
+        """Keep content until it is whole, or enough that its client is no slow one: until then it
+        takes no place in the service's in-flight limit and no connection of a backend's.
+        """
+        if framed:
+            self._pending.append(framed)
+            self._pending_size += len(framed)
+            if len(self._pending) > 64:  # an object for each octet would be fifty times as much
+                self._pending = [b"".join(self._pending)]
+        if not ended and self._pending_size < self.serving.limits.await_body:
+            return True
+        self._awaits = False
+        self._turn = self.core.clock()
+        try:
+            self._go_on()
+        except Failure as failure:
+            self._give_up(failure)
+        return True
 
     def on_recalled(self) -> None:
         """Go on where another request's answer was waited for: serve it, or forward."""
@@ -1252,12 +1290,15 @@ class Exchange:
     @cython.exceptval(check=True)
     def _forward(self) -> cython.bint:
         """Phase 8: the head that goes upstream, and the attempt's begin."""
+        framed: bytes
         attempt = self._attempt
         assert attempt is not None
         self._request = self._render(attempt)
         self.repeatable = self._framing == _BODY_NONE and self._method in _IDEMPOTENT
         if self._framing != _BODY_NONE and self._view.replay > 0:
             self._replay = []
+            for framed in self._pending:
+                self._keep_for_replay(framed)
         self._forwarded_at = self._turn  # this turn of the loop
         attempt.begin()
         return True
@@ -1451,14 +1492,15 @@ class Exchange:
         if self._report is not None:
             self._take_report(payload, ended)
             return
-        if attempt is None or self._deaf:
+        if (attempt is None and not self._awaits) or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
-            framed = encode_chunk(payload) if payload else b""
-            if ended:
-                framed += encode_last_chunk(trailers)
+            framed = _chunked(payload, ended, trailers)
         if ended:
             self._body_ended = True
+        if attempt is None:
+            self._await(framed, ended)
+            return
         if self._replay is not None:
             self._keep_for_replay(framed)
         if attempt.connection is None:
@@ -2395,6 +2437,12 @@ class Exchange:
         if self._counted_as >= 0:
             return self._counted_as
         return (2 if self._candidate else 0) + (1 if self._green else 0)
+
+
+def _chunked(payload: bytes, ended: bool, trailers: Head | None) -> bytes:
+    """Return content as the next chunk, and the last one where it has ended."""
+    framed: bytes = encode_chunk(payload) if payload else b""
+    return framed + encode_last_chunk(trailers) if ended else framed
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

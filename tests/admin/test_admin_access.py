@@ -110,6 +110,26 @@ async def test_other_methods_are_405_and_other_paths_404(world: World) -> None:
                 assert answer.status == 404
 
 
+async def test_nothing_here_is_of_use_to_another_origin(world: World) -> None:
+    """No cookie, no CORS, nothing to embed; a form's content type is refused, token or not."""
+    origin = {"Origin": "https://evil.example"}
+    preflight = {**origin, "Access-Control-Request-Method": "PUT"}
+    async with client(world) as api:
+        for call in (each for each in CALLS if each.method == "GET" and "events" not in each.path):
+            async with api.get(path_of(call), headers=origin) as answer:
+                assert not [name for name in answer.headers if name.startswith("Access-Control")]
+                assert "Set-Cookie" not in answer.headers
+                assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+                assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        async with api.options("/v1/traffic", headers=preflight) as answer:
+            assert answer.status == 405
+            assert not [name for name in answer.headers if name.startswith("Access-Control")]
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+            body = b'{"candidate": 1}'
+            async with api.put("/v1/traffic", data=body, headers={"Content-Type": kind}) as answer:
+                assert answer.status == 415
+
+
 def test_no_secret_is_in_a_repr() -> None:
     assert VIEWER not in repr(TOKENS)
     assert TOKENS[0].digest.hex() not in repr(TOKENS)

@@ -66,7 +66,9 @@ class Chaos:
         self.rig.serve(
             topology(
                 services=[service(timeouts=TIMEOUTS, max_in_flight=4)],
-                limits=Limits(header_timeout=2.0, idle_timeout=4.0, head=512),
+                limits=Limits(
+                    min_rate=0, await_body=0, header_timeout=2.0, idle_timeout=4.0, head=512
+                ),
                 assets=("/assets/*",),
                 number=2,
             )

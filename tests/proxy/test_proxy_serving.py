@@ -72,7 +72,7 @@ def test_the_router_is_kept_while_its_routes_are() -> None:
     assert moved.router is first.router
     for change in (
         topology(number=3, routes=[Route(path="/x", service="web")]),
-        topology(number=4, limits=Limits(body=5)),
+        topology(number=4, limits=Limits(await_body=0, body=5)),
         topology(number=5, services=[service(timeouts=Timeouts(total=1.0))]),
         topology(number=6, services=[service("other", 2), service()]),
     ):
@@ -127,7 +127,7 @@ def test_what_a_route_overrides() -> None:
                     Route(path="/page/x", service="web", security="page", strip=True),
                 ],
                 profiles=[profile],
-                limits=Limits(body=100),
+                limits=Limits(await_body=0, body=100),
             ),
             traffic(),
         )

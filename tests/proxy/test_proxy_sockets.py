@@ -111,7 +111,8 @@ class Gateway:
 def _at(port: int, **more: Any) -> Topology:
     values: dict[str, Any] = {"host": "127.0.0.1", "port": port, **more}
     return topology(
-        pools=[pool("web", "blue", endpoint(0, **values))], limits=Limits(body=128 * MIB)
+        pools=[pool("web", "blue", endpoint(0, **values))],
+        limits=Limits(await_body=0, body=128 * MIB),
     )
 
 

@@ -460,7 +460,7 @@ def test_the_gateways_own_refusals_are_left_out(rig: Rig, what: str) -> None:
     elif what == "overload":
         split(rig, max_in_flight=0)
     elif what == "body-too-large":
-        split(rig, what=topology(number=2, limits=Limits(body=4)))
+        split(rig, what=topology(number=2, limits=Limits(await_body=0, body=4)))
     if what == "body-too-large":
         rig.client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhal")
     elif what == "bad":

@@ -17,7 +17,7 @@ def timed(rig: Rig) -> Rig:
     rig.serve(
         topology(
             services=[service(timeouts=TIMEOUTS)],
-            limits=Limits(header_timeout=4.0, idle_timeout=8.0),
+            limits=Limits(min_rate=0, await_body=0, header_timeout=4.0, idle_timeout=8.0),
         )
     )
     return rig

@@ -148,7 +148,8 @@ def topology(  # a test names what it needs, the rest is usual
             )
         ),
         routes=pack_routes(list(routes or (Route(path="/", service="web"),))),
-        limits=limits or Limits(),
+        # Conversations whose bodies stream and may take their time, unless a test says otherwise.
+        limits=limits or Limits(min_rate=0, await_body=0),
         cohort=cohort or Cohort(),
         profiles=tuple(profiles),
         on_control_lost=OnControlLost(),

@@ -9,6 +9,8 @@ from pydantic import Field
 from gateway.config.schema.limits import RateLimits
 from gateway.config.schema.types import (
     AdminAddress,
+    AwaitedSize,
+    Count,
     FilePath,
     HeadSize,
     Host,
@@ -143,6 +145,16 @@ class Limits(Section):
     connections: Positive = key(10_000, description="Open connections of the whole machine.")
     header_timeout: Timeout = key("10s", description="Time for a request's head to arrive.")
     idle_timeout: Timeout = key("75s", description="Silence on a kept-alive connection.")
+    min_rate: Count = key(
+        240,
+        description="Octets a second that a client at least sends of a body and reads of an "
+        "answer, over timeouts.between_bytes; 0: any.",
+    )
+    await_body: AwaitedSize = key(
+        "16KiB",
+        description="A request's body is awaited up to here before a backend is asked, so that "
+        "slow ones take none of its places; 0B: it streams from the first octet.",
+    )
     rate: RateLimits | None = key(
         None, description="Requests that a client may make on all routes together: one or a list."
     )

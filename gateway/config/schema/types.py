@@ -297,6 +297,8 @@ Timeout = Annotated[float, PlainValidator(_from(0.1, parse_duration)), _DURATION
 Size = Annotated[int, PlainValidator(parse_size), _SIZE]
 #: Octets of a request's head: one buffer holds it whole.
 HeadSize = Annotated[int, PlainValidator(_size_from(1024, 1024**2)), _SIZE]
+#: Octets that each connection may hold in the gateway's memory.
+AwaitedSize = Annotated[int, PlainValidator(_size_from(0, 1024**2)), _SIZE]
 #: Octets of a store: less holds next to nothing, more is no memory's that is mapped.
 StoreSize = Annotated[int, PlainValidator(_size_from(1024**2, 1024**4)), _SIZE]
 RequestRate = Annotated[
