@@ -248,6 +248,8 @@ def _regression(
         f"evidence {account.rounded(evidence.evidence):g} of "
         f"{account.rounded(judgement.bound(name)):g}, {judged} of {requests} requests compared"
     )
+    if judgement.known.dropped:
+        text += f"; {judgement.known.dropped} failures were beyond what is remembered"
     speaks = True
     if run.step < 0:
         speaks, text = False, "nobody is exposed yet"
