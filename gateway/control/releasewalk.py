@@ -54,6 +54,8 @@ class Walk:
         self._back: tuple[str, float] | None = None
         self._told: tuple[Any, ...] | None = None
         self._undecided: list[Decision] = []
+        #: The release of which all that was seen is stored for good.
+        self._done = ""
 
     async def walk(self) -> None:
         """Go on for ever."""
@@ -267,7 +269,7 @@ class Walk:
         judgement = self._releases.judgement
         if run is None or judgement is None or judgement.known.release != run.id:
             return
-        if run.over and not self._undecided:
+        if run.over and run.id == self._done and not self._undecided:
             return
         progress = Progress(
             release=run.id,
@@ -280,6 +282,8 @@ class Walk:
         self._undecided, self._releases.anew = [], False
         try:
             await self._switch.parts.store.keep_progress(progress)
+            if run.over:
+                self._done = run.id
         except StoreError as error:
             log.warning("what was seen of a release is not stored: %s", error)
             if not self._releases.anew:  # else all of these are void meanwhile

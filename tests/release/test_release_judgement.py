@@ -429,10 +429,27 @@ def test_an_outlook_tells_when_and_that_it_never_will() -> None:
     said = outlook.outlook(run, found, shut, 0.0)
     assert (said.pass_in, said.fail_in) == (None, None)
     for second in range(10):
-        found.count(counted(2), float(second))
-    found.known.seen.held = 10.0
+        found.count(counted(2, keys=(second,)), float(second))
+    found.known.seen.held = found.known.seen.waited = 10.0
     shut = account.gate(run, found, [], 10.0)
     assert outlook.outlook(run, found, shut, 10.0).pass_in == pytest.approx(50.0)
+    # Where the step is over before, that is what is told.
+    found.known.seen.waited = run.plan.max_hold - 20.0
+    said = outlook.outlook(run, found, shut, 10.0)
+    assert said.pass_in is None
+    assert "in 20 s it is inconclusive, and held" in said.text
+    held = msgspec.structs.replace(run, state="held")
+    assert outlook.outlook(held, found, shut, 10.0).pass_in is None
+
+
+def test_an_outlook_waits_for_clients_too() -> None:
+    found, run = judged(), release()
+    for second in range(40):
+        found.count(counted(5, keys=(second % 2,)), float(second))
+    found.known.seen.held = found.known.seen.waited = 40.0
+    shut = account.gate(run, found, [], 40.0)
+    # 200 requests are enough; of five clients two have come in 40 s.
+    assert outlook.outlook(run, found, shut, 40.0).pass_in == pytest.approx(60.0)
 
 
 # --- what is stored -------------------------------------------------------------------------------
