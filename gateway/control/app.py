@@ -40,7 +40,7 @@ from gateway.control.operations import Operations
 from gateway.control.platform import PlatformWatch
 from gateway.control.releasecalls import ReleaseCalls
 from gateway.control.releasefacts import ReleaseFacts
-from gateway.control.releases import Releases
+from gateway.control.releases import GATEWAY, Releases
 from gateway.control.releasewalk import Walk
 from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
@@ -101,6 +101,7 @@ class Control:
         self.release_calls: ReleaseCalls
         self._facts: ReleaseFacts
         self._walk: Walk
+        self._taken_up_from: State | None = None
         self._server: Server | None = None
         self._handover: handover.Server | None = None
 
@@ -121,6 +122,8 @@ class Control:
         await self._serve_admin()
         self._serve_handover()
         board.set_control_state(layout.STATE_READY)
+        self.switchboard.tell_taken_up(self._taken_up_from, Caller(actor=GATEWAY, address=""))
+        self._taken_up_from = None
         log.info("control serves snapshot %d", hub.number)
 
     async def _join(self) -> None:
@@ -174,6 +177,7 @@ class Control:
             fresh=fresh,
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
+        self._taken_up_from = first.kept
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(
             board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic

@@ -381,29 +381,40 @@ class Switchboard:
                     )
 
     def _tell_release(self, run: Release, before: Release | None, caller: Caller) -> None:
-        told: dict[str, object] = {
-            "id": run.id,
-            "version": run.version,
-            "state": run.state,
-            "step": run.step + 1,
-            "steps": len(run.plan.steps),
-            "weight": run.weight / 100,
-            "services": run.names,
-            "trigger": run.trigger,
-            "because": run.because,
-            "actor": caller.actor,
-        }
-        self.parts.events.publish("release", **told)
-        former = before.state if before is not None and before.id == run.id else None
-        if run.state == former or run.state not in {"held", "rolling_back", "aborted"}:
+        self.parts.events.publish("release", **_shown(run, caller))
+        former = before if before is not None and before.id == run.id else None
+        if former is not None and _reason(run) == _reason(former):
             return
-        if former == "rolling_back":
+        if run.state not in {"held", "rolling_back", "aborted"}:
+            return
+        if former is not None and former.state == "rolling_back":
             return  # told when it began
+        self.alert(run, caller)
+
+    def tell_taken_up(self, before: State | None, caller: Caller) -> None:
+        """Tell where this process has made something else of a release than what was stored."""
+        run, former = self.state.run, before.run if before is not None else None
+        if run is not None and former is not None and _reason(run) != _reason(former):
+            self._tell_release(run, former, caller)
+
+    def alert(
+        self, run: Release, caller: Caller, *, because: str | None = None, hint: str | None = None
+    ) -> None:
+        """Tell that somebody should know of a release; ``because`` and ``hint``: not as it says."""
         # Held is the one that waits for somebody; what went back by itself is well again.
-        severity = "critical" if run.state == "held" else "warning"
-        say = log.critical if run.state == "held" else log.warning
-        say("release %s is %s: %s", run.id, run.state.replace("_", " "), run.because)
-        self.parts.events.publish("alert", severity=severity, about="release", **told)
+        critical = run.state == "held" or because is not None
+        told = _shown(run, caller)
+        if because is not None:
+            told["because"] = because
+        say = log.critical if critical else log.warning
+        say("release %s is %s: %s", run.id, run.state.replace("_", " "), told["because"])
+        self.parts.events.publish(
+            "alert",
+            severity="critical" if critical else "warning",
+            about="release",
+            hint=hint or _hint(run),
+            **told,
+        )
 
     async def keep_above(self, revision: int) -> None:
         """Number above what a worker serves: an earlier control got further than was stored."""
@@ -414,6 +425,45 @@ class Switchboard:
             self.parts.hub.send(traffic=state.traffic())
             self.state = state
         await self.store_soon()
+
+
+def _shown(run: Release, caller: Caller) -> dict[str, object]:
+    """Return what events say of a release."""
+    return {
+        "id": run.id,
+        "version": run.version,
+        "state": run.state,
+        "step": run.step + 1,
+        "steps": len(run.plan.steps),
+        "weight": run.weight / 100,
+        "services": run.names,
+        "trigger": run.trigger,
+        "because": run.because,
+        "actor": caller.actor,
+    }
+
+
+def _reason(run: Release) -> tuple[object, ...]:
+    """Return what an alert about a release is told of once: held for another reason is news."""
+    if run.state != "held":
+        return (run.state,)
+    return run.state, run.trigger, run.because, run.wants_back
+
+
+def _hint(run: Release) -> str:
+    """Return what a person can do about it; empty: nothing is to be done."""
+    if run.state != "held":
+        return ""
+    if run.wants_back:
+        return "it goes back as soon as stable can serve; rollback --force insists"
+    return _HINTS.get(run.trigger, "find out why; then resume, promote or abort it")
+
+
+_HINTS = {
+    "configuration": "put the service back into the file and restart control, or abort it",
+    "lease": "resume goes on with a full lease; abort takes it back",
+    "inconclusive": "promote takes it on as it is, resume waits again; or abort it",
+}
 
 
 def _told(state: State, names: list[str]) -> bytes:
