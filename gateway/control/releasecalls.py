@@ -166,6 +166,7 @@ class ReleaseCalls:
             if step is None:
                 return Outcome(state)
             if not force:
+                self._check_not_forced()
                 services = [each for each in state.services if run.part(each.name) is not None]
                 desk.check_able(services, facts)
             if step > run.plan.last and all(
@@ -311,6 +312,15 @@ class ReleaseCalls:
             self._releases.succeeded(run)
         elif run.running:
             self._releases.judged(run).known.lease = run.plan.lease
+
+    def _check_not_forced(self) -> None:
+        """Refuse to go on while nobody is on the candidate, whatever the weights say."""
+        if any(worker.forced_stable for worker in self._switch.parts.board.workers()):
+            raise Refused(
+                "forced-stable",
+                "`rollback --local` or on_control_lost has everybody on stable: nothing is judged",
+                hint="gateway rollback --local --undo",
+            )
 
     def _wall(self) -> float:
         return self._switch.parts.wall()

@@ -134,7 +134,7 @@ def _check_generations(state: State, services: list[ServiceState], ask: Ask) -> 
                 f"{service.candidate} of {name} is generation {found}, expected {wanted}",
                 status=412,
                 field=f"pools.{name}",
-                hint="another pipeline has replaced it: put the build there again",
+                hint="`gateway status` shows generations; a build put there since has its own",
             )
 
 
