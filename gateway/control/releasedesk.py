@@ -313,14 +313,14 @@ def roll_back(
     return Outcome(done, tuple(each.name for each in going), tuple(refused))
 
 
-def held_for(state: State, why: Why, besides: str) -> Outcome:
+def held_for(state: State, why: Why, besides: str, now: float) -> Outcome:
     """Give a held release another reason; beside its own where it is to go back for that one."""
     run = _running(state)
     if run.wants_back:
         own = run.because.partition(besides)[0]
-        run = replace(run, because=f"{own}{besides}{why.because}")
+        run = replace(run, moved=now, because=f"{own}{besides}{why.because}")
     else:
-        run = replace(run, because=why.because, trigger=why.trigger)
+        run = replace(run, moved=now, because=why.because, trigger=why.trigger)
     return Outcome(replace(state, run=run))
 
 

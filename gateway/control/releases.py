@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from gateway.config.snapshot import BUCKETS
 from gateway.control import releasedesk
 from gateway.control.desk import Outcome, Refused, unavailable
 from gateway.control.releasedesk import Why
+from gateway.control.releasenews import Told, worth_telling
 from gateway.control.store import StoreError
 from gateway.control.switchboard import Caller
 from gateway.release import account
@@ -47,25 +48,9 @@ TICK: Final = 0.25
 MOST_AT_ONCE: Final = 1.0
 #: Seconds after a move that failed (a full disk) before it is tried again.
 AGAIN: Final = 5.0
-#: Seconds after which what was told of a release that is held, and is over, is told again.
-FORGOTTEN: Final = 60.0
 GATEWAY: Final = "gateway"
 FORWARD_ONLY: Final = "not rolled back: it is forward only"
 BESIDES: Final = "; besides, "
-
-
-class News(NamedTuple):
-    """What has come up while a release is held: a finding, or evidence of no one service."""
-
-    trigger: str
-    service: str
-    text: str
-    numbers: dict[str, Any]
-
-    @property
-    def of(self) -> tuple[str, str]:
-        """What is told once."""
-        return self.trigger, self.service
 
 
 class Releases:
@@ -92,8 +77,7 @@ class Releases:
         self.anew = False
         #: Rows of the ledger that no move comes with; they are stored with what was seen.
         self.notes: list[Decision] = []
-        #: What the hold in force has told of, and when that was seen last; None: nothing is held.
-        self._told: dict[tuple[str, str], float] | None = None
+        self._told = Told()
 
     # --- the start --------------------------------------------------------------------------------
 
@@ -232,7 +216,7 @@ class Releases:
             still = judgement.rules.conditions(now, facts)
             judgement.known.seen_to = [each for each in judgement.known.seen_to if each in still]
         if run.state != "held":
-            self._told = None
+            self._told.clear()
         if self._going_back:
             return
         why, numbers = self._against(run, judgement)
@@ -359,31 +343,12 @@ class Releases:
 
     def _tell_held(self, run: Release, judgement: Judgement, now: float) -> None:
         """Tell what else has come up since it is held: once each, not at every look."""
-        up = {each.of: each for each in self._worth_telling(run, judgement)}
-        if self._told is None:
-            said = [key for key in up if key[0] == run.trigger and key[1] in run.because]
-            self._told = dict.fromkeys(said, now)
-        self._told |= {key: now for key in up if key in self._told}
-        self._told = {key: at for key, at in self._told.items() if now - at < FORGOTTEN}
-        fresh = [each for key, each in up.items() if key not in self._told]
+        up = worth_telling(run, judgement, self.findings)
+        fresh = self._told.fresh(run, up, now)
         if fresh:
-            why = Why(
-                because="; ".join(each.text for each in up.values()), trigger=fresh[0].trigger
-            )
+            because = "; ".join(each.text for each in up)
+            why = Why(because=because, trigger=fresh[0].trigger)
             self._hold(run, why, {"finding": fresh[0].numbers}, [each.of for each in fresh])
-
-    def _worth_telling(self, run: Release, judgement: Judgement) -> list[News]:
-        """Return what somebody must come for though it is held already."""
-        seen_to, back = self._seen_to(), run.plan.forward_only and run.weight > 0
-        found = []
-        for each in self.findings:
-            told = each.critical or (back and each.what == "roll_back")
-            if told and (each.trigger, each.service) not in seen_to:
-                found.append(News(each.trigger, each.service, each.text, dict(each.numbers)))
-        if back and (over := judgement.over()):
-            text = "; ".join(account.in_words(run, judgement, name) for name in over)
-            found.append(News("regression", "", text, {}))
-        return found
 
     def _seen_to(self) -> set[tuple[str, str]]:
         judgement = self.judgement
@@ -407,9 +372,9 @@ class Releases:
             current = state.running
             if current is None or current.id != run.id or (current.state == "held") != bool(news):
                 return Outcome(state)
-            if news:
-                return releasedesk.held_for(state, why, BESIDES)
             now = self._switch.parts.wall()
+            if news:
+                return releasedesk.held_for(state, why, BESIDES, now)
             return releasedesk.plainly(state, "hold", now, self._switch.parts.fresh, **why.changes)
 
         try:
@@ -419,8 +384,7 @@ class Releases:
                 decide,
                 self.ledger("held", why.because, numbers),
             )
-            if self._told is not None:
-                self._told |= dict.fromkeys(news, self._switch.parts.clock())
+            self._told.tell(news, self._switch.parts.clock())
         except (StoreError, Refused) as error:
             log.error("release %s is to be held: %s", run.id, error)  # noqa: TRY400  it says all
             self._hold_not_before = self._switch.parts.clock() + AGAIN

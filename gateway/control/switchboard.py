@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.config.snapshot import COLORS
-from gateway.control import merge
+from gateway.control import merge, releasenews
 from gateway.control.desk import Refused
 from gateway.control.store import AuditEntry, StoreError
 from gateway.control.targets import targets
@@ -381,9 +381,9 @@ class Switchboard:
                     )
 
     def _tell_release(self, run: Release, before: Release | None, caller: Caller) -> None:
-        self.parts.events.publish("release", **_shown(run, caller))
+        self.parts.events.publish("release", **releasenews.shown(run, caller.actor))
         former = before if before is not None and before.id == run.id else None
-        if former is not None and _reason(run) == _reason(former):
+        if former is not None and releasenews.reason(run) == releasenews.reason(former):
             return
         if run.state not in {"held", "rolling_back", "aborted"}:
             return
@@ -394,7 +394,11 @@ class Switchboard:
     def tell_taken_up(self, before: State | None, caller: Caller) -> None:
         """Tell where this process has made something else of a release than what was stored."""
         run, former = self.state.run, before.run if before is not None else None
-        if run is not None and former is not None and _reason(run) != _reason(former):
+        if (
+            run is not None
+            and former is not None
+            and releasenews.reason(run) != releasenews.reason(former)
+        ):
             self._tell_release(run, former, caller)
 
     def alert(
@@ -403,7 +407,7 @@ class Switchboard:
         """Tell that somebody should know of a release; ``because`` and ``hint``: not as it says."""
         # Held is the one that waits for somebody; what went back by itself is well again.
         critical = run.state == "held" or because is not None
-        told = _shown(run, caller)
+        told = releasenews.shown(run, caller.actor)
         if because is not None:
             told["because"] = because
         say = log.critical if critical else log.warning
@@ -412,7 +416,7 @@ class Switchboard:
             "alert",
             severity="critical" if critical else "warning",
             about="release",
-            hint=hint or _hint(run),
+            hint=hint or releasenews.hint(run),
             **told,
         )
 
@@ -425,45 +429,6 @@ class Switchboard:
             self.parts.hub.send(traffic=state.traffic())
             self.state = state
         await self.store_soon()
-
-
-def _shown(run: Release, caller: Caller) -> dict[str, object]:
-    """Return what events say of a release."""
-    return {
-        "id": run.id,
-        "version": run.version,
-        "state": run.state,
-        "step": run.step + 1,
-        "steps": len(run.plan.steps),
-        "weight": run.weight / 100,
-        "services": run.names,
-        "trigger": run.trigger,
-        "because": run.because,
-        "actor": caller.actor,
-    }
-
-
-def _reason(run: Release) -> tuple[object, ...]:
-    """Return what an alert about a release is told of once: held for another reason is news."""
-    if run.state != "held":
-        return (run.state,)
-    return run.state, run.trigger, run.because, run.wants_back
-
-
-def _hint(run: Release) -> str:
-    """Return what a person can do about it; empty: nothing is to be done."""
-    if run.state != "held":
-        return ""
-    if run.wants_back:
-        return "it goes back as soon as stable can serve; rollback --force insists"
-    return _HINTS.get(run.trigger, "find out why; then resume, promote or abort it")
-
-
-_HINTS = {
-    "configuration": "put the service back into the file and restart control, or abort it",
-    "lease": "resume goes on with a full lease; abort takes it back",
-    "inconclusive": "promote takes it on as it is, resume waits again; or abort it",
-}
 
 
 def _told(state: State, names: list[str]) -> bytes:

@@ -71,6 +71,13 @@ async def test_stable_that_dies_while_a_release_is_held_is_told_once(tmp_path: P
         assert len(alerts(stage)) == before + 2
         assert "events: stable cannot serve" in stage.run.because
         assert "ivor: stable cannot serve" in stage.run.because
+        # So is the same, once it was over for a while.
+        stage.recovers()
+        await stage.world.until_up("blue")
+        await stage.passes(65.0, step=5.0)
+        await stage.lost("blue", "ivor")
+        await stage.passes(5.0)
+        assert len(alerts(stage)) == before + 3
 
 
 async def test_a_hold_for_a_dead_stable_is_told_once_and_not_again_by_the_next_control(
