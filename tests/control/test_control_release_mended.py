@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.control.desk import Refused
-from tests.control.stage import PERSON, Stage, alerts, staged
+from tests.control.stage import PERSON, Stage, alerts, client, post, staged
 
 replace = msgspec.structs.replace
 
@@ -192,6 +192,29 @@ async def test_verbs_on_a_release_before_the_last_say_how_it_ended(tmp_path: Pat
         with pytest.raises(Refused, match="finalized"):
             await calls.abort(PERSON, second.id)
         assert stage.run == running
+
+
+async def test_the_api_shows_the_release_that_was_asked_for(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage, client(stage.world) as api:
+        first = await stage.begins()
+        await stage.control.release_calls.abort(PERSON, first.id)
+        await stage.until(lambda: stage.run.over)
+        second = await stage.begins(force=True)
+        status, body = await post(api, f"/v1/releases/{first.id}/abort")
+        assert (status, body["id"], body["state"], body["changed"]) == (
+            200,
+            first.id,
+            "aborted",
+            False,
+        )
+        status, body = await post(api, f"/v1/releases/{first.id}/finalize")
+        assert (status, body["type"], body["release"]) == (
+            409,
+            "urn:gateway:release-over",
+            first.id,
+        )
+        assert stage.run.id == second.id
+        assert stage.run.running
 
 
 # --- the way back ---------------------------------------------------------------------------------
