@@ -9,7 +9,6 @@ from pydantic import Field, JsonValue, StringConstraints, model_validator
 from gateway.admin.models import (
     Answer,
     Color,
-    Duration,
     EndpointEvidence,
     Health,
     Percent,
@@ -32,6 +31,12 @@ Hold = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9]{1,6}(ms|s|m|h|d)$"),
     Field(examples=["5m", "30s", "2h"]),
+]
+#: A second at least: no pipeline renews more often.
+Lease = Annotated[
+    str,
+    StringConstraints(pattern=r"^([1-9][0-9]{3,5}ms|[1-9][0-9]{0,2}s|[1-9][0-9]?m)$"),
+    Field(examples=["30s", "2m"]),
 ]
 
 # --- requests -----------------------------------------------------------------------------------
@@ -61,9 +66,7 @@ class ReleaseStart(Request):
         default=None, description="the candidate's generation by service; 412 where it is another"
     )
     steps: list[ReleaseStep] | None = Field(default=None, min_length=1, max_length=100)
-    lease: Duration | None = Field(
-        default=None, description="how often the release must be renewed"
-    )
+    lease: Lease | None = Field(default=None, description="how often the release must be renewed")
     on_lease_lost: Literal["rollback", "hold"] | None = None
     finalize: Literal["auto", "manual"] | None = None
     forward_only: bool | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 import orjson
 
 from gateway.admin import release_models as models
 from gateway.observe.exposition import ReleaseView
 from gateway.release import account
+from gateway.release.judgement import Judgement, Known
 from gateway.release.machine import RUNNING
 from gateway.release.outlook import outlook
 from gateway.release.record import WHOLE
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
     from gateway.control.releasefacts import ReleaseFacts
     from gateway.control.releases import Releases
     from gateway.release.account import Gate
-    from gateway.release.facts import Speaks
-    from gateway.release.judgement import Figures, Judgement, Sides
+    from gateway.release.facts import Finding, Speaks
+    from gateway.release.judgement import Figures, Sides
     from gateway.release.record import Decision, Part, Release
 
 _RESTING = frozenset({"paused", "held"})
@@ -42,11 +44,25 @@ class ReleasePictures:
         self._shown = shown
         self._clock = clock
 
-    def status(self, run: Release) -> models.ReleaseStatus:
-        """Return everything that is known of a release now."""
+    async def kept(self, run: Release) -> Judgement | None:
+        """Return what was seen of a release that is judged no more. Raises StoreError."""
+        if self._judgement(run) is not None:
+            return None
+        found = await self._shown.switchboard.parts.store.progress(run.id)
+        if found is None:
+            return None
+        try:
+            return Judgement(run, msgspec.msgpack.decode(found[0], type=Known))
+        except msgspec.DecodeError:
+            return None  # another version's
+
+    def _judgement(self, run: Release) -> Judgement | None:
         judgement = self._releases.judgement
-        if judgement is not None and judgement.known.release != run.id:
-            judgement = None
+        return judgement if judgement is not None and judgement.known.release == run.id else None
+
+    def status(self, run: Release, kept: Judgement | None = None) -> models.ReleaseStatus:
+        """Return everything that is known of a release now; ``kept``: what was seen of it."""
+        judgement = self._judgement(run) or kept
         gate = self._releases.gate(run) if judgement is not None else None
         now = self._clock()
         scopes = [] if judgement is None else self._scopes(run, judgement, gate, now)
@@ -94,7 +110,14 @@ class ReleasePictures:
         speaks = judgement.rules.speaks(now)
         enough = gate.enough if gate is not None else False
         return [
-            _scope(run, judgement, name, [s for s in speaks if s.service == name], enough, now)
+            _scope(
+                run,
+                judgement,
+                name,
+                [_rule(said, self._releases.findings) for said in speaks if said.service == name],
+                enough,
+                now,
+            )
             for name in judgement.known.scopes
         ]
 
@@ -207,7 +230,7 @@ def _scope(
     run: Release,
     judgement: Judgement,
     name: str,
-    speaks: list[Speaks],
+    rules: list[models.TestStatus],
     enough: bool,
     now: float,
 ) -> models.ScopeStatus:
@@ -226,7 +249,7 @@ def _scope(
         verdict=said,
         tests=[
             _regression(run, judgement, name, said),
-            *(_rule(each) for each in speaks if run.running),
+            *(rules if run.running else ()),
         ],
         cold=part.cold if part is not None else False,
         thresholds_ms={
@@ -248,6 +271,8 @@ def _regression(
         f"evidence {account.rounded(evidence.evidence):g} of "
         f"{account.rounded(judgement.bound(name)):g}, {judged} of {requests} requests compared"
     )
+    if judgement.known.dropped:
+        text += f"; {judgement.known.dropped} failures were beyond what is remembered"
     speaks = True
     if run.step < 0:
         speaks, text = False, "nobody is exposed yet"
@@ -258,7 +283,12 @@ def _regression(
     return models.TestStatus(name="regression", speaks=speaks, verdict=said, text=text)
 
 
-def _rule(said: Speaks) -> models.TestStatus:
+def _rule(said: Speaks, findings: list[Finding]) -> models.TestStatus:
+    """Say what a rule says: it is up, it is not, or it cannot speak at this traffic."""
+    up = [each for each in findings if (each.trigger, each.service) == (said.trigger, said.service)]
+    if up:
+        text = "; ".join(each.text for each in up)
+        return models.TestStatus(name=said.trigger, speaks=True, verdict="fail", text=text)
     return models.TestStatus(
         name=said.trigger,
         speaks=said.can,

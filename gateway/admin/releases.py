@@ -59,7 +59,8 @@ class ReleaseApi(Handlers):
         """``GET /v1/releases/{id}``."""
         with self._refusals():
             run = await self._calls.one(inbound.path["id"])
-        return self._answer(self._releases.status(run))
+            kept = await self._releases.kept(run)
+        return self._answer(self._releases.status(run, kept))
 
     async def decisions(self, inbound: Inbound) -> web.Response:
         """``GET /v1/releases/{id}/decisions``."""

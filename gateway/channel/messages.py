@@ -133,8 +133,10 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     timed: int
     slow: int
     #: Those that the two sides are compared by: they have a key, it had not failed before (to this
-    #: worker's knowledge), the assigned side was asked, and no cache might have answered.
+    #: worker's knowledge), the assigned side was asked, and no cache might have answered; of these
+    #: the ones that failed now, so that a row is whole in itself.
     judged: int
+    spoiled: int = 0
     #: Hashed cohort keys of the candidate that this worker has not told before at this weight.
     keys: tuple[int, ...] = ()
     #: Seconds to the response head: how many, by bucket of ``gateway.channel.histogram``.

@@ -165,11 +165,10 @@ def pause(link: Link, ident: str, reason: str) -> None:
 @command.command("resume")
 @_ident
 @reason_option
-@force_option("Even where the candidate cannot serve.")
 @talks_to_gateway
-def resume(link: Link, ident: str, reason: str, force: bool) -> None:
+def resume(link: Link, ident: str, reason: str) -> None:
     """Go on with a release that is paused or held."""
-    _steer(link, ident, "resume", models.ReleaseVerb(reason=reason, force=force))
+    _steer(link, ident, "resume", models.ReleaseVerb(reason=reason))
 
 
 @command.command("promote")
@@ -202,11 +201,10 @@ def abort(link: Link, ident: str, reason: str, force: bool) -> None:
 @command.command("finalize")
 @_ident
 @reason_option
-@force_option("Even before its last hold is over.")
 @talks_to_gateway
-def finalize(link: Link, ident: str, reason: str, force: bool) -> None:
+def finalize(link: Link, ident: str, reason: str) -> None:
     """Swap the roles of a release that carries 100 %: its candidate is stable from then on."""
-    _steer(link, ident, "finalize", models.ReleaseVerb(reason=reason, force=force))
+    _steer(link, ident, "finalize", models.ReleaseVerb(reason=reason))
 
 
 @command.command("renew")

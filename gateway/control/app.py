@@ -44,7 +44,7 @@ from gateway.control.operations import Operations
 from gateway.control.platform import PlatformWatch
 from gateway.control.releasecalls import ReleaseCalls
 from gateway.control.releasefacts import ReleaseFacts
-from gateway.control.releases import Releases
+from gateway.control.releases import GATEWAY, Releases
 from gateway.control.releasewalk import Walk
 from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
@@ -109,6 +109,7 @@ class Control:
         self._walk: Walk
         self._certificates: CertificateWatch
         self._admin_front: Front | None = None
+        self._taken_up_from: State | None = None
         self._server: Server | None = None
         self._handover: handover.Server | None = None
 
@@ -129,6 +130,8 @@ class Control:
         await self._serve_admin()
         self._serve_handover()
         board.set_control_state(layout.STATE_READY)
+        self.switchboard.tell_taken_up(self._taken_up_from, Caller(actor=GATEWAY, address=""))
+        self._taken_up_from = None
         log.info("control serves snapshot %d", hub.number)
 
     async def _join(self) -> None:
@@ -191,6 +194,7 @@ class Control:
             fresh=fresh,
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
+        self._taken_up_from = first.kept
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(
             board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic

@@ -146,12 +146,18 @@ def _run(run: Release | None, traffic: Traffic) -> Release | None:
     because = "it was being taken back when control ended; why, was not stored"
     if traffic.release != run.id:
         state, where = machine.after(run.state, "roll_back", run.where)
-        return replace(run, state=state, where=where, because=because, wants_back=False)
+        # Whose doing it was is not known unless it was on its way back; no build is condemned for
+        # what nobody knows.
+        if run.wants_back:
+            return replace(run, state=state, where=where, wants_back=False)
+        return replace(run, state=state, where=where, because=because, trigger="", by_hand=True)
     weights = {each.service: each.weight for each in traffic.services}
     partly = any(weights.get(part.service, 0) < run.weight for part in run.parts)
     if partly and run.state != "held":
         state, where = machine.after(run.state, "hold", run.where)
-        return replace(run, state=state, where=where, because=because, wants_back=True)
+        return replace(
+            run, state=state, where=where, because=because, wants_back=True, by_hand=True
+        )
     return run
 
 

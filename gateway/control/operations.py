@@ -443,6 +443,8 @@ def _settings_differences(old: Settings, new: Settings, common: set[str]) -> lis
         for name in new.template.__struct_fields__
         if name not in _TOLD_APART and getattr(old.template, name) != getattr(new.template, name)
     ]
+    if old.releases != new.releases or _triggers(old, common) != _triggers(new, common):
+        said.append("releases: changed, for the next one; one under way keeps its plan")
     if old.tokens != new.tokens:
         said.append("admin.tokens: changed")
     if old.admin_hosts != new.admin_hosts:
@@ -451,6 +453,10 @@ def _settings_differences(old: Settings, new: Settings, common: set[str]) -> lis
 
 
 _TOLD_APART = frozenset({"number", "services", "pools"})
+
+
+def _triggers(settings: Settings, names: set[str]) -> list[object]:
+    return [each.triggers for each in settings.services if each.name in names]
 
 
 def _probing(settings: Settings, name: str) -> HealthPolicy | None:

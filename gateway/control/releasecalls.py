@@ -7,7 +7,9 @@ Each verb finds its work done where it is: then nothing changes. ``name`` is a r
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from gateway.config.schema.releases import ServiceTriggers
 from gateway.control import desk, releasedesk
@@ -19,13 +21,18 @@ from gateway.release.machine import RUNNING, knows
 from gateway.release.record import Part
 
 if TYPE_CHECKING:
+    from gateway.control import state as states
     from gateway.control.desk import Facts
     from gateway.control.releasedesk import Ask
     from gateway.control.releases import Releases
-    from gateway.control.state import ServiceState, State
+    from gateway.control.state import ServiceState
     from gateway.control.switchboard import Caller, Switchboard, Written
-    from gateway.release.machine import Event
+    from gateway.release.machine import Event, State
     from gateway.release.record import Decision, Release
+
+
+#: The share of a lease that a renewal may leave before it is late.
+LATE: Final = 0.25
 
 
 class ReleaseCalls:
@@ -34,6 +41,8 @@ class ReleaseCalls:
     def __init__(self, switch: Switchboard, releases: Releases) -> None:
         self._switch = switch
         self._releases = releases
+        #: The release whose lease this process has seen renewed.
+        self._renewed = ""
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -68,12 +77,15 @@ class ReleaseCalls:
             now=self._switch.parts.wall(),
             fresh=self._switch.parts.fresh,
         )
-        return await self._switch.write(
+        written = await self._switch.write(
             caller,
             "release.start",
             lambda state, _: releasedesk.start(state, ask, ground),
             self._releases.ledger("started", f"started by {caller.actor}: {_named(ask)}"),
         )
+        if (run := self._switch.state.running) is not None:
+            self._releases.judged(run)
+        return written
 
     def _part(self, service: ServiceState) -> Part:
         settings = self._switch.settings
@@ -99,8 +111,9 @@ class ReleaseCalls:
 
     async def pause(self, caller: Caller, name: str) -> Written:
         """Let it rest where it is; it is judged on, and taken back where it must be."""
+        await self._check_last(name)
 
-        def decide(state: State, facts: Facts) -> Outcome:
+        def decide(state: states.State, facts: Facts) -> Outcome:
             del facts
             run = releasedesk.found(state, name)
             if run.state == "paused":
@@ -113,8 +126,9 @@ class ReleaseCalls:
 
     async def resume(self, caller: Caller, name: str) -> Written:
         """Go on where it was. What held it was looked at: its tests begin anew."""
+        await self._check_last(name)
 
-        def decide(state: State, facts: Facts) -> Outcome:
+        def decide(state: states.State, facts: Facts) -> Outcome:
             del facts
             run = releasedesk.found(state, name)
             if run.state in {"validating", "stepping", "baking"}:
@@ -143,13 +157,16 @@ class ReleaseCalls:
 
         From ``held`` at the last step that is the end: the candidate becomes stable.
         """
+        if (former := await self._former(name, "finalized")) is not None:
+            return await self._unmoved(caller, "release.promote", former)
 
-        def decide(state: State, facts: Facts) -> Outcome:
+        def decide(state: states.State, facts: Facts) -> Outcome:
             run = releasedesk.found(state, name)
             step = _target(run, to)
             if step is None:
                 return Outcome(state)
             if not force:
+                self._check_not_forced()
                 services = [each for each in state.services if run.part(each.name) is not None]
                 desk.check_able(services, facts)
             if step > run.plan.last and all(
@@ -170,6 +187,8 @@ class ReleaseCalls:
 
     async def abort(self, caller: Caller, name: str, *, force: bool = False) -> Written:
         """Take it back by hand."""
+        if (former := await self._former(name, "aborted", "rolled_back")) is not None:
+            return await self._unmoved(caller, "release.abort", former)
         run = releasedesk.found(self._switch.state, name)
         if run.plan.forward_only and run.running and run.weight > 0 and not force:
             raise Refused(
@@ -201,8 +220,10 @@ class ReleaseCalls:
 
     async def finalize(self, caller: Caller, name: str) -> Written:
         """Swap the roles now: the candidate carries everything and becomes stable."""
+        if (former := await self._former(name, "finalized")) is not None:
+            return await self._unmoved(caller, "release.finalize", former)
 
-        def decide(state: State, facts: Facts) -> Outcome:
+        def decide(state: states.State, facts: Facts) -> Outcome:
             del facts
             run = releasedesk.found(state, name)
             if run.state == "finalized":
@@ -224,7 +245,11 @@ class ReleaseCalls:
         return written
 
     async def renew(self, caller: Caller, name: str) -> Written:
-        """Give its lease the full time again. Raises Refused where it has none or is over."""
+        """Give its lease the full time again. Raises Refused where it has none or is over.
+
+        It moves nothing, so the If-Match is not looked at.
+        """
+        await self._check_last(name)
         run = releasedesk.found(self._switch.state, name)
         if not run.running:
             raise Refused(
@@ -234,9 +259,49 @@ class ReleaseCalls:
             )
         if run.plan.lease is None:
             raise Refused("no-lease", f"release {run.id} has no lease", release=run.id)
-        self._releases.judged(run).known.lease = run.plan.lease
+        known = self._releases.judged(run).known
+        self._note_renewal(caller, run, known.lease)
+        known.lease = run.plan.lease
         caller = replace(caller, revisions=None)
         return await self._switch.write(caller, "release.renew", lambda state, _: Outcome(state))
+
+    def _note_renewal(self, caller: Caller, run: Release, left: float | None) -> None:
+        """Leave a trace of a lease's first renewal and of those that came late, not of each."""
+        full = run.plan.lease
+        assert full is not None
+        late = left is not None and left < LATE * full
+        if self._renewed == run.id and not late:
+            return
+        self._renewed = run.id
+        text = f"renewed by {caller.actor}, with {max(left or 0.0, 0.0):.1f} s of {full:g} s left"
+        self._releases.notes.append(
+            self._releases.decision(run, "lease", text, {"left": left, "lease": full})
+        )
+
+    # --- releases before the last -----------------------------------------------------------------
+
+    async def _former(self, name: str, *done: State) -> Release | None:
+        """Return a release before the last one where a verb finds its work done, None for the last.
+
+        Raises Refused: 409 where it ended another way, 404 where there is none. Raises StoreError.
+        """
+        run = self._switch.state.run
+        if run is not None and name in {run.id, "current"}:
+            return None
+        former = await self.one(name)
+        if former.state not in done:
+            state = former.state.replace("_", " ")
+            raise Refused("release-over", f"release {former.id} is {state}", release=former.id)
+        return former
+
+    async def _check_last(self, name: str) -> None:
+        """Refuse a verb that no release before the last one has its work done for."""
+        await self._former(name)
+
+    async def _unmoved(self, caller: Caller, action: str, former: Release) -> Written:
+        """Answer with a release before the last one, and that nothing has changed."""
+        written = await self._switch.write(caller, action, lambda state, _: Outcome(state))
+        return replace(written, state=msgspec.structs.replace(written.state, run=former))
 
     def _went_on(self, written: Written) -> None:
         """Note that a person has gone on: the lease is full again, or the candidate stable."""
@@ -247,6 +312,15 @@ class ReleaseCalls:
             self._releases.succeeded(run)
         elif run.running:
             self._releases.judged(run).known.lease = run.plan.lease
+
+    def _check_not_forced(self) -> None:
+        """Refuse to go on while nobody is on the candidate, whatever the weights say."""
+        if any(worker.forced_stable for worker in self._switch.parts.board.workers()):
+            raise Refused(
+                "forced-stable",
+                "`rollback --local` or on_control_lost has everybody on stable: nothing is judged",
+                hint="gateway rollback --local --undo",
+            )
 
     def _wall(self) -> float:
         return self._switch.parts.wall()

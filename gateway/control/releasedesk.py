@@ -134,7 +134,7 @@ def _check_generations(state: State, services: list[ServiceState], ask: Ask) -> 
                 f"{service.candidate} of {name} is generation {found}, expected {wanted}",
                 status=412,
                 field=f"pools.{name}",
-                hint="another pipeline has replaced it: put the build there again",
+                hint="`gateway status` shows generations; a build put there since has its own",
             )
 
 
@@ -290,6 +290,9 @@ def roll_back(
     """
     run = state.run
     assert run is not None
+    if run.wants_back and run.by_hand and not why.by_hand:
+        # A part of it had to wait: it is still the person's doing, and condemns no build.
+        why = Why(because=run.because, trigger=run.trigger, by_hand=True)
     going, refused = [], []
     for service in state.services:
         if run.part(service.name) is None or service.weight == 0:
@@ -308,6 +311,17 @@ def roll_back(
         after = moved(run, "hold", now, wants_back=True, **why.changes)
     done = settled(state, replace(state.replaced(*going), run=after), fresh)
     return Outcome(done, tuple(each.name for each in going), tuple(refused))
+
+
+def held_for(state: State, why: Why, besides: str, now: float) -> Outcome:
+    """Give a held release another reason; beside its own where it is to go back for that one."""
+    run = _running(state)
+    if run.wants_back:
+        own = run.because.partition(besides)[0]
+        run = replace(run, moved=now, because=f"{own}{besides}{why.because}")
+    else:
+        run = replace(run, moved=now, because=why.because, trigger=why.trigger)
+    return Outcome(replace(state, run=run))
 
 
 def _running(state: State) -> Release:

@@ -108,8 +108,10 @@ class ReleaseFacts:
                 yield f"{endpoint.id}: not probed yet"
             elif monitor.health is not Health.UP or not passes(monitor):
                 yield f"{endpoint.id}: {_hindrance(monitor)}"
-            elif self._board.breaker(endpoint.cell) in _OPEN:
-                yield f"{endpoint.id}: its breaker is open"
+            elif not judge.can_serve(self._board.words, endpoint.cell):
+                # One that has passed enough probes since is as good as closed: its next request
+                # closes it, and while nobody is exposed none comes.
+                yield f"{endpoint.id}: its breaker is open (`gateway breakers reset` closes it)"
 
     def monitors(self, service: str, color: Color) -> list[Monitor]:
         """Return what the prober knows of a pool's endpoints."""

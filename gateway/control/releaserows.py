@@ -62,13 +62,16 @@ def save_release(db: sqlite3.Connection, release: Release) -> None:
         " state = excluded.state, trigger = excluded.trigger, document = excluded.document",
         (release.number, release.id, release.state, release.trigger, document),
     )
-    if release.state in {"rolling_back", "rolled_back"} and not release.by_hand:
+    builds = [(part.service, part.generation) for part in release.parts]
+    if release.condemns:
         db.executemany(
             "INSERT OR IGNORE INTO condemned VALUES (?, ?, ?)",
-            [(part.service, part.generation, release.id) for part in release.parts],
+            [(*build, release.id) for build in builds],
         )
+    if release.state == "finalized":
+        # It has passed everything since.
+        db.executemany("DELETE FROM condemned WHERE service = ? AND generation = ?", builds)
     if release.over:
-        db.execute("DELETE FROM progress WHERE release = ?", (release.id,))
         db.execute("DELETE FROM seen_key")
     db.execute("DELETE FROM release WHERE number <= ?", (release.number - MAX_RELEASES,))
 
@@ -142,9 +145,10 @@ def save_progress(
         return  # it was never stored
     for decision in made:
         save_decision(db, decision)
-    if row[0] in TERMINAL:
-        return  # over: nothing to go on with
+    # Also of one that is over, for whoever looks at it later; its keys are of no more use.
     db.execute("INSERT OR REPLACE INTO progress VALUES (?, ?)", (name, document))
+    if row[0] in TERMINAL:
+        return
     db.executemany(
         "INSERT OR REPLACE INTO seen_key VALUES (?, ?, ?)",
         [(scope, key.to_bytes(8), bits) for (scope, key), bits in keys.items()],

@@ -19,6 +19,7 @@ from gateway.config.snapshot import BUCKETS
 from gateway.control import releasedesk
 from gateway.control.desk import Outcome, Refused, unavailable
 from gateway.control.releasedesk import Why
+from gateway.control.releasenews import Told, worth_telling
 from gateway.control.store import StoreError
 from gateway.control.switchboard import Caller
 from gateway.release import account
@@ -27,6 +28,8 @@ from gateway.release.machine import RUNNING
 from gateway.release.record import Decision
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gateway.channel.messages import Tally
     from gateway.control.baselines import Baselines
     from gateway.control.desk import Facts
@@ -46,6 +49,8 @@ MOST_AT_ONCE: Final = 1.0
 #: Seconds after a move that failed (a full disk) before it is tried again.
 AGAIN: Final = 5.0
 GATEWAY: Final = "gateway"
+FORWARD_ONLY: Final = "not rolled back: it is forward only"
+BESIDES: Final = "; besides, "
 
 
 class Releases:
@@ -70,6 +75,9 @@ class Releases:
         self.past_due = False
         #: Whether keys that were stored before are void.
         self.anew = False
+        #: Rows of the ledger that no move comes with; they are stored with what was seen.
+        self.notes: list[Decision] = []
+        self._told = Told()
 
     # --- the start --------------------------------------------------------------------------------
 
@@ -120,7 +128,8 @@ class Releases:
             # In the very step that lets it go on: what held it must not hold it again.
             judgement.anew(run)
             self.anew = True
-            judgement.known.seen_to = [(each.trigger, each.service) for each in self.findings]
+            current = [(each.trigger, each.service) for each in self.findings]
+            judgement.known.seen_to = list(dict.fromkeys([*judgement.known.seen_to, *current]))
         if judgement.known.seen.step != run.step:
             judgement.step(run.step, run.weight)
         return judgement
@@ -158,6 +167,7 @@ class Releases:
 
     def succeeded(self, run: Release) -> None:
         """Note that candidates are stable now: what was seen of them is stable's past."""
+        self.condemned -= {(part.service, part.generation) for part in run.parts}
         judgement = self.judgement
         if judgement is None or judgement.known.release != run.id:
             return
@@ -200,6 +210,13 @@ class Releases:
                 judgement.known.lease -= passed
         facts = self._facts.look(self._switch.state, run, now)
         self.findings = judgement.rules.look(now, facts, run.weight)
+        if judgement.known.seen_to:
+            # What an operator went on from is over once its condition is, not while its time runs
+            # anew; the next time is another time.
+            still = judgement.rules.conditions(now, facts)
+            judgement.known.seen_to = [each for each in judgement.known.seen_to if each in still]
+        if run.state != "held":
+            self._told.clear()
         if self._going_back:
             return
         why, numbers = self._against(run, judgement)
@@ -207,9 +224,14 @@ class Releases:
             self._go_back(run, why, numbers)
         elif run.state != "held":
             self._perhaps_hold(run, judgement)
+        if run.state == "held" and not self._going_back:
+            self._tell_held(run, judgement, now)
 
     def _against(self, run: Release, judgement: Judgement) -> tuple[Why | None, dict[str, Any]]:
         """Return why a release is to be taken back, None where nothing says so."""
+        if run.wants_back:
+            # First: what a person asked for stays theirs, whatever else speaks against it by now.
+            return Why(because=run.because, trigger=run.trigger, by_hand=run.by_hand), {}
         over = judgement.over()
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]
@@ -219,8 +241,6 @@ class Releases:
             if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
                 return why, {"finding": dict(finding.numbers)}
-        if run.wants_back:
-            return Why(because=run.because, trigger=run.trigger, by_hand=run.by_hand), {}
         lease = judgement.known.lease
         lost = lease is not None and lease <= 0 and run.state in {"validating", "stepping"}
         if lost and run.plan.on_lease_lost == "rollback":
@@ -231,10 +251,10 @@ class Releases:
         """Begin to take a release back, unless it must not be, or cannot be now."""
         if run.plan.forward_only and run.weight > 0 and not why.by_hand:
             if run.state != "held":
-                text = f"{why.because}; not rolled back: it is forward only"
+                text = f"{why.because}; {FORWARD_ONLY}"
                 self._hold(run, Why(because=text, trigger=why.trigger), numbers)
             return
-        if run.state == "held" and not self._any_can_go(run):
+        if run.state == "held" and run.wants_back and not self._any_can_go(run):
             return
         self._going_back = True
         self._switch.parts.tasks.start(self._back(run, why, numbers), name="roll back")
@@ -303,18 +323,15 @@ class Releases:
 
         written = await self._switch.rollback(caller, decide, ledger)
         if written.changed and written.touched:
-            self.rollbacks[why.trigger] = self.rollbacks.get(why.trigger, 0) + 1
+            trigger = written.state.run.trigger if written.state.run is not None else why.trigger
+            self.rollbacks[trigger] = self.rollbacks.get(trigger, 0) + 1
         after = written.state.run
-        if after is not None and after.state == "rolling_back" and not after.by_hand:
+        if after is not None and after.condemns:
             self.condemned |= {(part.service, part.generation) for part in run.parts}
         return written
 
     def _perhaps_hold(self, run: Release, judgement: Judgement) -> None:
         seen_to = set(judgement.known.seen_to)
-        current = {(each.trigger, each.service) for each in self.findings}
-        if seen_to - current:
-            # What an operator went on from is over; the next time is another time.
-            judgement.known.seen_to = [each for each in judgement.known.seen_to if each in current]
         for finding in self.findings:
             if (finding.trigger, finding.service) not in seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
@@ -324,23 +341,40 @@ class Releases:
         if lease is not None and lease <= 0 and run.state != "paused":
             self._hold(run, Why(because=_lease_lost(run), trigger="lease"), {})
 
+    def _tell_held(self, run: Release, judgement: Judgement, now: float) -> None:
+        """Tell what else has come up since it is held: once each, not at every look."""
+        up = worth_telling(run, judgement, self.findings)
+        fresh = self._told.fresh(run, up, now)
+        if fresh:
+            because = "; ".join(each.text for each in up)
+            why = Why(because=because, trigger=fresh[0].trigger)
+            self._hold(run, why, {"finding": fresh[0].numbers}, [each.of for each in fresh])
+
     def _seen_to(self) -> set[tuple[str, str]]:
         judgement = self.judgement
         return set() if judgement is None else set(judgement.known.seen_to)
 
-    def _hold(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
+    def _hold(
+        self, run: Release, why: Why, numbers: dict[str, Any], news: Sequence[tuple[str, str]] = ()
+    ) -> None:
         if self._holding or self._switch.parts.clock() < self._hold_not_before:
             return
         self._holding = True
-        self._switch.parts.tasks.start(self._held(run, why, numbers), name="hold")
+        self._switch.parts.tasks.start(self._held(run, why, numbers, news), name="hold")
 
-    async def _held(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
+    async def _held(
+        self, run: Release, why: Why, numbers: dict[str, Any], news: Sequence[tuple[str, str]]
+    ) -> None:
+        """Hold a release; with ``news`` one that is held already gets another reason."""
+
         def decide(state: State, facts: Facts) -> Outcome:
             del facts
             current = state.running
-            if current is None or current.id != run.id or current.state == "held":
+            if current is None or current.id != run.id or (current.state == "held") != bool(news):
                 return Outcome(state)
             now = self._switch.parts.wall()
+            if news:
+                return releasedesk.held_for(state, why, BESIDES, now)
             return releasedesk.plainly(state, "hold", now, self._switch.parts.fresh, **why.changes)
 
         try:
@@ -350,6 +384,7 @@ class Releases:
                 decide,
                 self.ledger("held", why.because, numbers),
             )
+            self._told.tell(news, self._switch.parts.clock())
         except (StoreError, Refused) as error:
             log.error("release %s is to be held: %s", run.id, error)  # noqa: TRY400  it says all
             self._hold_not_before = self._switch.parts.clock() + AGAIN
@@ -389,7 +424,8 @@ class Releases:
     def gate(self, run: Release) -> Gate | None:
         """Return what the step in force still waits for; None where there is none to pass."""
         judgement = self.judgement
-        if judgement is None or run.state not in RUNNING:
+        # Another one's says nothing of this: until the first look it may be the former release's.
+        if judgement is None or judgement.known.release != run.id or run.state not in RUNNING:
             return None
         unproven = self._facts.unproven(self._switch.state, run)
         return account.gate(run, judgement, unproven, self._switch.parts.clock())

@@ -53,7 +53,11 @@ class Walk:
         #: When a rollback was first seen under way, by the release.
         self._back: tuple[str, float] | None = None
         self._told: tuple[Any, ...] | None = None
+        #: The release of which it was told that workers are late to leave it.
+        self._said_late = ""
         self._undecided: list[Decision] = []
+        #: The release of which all that was seen is stored for good.
+        self._done = ""
 
     async def walk(self) -> None:
         """Go on for ever."""
@@ -85,6 +89,7 @@ class Walk:
         if run.state == "rolling_back":
             await self._undo(run, now)
             return
+        self._releases.judged(run)  # this one's own, whether watch has looked since it moved or not
         gate = self._releases.gate(run)
         if gate is None:
             return
@@ -158,7 +163,9 @@ class Walk:
         text = f"inconclusive after {gate.held:.0f} s: {'; '.join(gate.waits)}"
         choice = run.plan.on_inconclusive
         why = Why(because=text, trigger="inconclusive")
-        if choice == "promote" and gate.probes and not gate.near:
+        # At the last step with a person to finalize it there is nowhere to go on to.
+        further = run.step < run.plan.last or run.plan.finalize == "auto"
+        if choice == "promote" and further and gate.probes and not gate.near:
             await self._further(run, f"{text}; promoted all the same, as configured")
         elif choice == "rollback" and not run.plan.forward_only:
             await self._releases.roll_back(by_itself(text), run, why)
@@ -207,15 +214,30 @@ class Walk:
         hub = self._switch.parts.hub
         drains = [s.drain_timeout for s in hub.topology.services if run.part(s.name) is not None]
         late = now - self._back[1] > max(drains, default=0.0) + UNDONE_MARGIN
-        if not late and (hub.behind(hub.number) or self._facts.in_flight(run)):
+        behind, flying = hub.behind(hub.number), self._facts.in_flight(run)
+        if behind:
+            # As long as one worker sends people there it is not over, however long that takes.
+            if late:
+                self._say_late(run, behind)
+            return
+        if flying and not late:
             return
         event: Event = "undone_by_hand" if run.by_hand else "undone"
         await self._move(
             run,
             "ended",
-            "every worker is on stable" + ("" if not late else "; some requests were cut off"),
+            "every worker is on stable"
+            + (f"; {flying} requests still in flight on the candidates" if flying else ""),
             lambda state, _: releasedesk.undone(state, event, self._wall(), self._fresh),
         )
+
+    def _say_late(self, run: Release, behind: tuple[str, ...]) -> None:
+        if self._said_late == run.id:
+            return
+        self._said_late = run.id
+        text = f"people may still be sent to the candidates: {', '.join(behind)} has not gone back"
+        self._releases.notes.append(self._releases.decision(run, "rolling_back", text, {}))
+        self._switch.alert(run, by_itself(text), because=text, hint="end that worker")
 
     def _lease_holds(self) -> bool:
         judgement = self._releases.judgement
@@ -267,7 +289,9 @@ class Walk:
         judgement = self._releases.judgement
         if run is None or judgement is None or judgement.known.release != run.id:
             return
-        if run.over and not self._undecided:
+        self._undecided += self._releases.notes
+        self._releases.notes = []
+        if run.over and run.id == self._done and not self._undecided:
             return
         progress = Progress(
             release=run.id,
@@ -280,6 +304,8 @@ class Walk:
         self._undecided, self._releases.anew = [], False
         try:
             await self._switch.parts.store.keep_progress(progress)
+            if run.over:
+                self._done = run.id
         except StoreError as error:
             log.warning("what was seen of a release is not stored: %s", error)
             if not self._releases.anew:  # else all of these are void meanwhile

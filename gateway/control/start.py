@@ -34,6 +34,8 @@ class Beginning:
     state: State
     topology: Topology
     number: int
+    #: What was stored, None where nothing was.
+    kept: State | None = None
 
 
 def running_snapshot(path: str, board: Board) -> Apply | None:
@@ -117,6 +119,7 @@ def begin(
         state=state,
         topology=_topology(settings, state, running, board, allocation, fresh),
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
+        kept=kept,
     )
 
 

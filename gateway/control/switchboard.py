@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.config.snapshot import COLORS
-from gateway.control import merge
+from gateway.control import merge, releasenews
 from gateway.control.desk import Refused
 from gateway.control.store import AuditEntry, StoreError
 from gateway.control.targets import targets
@@ -401,29 +401,44 @@ class Switchboard:
                     )
 
     def _tell_release(self, run: Release, before: Release | None, caller: Caller) -> None:
-        told: dict[str, object] = {
-            "id": run.id,
-            "version": run.version,
-            "state": run.state,
-            "step": run.step + 1,
-            "steps": len(run.plan.steps),
-            "weight": run.weight / 100,
-            "services": run.names,
-            "trigger": run.trigger,
-            "because": run.because,
-            "actor": caller.actor,
-        }
-        self.parts.events.publish("release", **told)
-        former = before.state if before is not None and before.id == run.id else None
-        if run.state == former or run.state not in {"held", "rolling_back", "aborted"}:
+        self.parts.events.publish("release", **releasenews.shown(run, caller.actor))
+        former = before if before is not None and before.id == run.id else None
+        if former is not None and releasenews.reason(run) == releasenews.reason(former):
             return
-        if former == "rolling_back":
+        if run.state not in {"held", "rolling_back", "aborted"}:
+            return
+        if former is not None and former.state == "rolling_back":
             return  # told when it began
+        self.alert(run, caller)
+
+    def tell_taken_up(self, before: State | None, caller: Caller) -> None:
+        """Tell where this process has made something else of a release than what was stored."""
+        run, former = self.state.run, before.run if before is not None else None
+        if (
+            run is not None
+            and former is not None
+            and releasenews.reason(run) != releasenews.reason(former)
+        ):
+            self._tell_release(run, former, caller)
+
+    def alert(
+        self, run: Release, caller: Caller, *, because: str | None = None, hint: str | None = None
+    ) -> None:
+        """Tell that somebody should know of a release; ``because`` and ``hint``: not as it says."""
         # Held is the one that waits for somebody; what went back by itself is well again.
-        severity = "critical" if run.state == "held" else "warning"
-        say = log.critical if run.state == "held" else log.warning
-        say("release %s is %s: %s", run.id, run.state.replace("_", " "), run.because)
-        self.parts.events.publish("alert", severity=severity, about="release", **told)
+        critical = run.state == "held" or because is not None
+        told = releasenews.shown(run, caller.actor)
+        if because is not None:
+            told["because"] = because
+        say = log.critical if critical else log.warning
+        say("release %s is %s: %s", run.id, run.state.replace("_", " "), told["because"])
+        self.parts.events.publish(
+            "alert",
+            severity="critical" if critical else "warning",
+            about="release",
+            hint=hint or releasenews.hint(run),
+            **told,
+        )
 
     async def keep_above(self, revision: int) -> None:
         """Number above what a worker serves: an earlier control got further than was stored."""

@@ -412,11 +412,14 @@ class Builder:
                     max_in_flight=service.max_in_flight,
                 )
             )
+        stable_green = moved is not None and moved.stable == "green"
+        if tally is not None:
+            tally.follow(pools[1 if stable_green else 0])
         return ServiceRun(
             name=service.name,
             row=service.row,
             pools=(pools[0], pools[1]),
-            stable_green=moved is not None and moved.stable == "green",
+            stable_green=stable_green,
             weight=0 if moved is None else moved.weight,
             max_in_flight=service.max_in_flight,
             rewrite_host=service.host == "rewrite",

@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.channel.histogram import bucket_of
 from gateway.channel.messages import Counted, Failures, RequestFailed, Tally
+from gateway.config.snapshot import BUCKETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from gateway.channel.messages import Metric
     from gateway.config.snapshot import Color, Watch
+    from gateway.proxy.endpoint import Pool
 
 #: Seconds between two tallies at least.
 EVERY = 0.5
@@ -64,11 +66,7 @@ _UNJUDGED = cython.declare(cython.int, CACHED | STRAY)
 _STRAY = cython.declare(cython.int, STRAY)
 _UNTIMED = cython.declare(cython.int, UNTIMED)
 _ASSET = cython.declare(cython.int, ASSET)
-#: What a key has been told of.
-_ERROR = cython.declare(cython.int, 1)
-_REFUSAL = cython.declare(cython.int, 2)
-_CSP = cython.declare(cython.int, 4)
-_METRICS: dict[int, Metric] = {1: "error", 2: "refusal", 4: "csp"}
+_FULL = cython.declare(cython.int, BUCKETS)
 
 
 @cython.final
@@ -83,6 +81,7 @@ class Row:
     timed: cython.longlong
     slow: cython.longlong
     judged: cython.longlong
+    spoiled: cython.longlong
     keys: list[int]
     buckets: dict[int, int]
 
@@ -99,6 +98,7 @@ class Row:
         self.timed = 0
         self.slow = 0
         self.judged = 0
+        self.spoiled = 0
         self.keys = []
         self.buckets = {}
         return True
@@ -115,6 +115,7 @@ class Row:
             timed=self.timed,
             slow=self.slow,
             judged=self.judged,
+            spoiled=self.spoiled,
             keys=tuple(self.keys),
             histogram=tuple(sorted(self.buckets.items())),
         )
@@ -136,9 +137,13 @@ class ServiceTally:
     _csp: cython.bint
     _rows: dict[int, Row]
     _row: Row | None
-    _told: dict[bytes, int]
+    #: Keys that were told of, by what for: a flood of one leaves the others their room.
+    _failed: set[bytes]
+    _refused: set[bytes]
+    _violated: set[bytes]
     _slow: dict[bytes, int]
     _keys: set[bytes]
+    _stable: Pool | None
     _met_at: cython.int
     _looked: cython.int
 
@@ -152,14 +157,17 @@ class ServiceTally:
         self._csp = False
         self._rows = {}
         self._row = None
-        self._told = {}
+        self._failed = set()
+        self._refused = set()
+        self._violated = set()
         self._slow = {}
         self._keys = set()
+        self._stable = None
         self._met_at = 0
         self._looked = 0
 
     def __repr__(self) -> str:
-        return f"<ServiceTally {self.service} rows={len(self._rows)} told={len(self._told)}>"
+        return f"<ServiceTally {self.service} rows={len(self._rows)} failed={len(self._failed)}>"
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -176,7 +184,9 @@ class ServiceTally:
         if watch is not None and watch.looked != self._looked:
             # Whoever judges begins anew, and so must what is told once.
             self._looked = watch.looked
-            self._told.clear()
+            self._failed.clear()
+            self._refused.clear()
+            self._violated.clear()
             self._slow.clear()
             self._keys.clear()
         self._csp = watch is not None and watch.csp
@@ -227,6 +237,7 @@ class ServiceTally:
                 took >= 0.0
                 and self._thresholds
                 and (late or took > (self._first_candidates if side >= 2 else self._first))
+                and not self._is_alone(row)
             ):
                 self._tell_slow(row, key, took, late, fault if late else str(status))
 
@@ -235,12 +246,29 @@ class ServiceTally:
 
         ``side`` and ``weight`` are those of the report's own request. It counts as no request.
         """
-        told: cython.int
-        if self._owner is None or not self._csp or not key:
+        if self._owner is None or not self._csp or not key or key in self._violated:
             return
-        told = self._told.get(key, 0)
-        if not told & _CSP:
-            self._tell(self._find(side, weight), key, told, _CSP, directive)
+        if len(self._violated) >= _MAX_TOLD:
+            self._drop()
+            return
+        self._violated.add(key)
+        self._tell(self._find(side, weight), key, "csp", directive)
+
+    def follow(self, stable: Pool) -> None:
+        """Compare with this pool from now on."""
+        self._stable = stable
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _is_alone(self, row: Row) -> cython.bint:
+        """Tell whether stable should answer and can serve nobody: there is nothing to compare with.
+
+        In an outage of both, stable's breakers open first, for it has more of the requests. What
+        is told of then would be told of never again.
+        """
+        if row.weight >= _FULL or self._stable is None:
+            return False
+        return not self._stable.serves()
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -255,7 +283,7 @@ class ServiceTally:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _judge(
+    def _judge(  # noqa: PLR0911 - a table of what becomes of a request
         self,
         row: Row,
         key: bytes,
@@ -265,18 +293,38 @@ class ServiceTally:
         flags: cython.int,
     ) -> cython.bint:
         """Count a request by which the sides are compared: the first failure of a key ends that."""
-        told: cython.int = 0
-        if self._told:
-            told = self._told.get(key, 0)
-        if not told & _ERROR:
-            row.judged += 1
+        if key in self._failed:
+            return True
         if failed:
-            if not told & _ERROR:
-                self._tell(row, key, told, _ERROR, str(status) if status >= 500 else fault)
-        elif (
-            400 < status < 423 and status in REFUSALS and not flags & _ASSET and not told & _REFUSAL
+            if self._is_alone(row):
+                return True
+            if len(self._failed) >= _MAX_TOLD:
+                return self._drop()
+            self._failed.add(key)
+            row.judged += 1
+            row.spoiled += 1
+            return self._tell(row, key, "error", str(status) if status >= 500 else fault)
+        row.judged += 1
+        if (
+            400 < status < 423
+            and status in REFUSALS
+            and not flags & _ASSET
+            and key not in self._refused
+            and not self._is_alone(row)
         ):
-            self._tell(row, key, told, _REFUSAL, str(status))
+            if len(self._refused) >= _MAX_TOLD:
+                return self._drop()
+            self._refused.add(key)
+            return self._tell(row, key, "refusal", str(status))
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _drop(self) -> cython.bint:
+        """Note that there is no room to remember one more key as told."""
+        owner = self._owner
+        assert owner is not None
+        owner.dropped += 1
         return True
 
     @cython.cfunc
@@ -311,16 +359,10 @@ class ServiceTally:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _tell(
-        self, row: Row, key: bytes, told: cython.int, bit: cython.int, kind: str
-    ) -> cython.bint:
+    def _tell(self, row: Row, key: bytes, metric: Metric, kind: str) -> cython.bint:
         owner = self._owner
         assert owner is not None
-        if told == 0 and len(self._told) >= _MAX_TOLD:
-            owner.dropped += 1
-            return True
-        self._told[key] = told | bit
-        return owner._wait(self._failure(row, key, _METRICS[bit], kind))
+        return owner._wait(self._failure(row, key, metric, kind))
 
     @cython.cfunc
     @cython.exceptval(check=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from gateway.channel.histogram import Histogram
 from gateway.release.judgement import Figures
 from gateway.release.record import WHOLE
 
@@ -46,7 +47,8 @@ def gate(release: Release, judgement: Judgement, unproven: list[str], now: float
     """Return what the step in force still waits for."""
     plan, step, seen = release.plan, release.current, judgement.known.seen
     hold = step.hold if step is not None else 0.0
-    early = step is not None and step.early
+    # Alone, a candidate proves nothing about being no worse.
+    early = step is not None and step.early and not release.full
     near = judgement.near(now)
     waits = []
     if seen.requests < plan.min_requests:
@@ -90,10 +92,10 @@ def side(figures: Figures) -> dict[str, Any]:
         found["error_rate"] = round(figures.error_rate, 6)
     if figures.refused:
         found["refused"] = figures.refused
-    for q, name in ((0.5, "p50_ms"), (0.95, "p95_ms"), (0.99, "p99_ms")):
-        latency = figures.quantile(q)
-        if latency is not None:
-            found[name] = round(latency * 1000, 1)
+    latency = Histogram(figures.latency.items())
+    if latency.total:
+        for q, name in ((0.5, "p50_ms"), (0.95, "p95_ms"), (0.99, "p99_ms")):
+            found[name] = round(latency.quantile(q) * 1000, 1)
     return found
 
 

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
 
 #: Different clients of the candidate that a step counts at most.
 MAX_STEP_KEYS: Final = 1024
-#: Keys that are remembered to be counted once; those beyond count for nothing.
+#: Keys that are remembered to be counted once, in all scopes and for each metric; those beyond
+#: count for nothing and are said to be missing. Each metric has its own room: nearly everybody is
+#: slow sooner or later, and anybody can ask for what is not there.
 MAX_KEYS: Final = 200_000
 
 _ERROR, _REFUSAL, _SLOW = 1, 2, 4
+_ALL = 0
+
+#: (scope, hashed cohort key) -> bits of what it was counted for.
+Keys = dict[tuple[str, int], int]
 
 
 class Figures(msgspec.Struct):
@@ -92,9 +98,7 @@ class Known(msgspec.Struct):
     mirror: Mirror
     figures: dict[str, Sides]
     seen: StepSeen = msgspec.field(default_factory=StepSeen)
-    #: Failures at 100 % by scope, whose requests are yet to be told among the judged ones.
-    owed: dict[str, int] = {}
-    #: Failures that workers did not tell one by one, for their bounds.
+    #: Failures that workers did not tell one by one, or that there was no room for.
     dropped: int = 0
     #: Seconds that the lease has left; None: there is none.
     lease: float | None = None
@@ -111,22 +115,48 @@ class Judgement:
         self._parts = {part.service: part for part in release.parts}
         self.known = known if known is not None else begun(release)
         self.rules = Rules.of({part.service: part.rules for part in release.parts})
-        self.keys: dict[tuple[str, int], int] = {}
-        self.dirty: dict[tuple[str, int], int] = {}
+        #: By metric: (scope, key) -> what it was counted for.
+        self._errors: Keys = {}
+        self._refusals: Keys = {}
+        self._slower: Keys = {}
+        self.dirty: Keys = {}
 
-    def remember(self, keys: dict[tuple[str, int], int]) -> None:
+    @property
+    def keys(self) -> Keys:
+        """All that was counted, as it is stored."""
+        return {place: self._bits(place) for place in self._tables(_ALL)}
+
+    def remember(self, keys: Keys) -> None:
         """Take up keys that were counted before."""
-        self.keys = dict(keys)
+        for table, mask in ((self._errors, _ERROR), (self._refusals, _REFUSAL)):
+            table.clear()
+            table.update({place: mask for place, bits in keys.items() if bits & mask})
+        self._slower = {
+            place: bits & ~(_ERROR | _REFUSAL)
+            for place, bits in keys.items()
+            if bits & ~(_ERROR | _REFUSAL)
+        }
+
+    def _tables(self, bit: int) -> Keys:
+        """Return the table of a metric's bit; of all of them, together."""
+        if bit == _ALL:
+            return self._errors | self._refusals | self._slower
+        if bit == _ERROR:
+            return self._errors
+        return self._refusals if bit == _REFUSAL else self._slower
+
+    def _bits(self, place: tuple[str, int]) -> int:
+        return (
+            self._errors.get(place, 0) | self._refusals.get(place, 0) | self._slower.get(place, 0)
+        )
 
     def stored(self) -> None:
         """Note that everything up to now is stored."""
         self.dirty = {}
 
-    def unstored(self, keys: dict[tuple[str, int], int]) -> None:
+    def unstored(self, keys: Keys) -> None:
         """Note that these were not stored after all; what came since counts for more."""
-        self.dirty = {
-            place: self.keys.get(place, bits) for place, bits in keys.items()
-        } | self.dirty
+        self.dirty = {place: self._bits(place) or bits for place, bits in keys.items()} | self.dirty
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -161,11 +191,10 @@ class Judgement:
         scope = self.known.scopes[name]
         if failed.metric == "refusal":
             scope.refusals.failure(failed.candidate, failed.weight / BUCKETS)
-        elif failed.weight < BUCKETS:
+        else:
+            # At 100 % there is nothing to compare with: it changes nothing here, and is counted
+            # against the objective with the requests that did not fail (``count``).
             scope.errors.failure(failed.candidate, failed.weight / BUCKETS)
-        elif failed.candidate:
-            # Nothing to compare with: it is counted against the objective with its tally.
-            self.known.owed[name] = self.known.owed.get(name, 0) + 1
 
     def _slow(self, failed: RequestFailed, part: Part) -> bool:
         fresh = False
@@ -186,21 +215,24 @@ class Judgement:
     def _first(self, scope: str, key: int, bit: int) -> bool:
         """Tell whether a key is seen for the first time in a scope and metric, and note it."""
         place = (scope, key)
-        bits = self.keys.get(place)
+        table = self._tables(bit)
+        bits = table.get(place)
         if bits is None:
-            if len(self.keys) >= MAX_KEYS:
+            if len(table) >= MAX_KEYS:
+                self.known.dropped += 1
                 return False
             bits = 0
         if bits & bit:
             return False
-        self.keys[place] = self.dirty[place] = bits | bit
+        table[place] = bits | bit
+        self.dirty[place] = self._bits(place)
         return True
 
     def count(self, message: Tally, now: float) -> None:
         """Take what a worker has counted."""
         if message.release != self.known.release:
             return
-        judged, alone = 0, {WHOLE: 0}
+        judged, alone = 0, {WHOLE: (0, 0)}
         for row in message.rows:
             if row.service not in self._parts:
                 continue
@@ -214,22 +246,15 @@ class Judgement:
             if row.candidate and row.weight == self.known.seen.weight > 0:
                 self._step(row)
             if row.candidate and row.weight >= BUCKETS:
-                alone[row.service] = alone.get(row.service, 0) + row.judged
-                alone[WHOLE] += row.judged
+                for name in (row.service, WHOLE):
+                    passed, failed = alone.get(name, (0, 0))
+                    alone[name] = passed + row.judged - row.spoiled, failed + row.spoiled
         self.known.scopes[WHOLE].requests(judged)
-        for name, count in alone.items():
-            self._alone(name, count)
-
-    def _alone(self, name: str, judged: int) -> None:
-        """Hold a tally of the candidate at 100 % against the objective.
-
-        A failure was told before the count that its request is in.
-        """
-        owed = self.known.owed.get(name, 0)
-        failed = min(owed, judged)
-        if judged:
-            self.known.owed[name] = owed - failed
-            self.known.scopes[name].objective.counted(judged - failed, failed)
+        for name, (passed, failed) in alone.items():
+            if passed or failed:
+                # A worker's tally is whole in itself, however late the others tell theirs: what
+                # was told one by one must not count here before the requests beside it.
+                self.known.scopes[name].objective.counted(passed, failed)
 
     def _step(self, row: Counted) -> None:
         seen = self.known.seen
@@ -263,6 +288,7 @@ class Judgement:
     def step(self, step: int, weight: int) -> None:
         """Begin a step: what was had in the one before does not count for it."""
         self.known.seen = StepSeen(step=step, weight=weight)
+        self.known.mirror = Mirror(worse=self.known.mirror.worse)
 
     def anew(self, release: Release) -> None:
         """Begin all tests anew, the lease full: an operator has looked at them and gone on."""
@@ -271,9 +297,8 @@ class Judgement:
         self.known.lease = fresh.lease
         self.known.scopes = fresh.scopes
         self.known.mirror = fresh.mirror
-        self.known.owed = {}
         self.known.seen.waited = 0.0
-        self.keys = {}
+        self.remember({})
         self.dirty = {}
         self.rules.fresh()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _METRICS = 4
 #: Seconds of a step after which its own rate is worth something.
 _SETTLED = 2.0
+_ON_ITS_WAY = frozenset({"stepping", "baking"})
 #: Seconds beyond which nobody waits.
 _NEVER = 86_400.0
 
@@ -33,25 +34,46 @@ class Outlook(msgspec.Struct, frozen=True):
 
 def outlook(release: Release, judgement: Judgement, gate: Gate, now: float) -> Outlook:
     """Return what can be expected of the step in force."""
-    candidate = _of_step(release, judgement, gate, now)
     fails = _fail_in(release, judgement, now)
-    lacking = max(0, release.plan.min_requests - gate.requests)
-    passes: float | None = max(0.0, gate.hold - gate.held)
-    if lacking and candidate <= 0:
-        passes = None
-    elif lacking:
-        passes = max(passes or 0.0, lacking / candidate)
-    words = [f"{candidate * 60:.0f} requests of the candidate a minute"]
-    if passes is None:
-        words.append("too few for this step to pass")
-    elif gate.near or not gate.probes:
-        passes = None
-        words.append("the step does not pass as things stand")
+    words = []
+    passes: float | None = None
+    if release.state not in _ON_ITS_WAY:
+        words.append(f"{release.state}: it does not go on by itself")
+    elif gate.held < _SETTLED and not gate.requests:
+        words.append("the step has just begun")
     else:
-        words.append(f"the step can pass in {passes:.0f} s")
+        passes, said = _pass_in(release, judgement, gate, now)
+        words += said
     if fails is not None:
         words.append(f"at these failures it is rolled back in about {fails:.0f} s")
     return Outlook(passes, fails, "; ".join(words))
+
+
+def _pass_in(
+    release: Release, judgement: Judgement, gate: Gate, now: float
+) -> tuple[float | None, list[str]]:
+    """Return the seconds until the step can pass (None: not as things stand), and words."""
+    plan = release.plan
+    rate = _of_step(release, judgement, gate, now)
+    words = [f"{rate * 60:.0f} requests of the candidate a minute"]
+    if gate.near or not gate.probes:
+        return None, [*words, "the step does not pass as things stand"]
+    waits = [max(0.0, gate.hold - gate.held)]
+    # Clients come ever more slowly: those that have come come again.
+    for had, needed in ((gate.requests, plan.min_requests), (gate.keys, plan.min_keys)):
+        lacking = max(0, needed - had)
+        pace = had / gate.held if gate.held > 0 else 0.0
+        waits.append(0.0 if not lacking else lacking / pace if pace > 0 else math.inf)
+    passes = max(waits)
+    left = max(plan.max_hold, gate.hold) - judgement.known.seen.waited
+    if passes > left:
+        ends = {"hold": "held", "promote": "promoted", "rollback": "rolled back"}
+        words.append(
+            f"too few for this step: in {max(0.0, left):.0f} s it is inconclusive, and "
+            f"{ends[plan.on_inconclusive]}"
+        )
+        return None, words
+    return passes, [*words, f"the step can pass in {passes:.0f} s"]
 
 
 def _of_step(release: Release, judgement: Judgement, gate: Gate, now: float) -> float:

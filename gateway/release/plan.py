@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from gateway.config.schema.releases import Releases
 
 
+#: Seconds that a pipeline has to renew its release in, at least.
+LEAST_LEASE = 1.0
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One weight and how long it is held; ``early``: less long, where that much is proven."""
 
@@ -75,6 +79,11 @@ def plan_of(releases: Releases, wish: Wish) -> Plan:
             Step(weight=each.weight, hold=each.hold, early=each.early) for each in releases.steps
         )
     check_steps(steps)
+    lease = releases.lease if wish.lease is None else wish.lease
+    if lease is not None and lease < LEAST_LEASE:
+        raise PlanError(
+            "lease", f"{lease:g} s is no time to renew in, expected at least {LEAST_LEASE:g} s"
+        )
     return Plan(
         steps=steps,
         min_requests=releases.min_requests,
@@ -84,7 +93,7 @@ def plan_of(releases: Releases, wish: Wish) -> Plan:
         on_inconclusive=releases.on_inconclusive,
         finalize=wish.finalize or releases.finalize,
         forward_only=(releases.forward_only if wish.forward_only is None else wish.forward_only),
-        lease=releases.lease if wish.lease is None else wish.lease,
+        lease=lease,
         on_lease_lost=wish.on_lease_lost or releases.on_lease_lost,
     )
 

@@ -124,6 +124,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in RUNNING
 
     @property
+    def condemns(self) -> bool:
+        """Whether its builds are not to be released again but by force: they were taken back by
+        themselves, and somebody had been exposed to them.
+        """
+        back = self.state in {"rolling_back", "rolled_back"}
+        return back and not self.by_hand and self.step >= 0
+
+    @property
     def over(self) -> bool:
         """Whether nothing more comes."""
         return self.state in TERMINAL

@@ -119,6 +119,24 @@ class Watched(msgspec.Struct):
             found.append(_stable_lost(facts))
         return found
 
+    def conditions(self, now: float, facts: ServiceFacts) -> set[Trigger]:
+        """Return what is not seen to be well: as ``look``, for however short, whatever the excuse.
+
+        A rate that is not known is not seen to be under its bound.
+        """
+        errors, slow = self.errors.candidate.rate(now), self.slow.candidate.rate(now)
+        up: dict[Trigger, bool] = {
+            "error_rate": errors is None or errors.share > self.error_rate.above,
+            "latency": slow is None or slow.share > self.latency.above,
+            "unhealthy": facts.candidate.failing_since is not None,
+            "breakers_open": facts.candidate.all_open,
+            "critical_down": facts.critical and not facts.candidate.can_serve,
+        }
+        found = {trigger for trigger, is_up in up.items() if is_up}
+        if facts.candidate.can_serve and not facts.stable.can_serve:
+            found.add(_stable_lost(facts).trigger)
+        return found
+
     def near(self, now: float) -> bool:
         """Tell whether a rule is over its bound, for however short."""
         return (
@@ -334,6 +352,17 @@ class Rules(msgspec.Struct):
                 found += self.services[each.service].look(now, each, weight)
             elif each.critical and not each.stable.can_serve:
                 found.append(_outsider_lost(each))
+        return found
+
+    def conditions(self, now: float, facts: Sequence[ServiceFacts]) -> set[tuple[Trigger, str]]:
+        """Return triggers and services whose findings may come again by time alone."""
+        found: set[tuple[Trigger, str]] = set()
+        for each in facts:
+            if each.in_release:
+                here = self.services[each.service].conditions(now, each)
+                found |= {(trigger, each.service) for trigger in here}
+            elif each.critical and not each.stable.can_serve:
+                found.add(("critical_down", each.service))
         return found
 
     def near(self, now: float) -> bool:

@@ -54,7 +54,7 @@ async def test_a_release_tells_what_the_page_says(tmp_path: Path) -> None:
         assert [list(data) for name, data in told if name == kind][-1] == KINDS[kind]
     alerts = [data for name, data in told if name == "alert"]
     assert alerts
-    assert list(alerts[0]) == ["severity", "about", *KINDS["release"]]
+    assert list(alerts[0]) == ["severity", "about", "hint", *KINDS["release"]]
     assert {each["about"] for each in alerts} == {"release"}
 
 

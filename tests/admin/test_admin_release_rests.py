@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gateway.board import layout
-from tests.control.stage import PERSON, alerts, staged
+from tests.control.stage import PERSON, alerts, client, post, staged
 
 
 async def test_what_waits_to_be_finalized_by_hand_does_not_end_inconclusive(tmp_path: Path) -> None:
@@ -40,5 +40,8 @@ async def test_no_step_passes_while_everybody_is_on_stable_by_force(tmp_path: Pa
         assert stage.run.weight == 500
         gate = stage.control.releases.gate(stage.run)
         assert any("rollback --local" in each for each in gate.waits)
+        async with client(stage.world) as api:
+            status, problem = await post(api, "/v1/releases/current/promote")
+            assert (status, problem["type"]) == (409, "urn:gateway:forced-stable")
         words[layout.S_FORCED_STABLE] = 0
         await stage.until(lambda: stage.run.weight == 2000, 3.0)

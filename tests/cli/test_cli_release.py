@@ -143,9 +143,9 @@ async def test_a_refused_start_ends_with_4_and_says_why(
     ("arguments", "path", "body"),
     [
         (["pause", "--reason", "look"], "current/pause", {"reason": "look"}),
-        (["resume", "r-41", "--force"], "r-41/resume", {"reason": "", "force": True}),
-        (["abort", "r-41"], "r-41/abort", {"reason": "", "force": False}),
-        (["finalize"], "current/finalize", {"reason": "", "force": False}),
+        (["resume", "r-41"], "r-41/resume", {"reason": ""}),
+        (["abort", "r-41", "--force"], "r-41/abort", {"reason": "", "force": True}),
+        (["finalize"], "current/finalize", {"reason": ""}),
         (["promote"], "current/promote", {"to": None, "reason": "", "force": False}),
         (["promote", "--to", "50"], "current/promote",
          {"to": 50.0, "reason": "", "force": False}),

@@ -289,6 +289,7 @@ class Stage:
             timed=requests,
             slow=slow,
             judged=requests,
+            spoiled=failed,
             keys=tuple(next(self._keys) + 10**6 for _ in range(keys)) if candidate else (),
             histogram=((bucket_of(seconds), requests),),
         )

@@ -917,14 +917,64 @@ def test_keys_are_bounded_and_nothing_new_is_told_beyond() -> None:
     assert sum(message.dropped for message in line.failures()) == 3
     (only,) = line.rows()
     assert len(only.keys) == tally.MAX_KEYS
-    # A key that is known may still fail in another way.
+    # Who asks for what is not there, however often, leaves failures their room.
     line.told.clear()
     line.fails(0, 500)
     line.fails(tally.MAX_TOLD + 1, 500)
     line.turn()
     (message,) = line.failures()
-    assert [(one.key, one.metric) for one in message.failures] == [(0, "error")]
-    assert message.dropped == 1
+    assert [(one.key, one.metric) for one in message.failures] == [
+        (0, "error"),
+        (tally.MAX_TOLD + 1, "error"),
+    ]
+    assert message.dropped == 0
+
+
+def test_a_row_is_whole_in_itself_with_the_failures_among_what_is_judged() -> None:
+    line = Line()
+    for number, status in ((1, 200), (2, 500), (2, 500), (2, 200), (1, 500), (3, 404)):
+        line.fails(number, status)
+    line.tallies.flush()
+    (only,) = line.rows()
+    assert (only.requests, only.failed) == (6, 3)
+    # Of 2 the first only; 1 succeeded once and failed once; a refusal is no failure.
+    assert (only.judged, only.spoiled) == (4, 2)
+
+
+class Beside:
+    """A stable pool that can serve, or not."""
+
+    def __init__(self) -> None:
+        self.well = True
+
+    def serves(self) -> bool:
+        return self.well
+
+
+def test_while_stable_can_serve_nobody_a_key_is_not_used_up() -> None:
+    line = Line()
+    stable = Beside()
+    line.web.follow(stable)  # type: ignore[arg-type]
+    watch = Watch(service="web", thresholds=(0.05,))
+    line.tallies.serve("r-1", ["web"], (watch,))
+    stable.well = False
+    for status in (500, 404, 200):
+        line.fails(7, status)
+    line.turn()
+    assert line.failures() == []
+    stable.well = True
+    for status in (404, 500):
+        line.fails(7, status)
+    line.turn()
+    (message,) = line.failures()
+    assert [one.metric for one in message.failures] == ["refusal", "slow", "error"]
+    # Alone at 100 % there is nobody to compare with anyway.
+    line.told.clear()
+    stable.well = False
+    line.web.ended(3, 10_000, b"%016x" % 8, 500, "", 1.0, 1.1, 0)
+    line.turn()
+    (message,) = line.failures()
+    assert [one.key for one in message.failures][:1] == [8]
 
 
 def test_each_weight_meets_its_clients_anew_and_a_late_request_of_the_one_before_none() -> None:
@@ -1009,5 +1059,5 @@ def test_more_thresholds_than_there_are_bits_are_not_looked_at() -> None:
 def test_they_say_what_they_have() -> None:
     line = Line()
     line.fails()
-    assert repr(line.web) == "<ServiceTally web rows=1 told=1>"
+    assert repr(line.web) == "<ServiceTally web rows=1 failed=1>"
     assert repr(line.tallies) == "<Tallies of 'r-1' waiting=1>"

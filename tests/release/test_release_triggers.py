@@ -624,3 +624,43 @@ def test_each_service_is_found_by_itself() -> None:
     assert [(each.service, each.what) for each in found] == [
         ("website", "roll_back"), ("ivor", "hold"),
     ]  # fmt: skip
+
+
+# --- what is not seen to be well ------------------------------------------------------------------
+
+
+def test_a_condition_is_up_however_short_and_while_its_rate_is_not_known() -> None:
+    rules = Rules.of({"website": DEFAULTS})
+    unknown = {("error_rate", "website"), ("latency", "website")}
+    assert rules.conditions(100.0, [facts()]) == unknown
+    rules.count(100.0, "website", True, 100, 50, 100, 0)
+    assert rules.conditions(100.5, [facts()]) == {("error_rate", "website")}
+    rules.fresh()
+    assert rules.conditions(100.5, [facts()]) == {("error_rate", "website")}
+    rules.count(101.0, "website", True, 10_000, 0, 10_000, 0)
+    assert rules.conditions(101.5, [facts()]) == set()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (facts(OPEN), {"breakers_open"}),
+        (facts(OPEN, critical=True), {"breakers_open", "critical_down"}),
+        (facts(msgspec.structs.replace(FINE, failing_since=1.0)), {"unhealthy"}),
+        (facts(stable=DOWN), {"unhealthy"}),
+        (facts(stable=DOWN, critical=True), {"critical_down"}),
+        (facts(DOWN, DOWN), set()),
+    ],
+)
+def test_conditions_are_those_that_findings_come_of(
+    given: ServiceFacts, expected: set[str]
+) -> None:
+    rules = Rules.of({"website": DEFAULTS})
+    rules.count(100.0, "website", True, 100, 0, 100, 0)
+    assert {trigger for trigger, _ in rules.conditions(100.5, [given])} == expected
+
+
+def test_a_critical_outsider_that_is_lost_is_a_condition() -> None:
+    rules = Rules.of({})
+    lost = facts(stable=DOWN, critical=True, in_release=False, service="auth")
+    assert rules.conditions(1.0, [lost]) == {("critical_down", "auth")}
