@@ -177,7 +177,7 @@ def _next(status: models.ReleaseStatus) -> Iterator[str]:
     if status.state in words.ENDED:
         yield f"It is over: {words.line(status)}"
         return
-    yield f"Now: {words.line(status)}"
+    yield f"Now: {words.standing(status)}"
     if missing := waits(status):
         yield "Waits for"
         for wait in missing:

@@ -13,7 +13,7 @@ from rich.text import Text
 from gateway.admin import release_models as models
 from gateway.cli import release_words as words
 from gateway.cli.output import colored, console, percent, safe, table
-from gateway.cli.release_waits import forced, outlook, span, waits
+from gateway.cli.release_waits import forced, outlook, probes_pass, span, waits
 from gateway.client.api import Reply
 
 #: Columns of a bar, and of one in a table.
@@ -108,7 +108,9 @@ def _progress(status: models.ReleaseStatus) -> Table:
         grid.add_row("clients", _bar(gate.keys, gate.min_keys, WIDE),
                      f"{gate.keys} (at least {gate.min_keys})")  # fmt: skip
     if gate is not None:
-        probes = Text("pass", style="green") if gate.probes else Text("fail", style="bold red")
+        probes = (
+            Text("pass", style="green") if probes_pass(status) else Text("fail", style="bold red")
+        )
         grid.add_row("probes", probes)
     if status.lease is not None:
         grid.add_row("lease", _bar(status.lease.left, status.lease.seconds, WIDE),

@@ -62,11 +62,11 @@ def waits(status: models.ReleaseStatus, *, counted: bool = True) -> list[str]:
 
 
 def outlook(status: models.ReleaseStatus) -> str:
-    """Say when a verdict can be expected. A step that is kept in force does not pass by itself."""
+    """Say when a verdict can be expected, and nothing of passing where time does not do it."""
     ahead = status.outlook
     if ahead is None:
         return ""
-    moves = status.state in MOVING
+    moves = status.state in MOVING and not forced(status)
     if ahead.text:
         parts = ahead.text.split("; ")
         return in_spans("; ".join(each for each in parts if moves or "step" not in each))
@@ -83,3 +83,16 @@ def forced(status: models.ReleaseStatus) -> str:
     if status.gate is None or not any(_FORCED in wait for wait in status.gate.waits):
         return ""
     return "everybody is on stable by force (`gateway rollback --local --undo` lifts it)"
+
+
+def probes_pass(status: models.ReleaseStatus) -> bool:
+    """Tell whether the candidate's endpoints pass their probes: being forced is none of these."""
+    gate = status.gate
+    if gate is None or gate.probes:
+        return True
+    return bool(forced(status)) and all(
+        _FORCED in each
+        for wait in gate.waits
+        if wait.startswith(_PROBES)
+        for each in wait.removeprefix(_PROBES).split("; ")
+    )

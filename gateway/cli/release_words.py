@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from gateway.admin import release_models as models
 from gateway.cli.output import ailing, percent
-from gateway.cli.release_waits import forced, in_spans, outlook, span, waits
+from gateway.cli.release_waits import forced, in_spans, outlook, probes_pass, span, waits
 
 #: States that nothing comes after.
 ENDED = frozenset({"finalized", "rolled_back", "aborted"})
@@ -23,6 +23,8 @@ FEW = 3
 #: What there is to say of evidence that has not condemned a release that is through.
 NOTHING = "nothing spoke against it"
 
+#: What stands, in the reason of a release that is held, before the services that could not go back.
+_STAYING = "; not rolled back: "
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -101,8 +103,21 @@ def plan(status: models.ReleaseStatus) -> str:
 
 def line(status: models.ReleaseStatus) -> str:
     """Say in one line where a release is, what was seen, and what it waits for."""
-    told = [_head(status), *_gate(status), *_scope(status), _opinion(status), _lease(status)]
-    parts = [forced(status), *told]
+    return _joined(*_seen(status), _opinion(status), _lease(status))
+
+
+def standing(status: models.ReleaseStatus) -> str:
+    """Say the same but for what it waits for, where that is told beside."""
+    return _joined(*_seen(status), because(status), _lease(status))
+
+
+def _seen(status: models.ReleaseStatus) -> list[str]:
+    """Say where a release is and what was seen."""
+    return [forced(status), _head(status), *_gate(status), *_scope(status)]
+
+
+def _joined(*parts: str) -> str:
+    """Return a line of what there is."""
     return " · ".join(part for part in parts if part)
 
 
@@ -130,7 +145,7 @@ def _gate(status: models.ReleaseStatus) -> list[str]:
         clients += f" of {gate.min_keys}"
     parts = [f"held {span(gate.held)} of {span(gate.hold)}"]
     parts.append(f"{requests} requests, {clients} clients")
-    if not gate.probes:
+    if not probes_pass(status):
         parts.append("probes fail")
     return parts
 
@@ -263,7 +278,10 @@ def ailments(status: models.ReleaseStatus) -> list[str]:
 def decided(row: models.DecisionRow) -> str:
     """Say a decision without its time: what, and why."""
     what = row.what.replace("_", " ")
-    return f"{what}: {in_spans(row.text)}" if row.text else what
+    text = in_spans(row.text)
+    if text.startswith(what):
+        return text  # "step 1 passed", "paused by …"
+    return f"{what}: {text}" if text else what
 
 
 # --- the end ------------------------------------------------------------------------------------
@@ -312,7 +330,8 @@ def side(figures: models.SideFigures) -> str:
     """Write one side: ``12 of 140 failed (8.57 %), 3 refused, p50 20 ms, p95 120 ms``."""
     if not figures.requests:
         return "had no requests"
-    parts = [f"{figures.failed} of {figures.requests} failed ({share(figures.error_rate)})"]
+    rate = figures.failed / figures.requests
+    parts = [f"{figures.failed} of {figures.requests} failed ({share(rate)})"]
     if figures.refused:
         parts.append(f"{figures.refused} clients refused")
     for name, value in (("p50", figures.p50_ms), ("p95", figures.p95_ms), ("p99", figures.p99_ms)):
@@ -323,6 +342,11 @@ def side(figures: models.SideFigures) -> str:
 
 def _now(status: models.ReleaseStatus) -> str:
     """Say where the traffic is now and who can do what."""
+    if status.state == "held" and _goes_back(status):
+        return (
+            "it goes back by itself as soon as its stable can serve; "
+            f"all the same: gateway release abort {status.id} --force"
+        )
     if status.state == "held":
         verbs = " | ".join(
             f"gateway release {verb} {status.id}" for verb in ("resume", "promote", "abort")
@@ -333,9 +357,15 @@ def _now(status: models.ReleaseStatus) -> str:
     return "everything is on stable now" if status.step else "nobody was exposed"
 
 
+def _goes_back(status: models.ReleaseStatus) -> bool:
+    """Tell whether a held release is on its way back, and only waits for its stable."""
+    _, staying, reason = status.because.partition(_STAYING)
+    return bool(staying) and "forward only" not in reason
+
+
 def left_over(status: models.ReleaseStatus) -> list[str]:
     """Say which services an abort has left where they were, why, and what becomes of them."""
-    why, _, staying = in_spans(status.because).partition("; not rolled back: ")
+    why, _, staying = in_spans(status.because).partition(_STAYING)
     lines = [f"{title(status)} could not be taken back wholly: it is held {_at(status)}"]
     if staying:
         lines += [f"  stays as it was: {each}" for each in staying.split("; ")]

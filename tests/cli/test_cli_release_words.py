@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.admin import release_models as models
 from gateway.cli import release_words as words
 from gateway.cli.release_numbers import numbers
 from gateway.cli.release_waits import in_spans, outlook, span, waits
@@ -188,6 +189,39 @@ def test_a_step_that_is_kept_in_force_is_not_said_to_pass_by_itself(state: str) 
     )
     assert outlook(read(status(state, outlook={"pass_in": 260.0}))) == ""
     assert outlook(read(status(outlook={"text": text}))).endswith("can pass in 4 m 20 s")
+
+
+def test_a_held_release_that_only_waits_for_its_stable_goes_back_by_itself() -> None:
+    why = "taken back by demo; not rolled back: events: green cannot serve"
+    lines = words.ending(read(status("held", because=why)))
+    assert lines[-1] == (
+        "  it goes back by itself as soon as its stable can serve; "
+        "all the same: gateway release abort r-41 --force"
+    )
+    stuck = words.ending(read(status("held", because="dead; not rolled back: it is forward only")))
+    assert "until someone decides" in stuck[-1]
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "said"),
+    [
+        ("step", "step 1 passed: 140 requests", "step 1 passed: 140 requests"),
+        ("evaluation", "passes", "evaluation: passes"),
+        ("rolling_back", "", "rolling back"),
+    ],
+)
+def test_a_decision_does_not_say_what_it_is_twice(what: str, text: str, said: str) -> None:
+    row = DECISIONS["decisions"][0] | {"what": what, "text": text}
+    assert words.decided(models.DecisionRow.model_validate(row)) == said
+
+
+def test_probes_do_not_fail_because_everybody_is_on_stable_by_force() -> None:
+    gate = GATE | {"probes": False}
+    alone = words.line(read(status(gate=gate | {"waits": [FORCED]})))
+    assert "probes fail" not in alone
+    assert "may pass" not in alone
+    sick = words.line(read(status(gate=gate | {"waits": [f"{FORCED}; ivor-green-7-0: L2"]})))
+    assert "probes fail" in sick
 
 
 def test_everybody_on_stable_by_force_is_said_first() -> None:
