@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
@@ -118,7 +119,7 @@ def _telling_tests(status: models.ReleaseStatus) -> Iterator[str]:
         failing = [test for test in scope.tests if test.verdict == "fail"]
         if failing or (not over and of_status(scope).tells):
             lines.append(f"  {of_status(scope).line()}")
-        lines += [f"    {test.name} fails: {in_spans(test.text)}" for test in failing]
+        lines += [f"    {test.name} fails: {_said(test)}" for test in failing]
     if not over:
         lines += _silent(status)
     if lines:
@@ -133,11 +134,17 @@ def _silent(status: models.ReleaseStatus) -> Iterator[str]:
     for scope in status.scopes:
         for test in scope.tests:
             if not test.speaks:
-                why.setdefault((test.name, test.text), []).append(scope_name(scope.scope))
+                text = re.sub(rf"\b{re.escape(scope.scope)}\b", "it", _said(test))
+                why.setdefault((test.name, text), []).append(scope_name(scope.scope))
     for (name, text), names in why.items():
         alike = len(names) > words.FEW
         whose = f"{len(names)} scopes" if alike else ", ".join(names)
-        yield f"  {name} cannot speak of {whose}: {in_spans(text)}"
+        yield f"  {name} cannot speak of {whose}: {text}"
+
+
+def _said(test: models.TestStatus) -> str:
+    """Return what a test says, without its name before it."""
+    return in_spans(test.text.removeprefix(f"{test.name}: "))
 
 
 def _tests(status: models.ReleaseStatus) -> Iterator[str]:
@@ -164,7 +171,7 @@ def _tests(status: models.ReleaseStatus) -> Iterator[str]:
             says: str = test.verdict if test.speaks else "cannot speak"
             if over and test.verdict != "fail":
                 says = "said nothing against it"
-            text = in_spans(test.text)
+            text = _said(test)
             yield f"    {test.name:<{width}}  {says}{': ' + text if text else ''}"
 
 

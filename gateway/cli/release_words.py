@@ -360,7 +360,8 @@ def _now(status: models.ReleaseStatus) -> str:
 def _goes_back(status: models.ReleaseStatus) -> bool:
     """Tell whether a held release is on its way back, and only waits for its stable."""
     _, staying, reason = status.because.partition(_STAYING)
-    return bool(staying) and "forward only" not in reason
+    by_hand = status.trigger == "manual"  # an abort that is not done yet
+    return by_hand or (bool(staying) and "forward only" not in reason)
 
 
 def left_over(status: models.ReleaseStatus) -> list[str]:

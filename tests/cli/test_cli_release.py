@@ -529,6 +529,16 @@ async def test_explain_of_a_running_one_says_who_cannot_speak_and_what_comes_nex
     assert "    stable has no history of latencies: only the fixed limit is tested" in full
 
 
+async def test_explain_says_once_what_is_true_of_many(admin: FakeAdmin, gateway: Run) -> None:
+    def silent(name: str) -> dict[str, Any]:
+        text = f"critical_down: {name} is not critical"
+        test = {"name": "critical_down", "speaks": False, "verdict": "inconclusive", "text": text}
+        return {**status()["scopes"][0], "scope": name, "tests": [test]}
+
+    lines = await explained(admin, gateway, status(scopes=[silent("ivor"), silent("events")]), [])
+    assert "  critical_down cannot speak of ivor, events: it is not critical" in lines
+
+
 @pytest.mark.parametrize("arguments", [[], ["--verbose"]])
 async def test_explain_keeps_control_characters_from_the_terminal(
     admin: FakeAdmin, gateway: Run, arguments: list[str]

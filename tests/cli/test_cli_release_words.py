@@ -198,6 +198,8 @@ def test_a_held_release_that_only_waits_for_its_stable_goes_back_by_itself() -> 
         "  it goes back by itself as soon as its stable can serve; "
         "all the same: gateway release abort r-41 --force"
     )
+    by_hand = words.ending(read(status("held", because="taken back by demo", trigger="manual")))
+    assert by_hand[-1] == lines[-1]
     stuck = words.ending(read(status("held", because="dead; not rolled back: it is forward only")))
     assert "until someone decides" in stuck[-1]
 
