@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.admin import models
+from gateway.cli.hints import in_verbs
 from gateway.client.api import AdminClient, AdminError, Reply
 from gateway.client.exits import Exit
 from gateway.client.link import Link
@@ -103,20 +104,37 @@ def fail(error: AdminError) -> NoReturn:
     """Say what, where, and what to do, on standard error; end with its exit status."""
     field = f"{error.field}: " if error.field else ""
     said = f" ({error.status} {error.kind})" if error.status else ""
-    warn(f"{field}{error.detail}{said}")
+    detail, services = _told_once(error)
+    warn(f"{field}{detail}{said}")
     problem = error.problem
     if problem is not None:
         for item in problem.errors or ():
             warn(f"  {item.field + ': ' if item.field else ''}{item.detail}")
-        for refused in problem.services or ():
-            warn(f"  {refused.service}: {refused.detail}")
+        for each in services:
+            warn(f"  {each}")
         for worker in problem.lagging or ():
             warn(f"  not yet confirmed by {worker}")
         for endpoint in problem.endpoints or ():
-            warn(f"  {endpoint.url} is {endpoint.health}{last_words(endpoint.probes)}")
+            warn(f"  {ailing(endpoint)}")
     if hint := error.hint or _HINTS.get(error.kind):
-        warn(f"  {hint}")
+        warn(f"  {in_verbs(hint)}")
     sys.exit(exit_of(error))
+
+
+def _told_once(error: AdminError) -> tuple[str, list[str]]:
+    """Return what was refused, and a line for each service, none of them in both.
+
+    A program reads the services from their list, so the API's detail has them too.
+    """
+    refused = (error.problem.services if error.problem is not None else None) or []
+    lines = [f"{each.service}: {each.detail}" for each in refused]
+    if len(lines) == 1 and lines[0] in error.detail:
+        return error.detail, []
+    for listed in ("; ".join(lines), ", ".join(f"{r.service} is {r.detail}" for r in refused)):
+        if listed and error.detail.endswith(listed):
+            head = error.detail.removesuffix(listed).rstrip(": ")
+            return head or f"{len(lines)} services stay as they are", lines
+    return error.detail, lines
 
 
 _HINTS = {
@@ -124,6 +142,14 @@ _HINTS = {
     "not-a-gateway": "is --admin (GATEWAY_ADMIN) the admin address, not the public one?",
     "timeout": "it may still be done: look at `gateway status` and `gateway audit`",
 }
+
+
+def ailing(endpoint: models.EndpointEvidence) -> str:
+    """Say how an endpoint is and what its failed probes saw; one alone makes none go down."""
+    saw = last_words(endpoint.probes)
+    if endpoint.health == "up" and saw:
+        return f"{endpoint.url} is still up after failed probes{saw}"
+    return f"{endpoint.url} is {endpoint.health}{saw}"
 
 
 def last_words(probes: Sequence[models.Probe]) -> str:
@@ -143,10 +169,12 @@ def talk(
     show: Callable[[T], None],
     *,
     waiting: str = "",
+    unless: Callable[[AdminError], None] = lambda error: None,
 ) -> T:
     """Ask one thing and show the answer, for people or as it came; end the process on errors.
 
-    ``waiting`` is shown on a terminal meanwhile, for work that takes its time.
+    ``waiting`` is shown on a terminal meanwhile, for work that takes its time. ``unless`` sees an
+    error first, and ends the process where it is none to the verb.
     """
 
     async def exchange() -> Reply[T]:
@@ -160,6 +188,7 @@ def talk(
         else:
             reply = asyncio.run(exchange())
     except AdminError as error:
+        unless(error)
         fail(error)
     if link.as_json:
         click.echo(reply.raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,10 +10,13 @@ import click
 
 from gateway.admin import release_models as models
 from gateway.cli import release_words as words
-from gateway.cli.output import console, percent, say, table, talk
+from gateway.cli.output import console, percent, say, table, talk, warn
+from gateway.cli.release_none import none_yet
 from gateway.cli.release_start import start
+from gateway.cli.release_waits import span
 from gateway.cli.values import duration, force_option, in_seconds, percentage, reason_option
 from gateway.client.api import AdminClient, Reply
+from gateway.client.exits import Exit
 from gateway.client.link import Link, talks_to_gateway
 from gateway.client.releases import Verb
 
@@ -66,7 +70,7 @@ def _show_list(page: models.ReleasesPage) -> None:
             each.version,
             each.state.replace("_", " "),
             f"{each.step}/{each.steps}",
-            percent(each.weight),
+            percent(words.weight(each)),
             ", ".join(each.services),
             words.moment(each.began),
             each.actor,
@@ -85,7 +89,7 @@ def _show_list(page: models.ReleasesPage) -> None:
 @talks_to_gateway
 def show(link: Link, ident: str) -> None:
     """Show one release as it stands: its step, its gate, both sides' figures, the evidence."""
-    talk(link, lambda client: client.release(ident), _show_one)
+    talk(link, lambda client: client.release(ident), _show_one, unless=none_yet(link, ident))
 
 
 def _show_one(status: models.ReleaseStatus) -> None:
@@ -115,9 +119,10 @@ def watch(link: Link, ident: str, timeout: str | None) -> None:
 
 @command.command("explain")
 @_ident
+@click.option("-v", "--verbose", is_flag=True, help="Also every number that there is.")
 @talks_to_gateway
-def explain(link: Link, ident: str) -> None:
-    """Tell a release's story: each decision with the numbers it was made by, and what is next."""
+def explain(link: Link, ident: str, verbose: bool) -> None:
+    """Tell a release's story: each decision, what spoke for it, and what is next."""
     found: list[models.ReleaseStatus] = []
 
     async def ask(client: AdminClient) -> Reply[models.DecisionsPage]:
@@ -128,10 +133,10 @@ def explain(link: Link, ident: str) -> None:
     def tell(page: models.DecisionsPage) -> None:
         from gateway.cli.release_explain import story
 
-        for each in story(found[0], page):
+        for each in story(found[0], page, verbose=verbose):
             say(each)
 
-    talk(link, ask, tell)
+    talk(link, ask, tell, unless=none_yet(link, ident))
 
 
 # --- steering -----------------------------------------------------------------------------------
@@ -194,8 +199,23 @@ def promote(link: Link, ident: str, to: float | None, reason: str, force: bool) 
 @force_option("Even where stable has no healthy endpoint and the candidate has.")
 @talks_to_gateway
 def abort(link: Link, ident: str, reason: str, force: bool) -> None:
-    """Take a release back: everything to stable at once. Ends with 0 where that is done."""
-    _steer(link, ident, "abort", models.ReleaseVerb(reason=reason, force=force))
+    """Take a release back: everything to stable at once. Ends with 0 where that is done.
+
+    Ends with 4 where some service stays, because its stable cannot serve while its candidate can;
+    it goes back by itself as soon as it can.
+    """
+    request = models.ReleaseVerb(reason=reason, force=force)
+    answer = talk(link, lambda client: client.steer_release(ident, "abort", request), _show_aborted)
+    if answer.state == "held":
+        for each in words.left_over(answer):
+            warn(each)
+        sys.exit(Exit.REFUSED)
+
+
+def _show_aborted(answer: models.ReleaseAnswer) -> None:
+    """Say where it is, unless that is not what was asked for: that goes to standard error."""
+    if answer.state != "held":
+        _show_moved(answer)
 
 
 @command.command("finalize")
@@ -222,6 +242,6 @@ def _show_renewed(answer: models.ReleaseAnswer) -> None:
     if lease is None:
         say(f"{name} has no lease: nothing to renew.")
     elif lease.rests:
-        say(f"{name}: its lease of {words.span(lease.seconds)} rests.")
+        say(f"{name}: its lease of {span(lease.seconds)} rests.")
     else:
-        say(f"{name}: {words.span(lease.left)} until its lease is lost (then {lease.on_lost}).")
+        say(f"{name}: {span(lease.left)} until its lease is lost (then {lease.on_lost}).")

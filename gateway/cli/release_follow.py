@@ -10,7 +10,9 @@ from typing import Final, NoReturn
 from gateway.admin import release_models as models
 from gateway.cli import release_words as words
 from gateway.cli.output import fail, say, warn
+from gateway.cli.release_none import none_yet
 from gateway.cli.release_report import Documents, Reporter, for_people
+from gateway.cli.release_waits import span
 from gateway.cli.release_watch import EXITS, PATIENCE, Renewal, Times, Watch, Watched
 from gateway.client.api import AdminClient, AdminError, Reply
 from gateway.client.exits import Exit
@@ -91,7 +93,7 @@ async def _ledger(
 def began(answer: models.ReleaseStatus) -> str:
     """Say that a release has begun, with what, and for how long."""
     lease = answer.lease
-    kept = "" if lease is None else f"; lease {words.span(lease.seconds)}, lost: {lease.on_lost}"
+    kept = "" if lease is None else f"; lease {span(lease.seconds)}, lost: {lease.on_lost}"
     return (
         f"Release {words.title(answer)[8:]} of {', '.join(answer.services)} has begun: "
         f"{words.plan(answer)}{kept}."
@@ -124,6 +126,8 @@ def follow(
         ended, decisions = asyncio.run(_session(link, ident, request, reporter, watched, timeout))
     except AdminError as error:
         reporter.close()
+        if request is None and watched.last is None:
+            none_yet(link, ident)(error)
         _leave(watched)
         fail(error)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -177,5 +181,5 @@ def _conclude(
     if rows:
         warn("  the last decisions:")
     for row in rows:
-        warn(f"    {words.clock_time(row.at)} {row.what}{': ' + row.text if row.text else ''}")
+        warn(f"    {words.clock_time(row.at)} {words.decided(row)}")
     warn(f"  every decision with its numbers: gateway release explain {last.value.id}")

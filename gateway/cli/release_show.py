@@ -13,6 +13,7 @@ from rich.text import Text
 from gateway.admin import release_models as models
 from gateway.cli import release_words as words
 from gateway.cli.output import colored, console, percent, safe, table
+from gateway.cli.release_waits import forced, outlook, probes_pass, span, waits
 from gateway.client.api import Reply
 
 #: Columns of a bar, and of one in a table.
@@ -41,12 +42,15 @@ def picture(status: models.ReleaseStatus, width: int) -> Group:
 
 def _parts(status: models.ReleaseStatus, *, roomy: bool) -> Iterator[RenderableType]:
     """Give the picture's parts from top to bottom."""
+    if on_stable := forced(status):
+        yield _text(on_stable, "bold red")
     yield _head(status)
     if why := words.because(status):
         yield _text(f"because: {why}", _STYLES.get(status.state, ""))
     yield Text("")
     yield _progress(status)
-    if status.scopes:
+    exposed = status.step > 0
+    if status.scopes and exposed:
         yield Text("")
         yield _scopes(status, roomy=roomy)
     if status.pools:
@@ -54,14 +58,15 @@ def _parts(status: models.ReleaseStatus, *, roomy: bool) -> Iterator[RenderableT
         yield _pools(status)
     for ailment in words.ailments(status):
         yield _text(ailment, "red")
-    waits = status.gate.waits if status.gate is not None else []
-    if waits:
+    if missing := waits(status):
         yield Text("")
         yield Text("waits for")
-        for wait in waits:
+        for wait in missing:
             yield _text(f"  {wait}")
-    if status.outlook is not None and (outlook := words.outlook(status.outlook)):
-        yield _text(f"outlook: {outlook}")
+    if ahead := outlook(status):
+        yield _text(f"outlook: {ahead}")
+    if status.state == "finalized" and words.unopposed(status):
+        yield Text(words.NOTHING, style="green")
 
 
 def _text(text: str, style: str = "") -> Text:
@@ -72,7 +77,7 @@ def _text(text: str, style: str = "") -> Text:
 def _head(status: models.ReleaseStatus) -> Text:
     """Return the line with the release's name, state and age."""
     head = _text(words.title(status), "bold")
-    head.append(f" of {safe(', '.join(status.services))}: ", style="not bold")
+    head.append(f" of {safe(words.services(status))}: ", style="not bold")
     head.append(status.state.replace("_", " "), style=_STYLES.get(status.state, "bold"))
     head.append(f", {safe(words.position(status))}", style="not bold")
     head.append(
@@ -90,19 +95,22 @@ def _progress(status: models.ReleaseStatus) -> Table:
         label = f" {percent(step.weight)} " if step.state == "current" else percent(step.weight)
         steps.append(label, style=style).append("  ")
     grid.add_row("steps", steps)
-    grid.add_row("weight", _bar(status.weight, 100, WIDE), percent(status.weight))
+    grid.add_row("weight", _bar(words.weight(status), 100, WIDE), percent(words.weight(status)))
     gate = status.gate
-    if gate is not None:
-        held = f"{words.span(gate.held)} of {words.span(gate.hold)}"
+    if gate is not None and status.step > 0:
+        held = f"{span(gate.held)} of {span(gate.hold)}"
         left = gate.hold - gate.held
         if left > 0:
-            held += f", {words.span(left)} left"
+            held += f", {span(left)} left"
         grid.add_row("hold", _bar(gate.held, gate.hold, WIDE), held)
         grid.add_row("requests", _bar(gate.requests, gate.min_requests, WIDE),
                      f"{gate.requests} (at least {gate.min_requests})")  # fmt: skip
         grid.add_row("clients", _bar(gate.keys, gate.min_keys, WIDE),
                      f"{gate.keys} (at least {gate.min_keys})")  # fmt: skip
-        probes = Text("pass", style="green") if gate.probes else Text("fail", style="bold red")
+    if gate is not None:
+        probes = (
+            Text("pass", style="green") if probes_pass(status) else Text("fail", style="bold red")
+        )
         grid.add_row("probes", probes)
     if status.lease is not None:
         grid.add_row("lease", _bar(status.lease.left, status.lease.seconds, WIDE),
@@ -113,8 +121,8 @@ def _progress(status: models.ReleaseStatus) -> Table:
 def _lease(lease: models.LeaseStatus) -> str:
     """Say how long a lease has, and what happens then."""
     if lease.rests:
-        return f"{words.span(lease.seconds)}, rests"
-    return f"{words.span(lease.left)} left of {words.span(lease.seconds)}, lost: {lease.on_lost}"
+        return f"{span(lease.seconds)}, rests"
+    return f"{span(lease.left)} left of {span(lease.seconds)}, lost: {lease.on_lost}"
 
 
 def _bar(value: float, total: float, width: int) -> ProgressBar:
@@ -138,7 +146,7 @@ def _scopes(status: models.ReleaseStatus, *, roomy: bool) -> Table:
             complete_style=style,
             finished_style="bold red",  # at the threshold it is taken back: nothing to be green for
         )
-        verdict = "no verdict" if scope.verdict == "inconclusive" else scope.verdict
+        verdict = _verdict(status, scope)
         made.add_row(
             _text("all" if scope.scope == "*" else scope.scope),
             str(scope.candidate.requests),
@@ -153,8 +161,15 @@ def _scopes(status: models.ReleaseStatus, *, roomy: bool) -> Table:
     return made
 
 
+def _verdict(status: models.ReleaseStatus, scope: models.ScopeStatus) -> str:
+    """Say what a scope says; what has not failed by the end will not."""
+    if status.state == "finalized" and scope.verdict != "fail":
+        return "nothing against it"
+    return "no verdict" if scope.verdict == "inconclusive" else scope.verdict
+
+
 def _pools(status: models.ReleaseStatus) -> Table:
-    """Return the candidate pools with their generations."""
+    """Return the candidate pools with their generations; their health while it matters."""
     rows: list[list[str | Text]] = [
         [
             pool.service,
@@ -165,7 +180,10 @@ def _pools(status: models.ReleaseStatus) -> Table:
         ]
         for pool in status.pools
     ]
-    return table(["service", "candidate", "generation", "stable's", "health"], rows)
+    columns = ["service", "candidate", "generation", "stable's", "health"]
+    if status.state in words.ENDED:  # what was put there since is not this release's
+        return table(columns[:-1], [row[:-1] for row in rows])
+    return table(columns, rows)
 
 
 class Picture:

@@ -20,6 +20,7 @@ from gateway.cli.values import (
     percentage,
     reason_option,
     services_option,
+    short_duration,
 )
 from gateway.client.link import Link, talks_to_gateway
 from gateway.release.plan import PlanError, Step, check_steps
@@ -67,9 +68,9 @@ def pool(text: str) -> tuple[str, int]:
 )
 @click.option(
     "--lease",
-    type=duration,
+    type=short_duration,
     metavar="DURATION",
-    help="Undo or hold it unless it is renewed this often; --wait does that by itself.",
+    help="Undo or hold it unless it is renewed this often, up to 99m; --wait does that by itself.",
 )
 @click.option(
     "--on-lease-lost",

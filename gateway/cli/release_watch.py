@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.admin import release_models as models
-from gateway.cli import release_words as words
 from gateway.cli.release_report import Reporter, Seen
+from gateway.cli.release_waits import span
 from gateway.client.api import AdminClient, AdminError
 from gateway.client.exits import Exit
 
@@ -106,7 +106,7 @@ class Watch:
             self._miss(error, asked)
             return None
         if self._away_since is not None:
-            away = words.span(self._times.clock() - self._away_since)
+            away = span(self._times.clock() - self._away_since)
             self._reporter.note(f"the gateway answers again, after {away}")
         self._away_since = None
         self._pause = INTERVAL
@@ -123,11 +123,11 @@ class Watch:
             self._pause = min(self._pause * 2, BACKOFF[1])
         left = self._away_since + RECONNECT - now
         if left <= 0:
-            detail = f"no answer for {words.span(RECONNECT)}; the last try: {error.detail}"
+            detail = f"no answer for {span(RECONNECT)}; the last try: {error.detail}"
             raise AdminError("unreachable", detail) from error
         self._pause = min(self._pause, left)
         aside = " (the release goes on without this watch)" if first else ""
-        self._reporter.note(f"{error.detail}; trying again for {words.span(left)}{aside}")
+        self._reporter.note(f"{error.detail}; trying again for {span(left)}{aside}")
 
 
 def _away(error: AdminError, known: bool) -> bool:
@@ -181,7 +181,7 @@ class Renewal:
         """Say once that renewing fails, and once that the lease is over."""
         left = self._renewed + self.lease.seconds - self.times.clock()
         if left > 0:
-            self._once("failed", f"cannot renew the lease, {words.span(left)} left: {error.detail}")
+            self._once("failed", f"cannot renew the lease, {span(left)} left: {error.detail}")
         else:
             then = "a rollback" if self.lease.on_lost == "rollback" else "a hold"
             self._once("over", f"the lease has run out here, which means {then}; still trying")

@@ -9,13 +9,22 @@ import re
 from datetime import UTC, datetime
 
 from gateway.admin import release_models as models
-from gateway.cli.output import last_words, percent
+from gateway.cli.output import ailing, percent
+from gateway.cli.release_waits import forced, in_spans, outlook, probes_pass, span, waits
 
+#: States that nothing comes after.
+ENDED = frozenset({"finalized", "rolled_back", "aborted"})
 #: States that a watch does not wait in any longer.
-OVER = frozenset({"finalized", "rolled_back", "aborted", "held"})
+OVER = ENDED | {"held"}
 #: Lines about endpoints, and about scopes, that a report has at most.
 MOST = 8
+#: Services that are named in a heading.
+FEW = 3
+#: What there is to say of evidence that has not condemned a release that is through.
+NOTHING = "nothing spoke against it"
 
+#: What stands, in the reason of a release that is held, before the services that could not go back.
+_STAYING = "; not rolled back: "
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -30,22 +39,6 @@ def clock_time(at: float) -> str:
 def moment(at: float) -> str:
     """Write a moment with its day, UTC."""
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def span(seconds: float) -> str:
-    """Write a span to the second: ``40 s``, ``5 m``, ``1 m 30 s``, ``2 h``."""
-    if 0 < seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    whole = max(round(seconds), 0)
-    for size, unit, smaller, small_unit in (
-        (86_400, "d", 3600, "h"),
-        (3600, "h", 60, "m"),
-        (60, "m", 1, "s"),
-    ):
-        if whole >= size:
-            rest = whole % size // smaller
-            return f"{whole // size} {unit}" + (f" {rest} {small_unit}" if rest else "")
-    return f"{whole} s"
 
 
 def number(value: float) -> str:
@@ -70,6 +63,17 @@ def milliseconds(value: float | None) -> str:
 def title(release: models.ReleaseSummary) -> str:
     """Name a release: ``release r-41 (1.9.0)``."""
     return f"release {release.id}" + (f" ({release.version})" if release.version else "")
+
+
+def services(status: models.ReleaseSummary) -> str:
+    """Name a release's services; how many there are, where the names come below."""
+    names = status.services
+    return ", ".join(names) if len(names) <= FEW else f"{len(names)} services"
+
+
+def weight(release: models.ReleaseSummary | models.DecisionRow) -> float:
+    """Return the build's share in percent: all of it, where it has become stable."""
+    return 100.0 if release.state == "finalized" else release.weight
 
 
 def position(status: models.ReleaseStatus) -> str:
@@ -99,7 +103,21 @@ def plan(status: models.ReleaseStatus) -> str:
 
 def line(status: models.ReleaseStatus) -> str:
     """Say in one line where a release is, what was seen, and what it waits for."""
-    parts = [_head(status), *_gate(status), *_scope(status), _opinion(status), _lease(status)]
+    return _joined(*_seen(status), _opinion(status), _lease(status))
+
+
+def standing(status: models.ReleaseStatus) -> str:
+    """Say the same but for what it waits for, where that is told beside."""
+    return _joined(*_seen(status), because(status), _lease(status))
+
+
+def _seen(status: models.ReleaseStatus) -> list[str]:
+    """Say where a release is and what was seen."""
+    return [forced(status), _head(status), *_gate(status), *_scope(status)]
+
+
+def _joined(*parts: str) -> str:
+    """Return a line of what there is."""
     return " · ".join(part for part in parts if part)
 
 
@@ -127,7 +145,7 @@ def _gate(status: models.ReleaseStatus) -> list[str]:
         clients += f" of {gate.min_keys}"
     parts = [f"held {span(gate.held)} of {span(gate.hold)}"]
     parts.append(f"{requests} requests, {clients} clients")
-    if not gate.probes:
+    if not probes_pass(status):
         parts.append("probes fail")
     return parts
 
@@ -163,16 +181,26 @@ def _opinion(status: models.ReleaseStatus) -> str:
     """Say what the gateway makes of it, why, and when more can be expected."""
     if status.because:
         return because(status)
-    waits = "; ".join(status.gate.waits) if status.gate is not None else ""
-    if _needs_a_hand(status):
-        waits = waits or f"gateway release finalize {status.id}"
+    missing = "; ".join(waits(status, counted=False))
+    if status.state == "validating":
+        return f"waits for {missing}" if missing else ""
+    if status.state == "finalized":
+        return NOTHING if unopposed(status) else ""
     if status.state in OVER or status.state == "rolling_back":
         return ""
-    passes = "well so far" if waits else "passes"
+    if _needs_a_hand(status):
+        missing = missing or f"gateway release finalize {status.id}"
+    waiting = missing or (status.gate is not None and status.gate.waits)
+    passes = "well so far" if waiting else "passes"
     words = {"pass": passes, "fail": "fails", "inconclusive": "no verdict yet"}[status.verdict]
-    said = f"{words}: {waits}" if waits else words
-    ahead = outlook(status.outlook) if status.outlook is not None else ""
+    said = f"{words}: {missing}" if missing else words
+    ahead = outlook(status)
     return f"{said} ({ahead})" if ahead else said
+
+
+def unopposed(status: models.ReleaseStatus) -> bool:
+    """Tell whether no test has spoken against a release."""
+    return status.verdict != "fail" and all(scope.verdict != "fail" for scope in status.scopes)
 
 
 def _needs_a_hand(status: models.ReleaseStatus) -> bool:
@@ -182,23 +210,12 @@ def _needs_a_hand(status: models.ReleaseStatus) -> bool:
     return manual and gate is not None and gate.held >= gate.hold
 
 
-def outlook(ahead: models.Outlook) -> str:
-    """Say when a verdict can be expected."""
-    if ahead.text:
-        return ahead.text
-    parts = []
-    if ahead.pass_in is not None:
-        parts.append(f"may pass in {span(ahead.pass_in)}")
-    if ahead.fail_in is not None:
-        parts.append(f"may fail in {span(ahead.fail_in)}")
-    return ", ".join(parts)
-
-
 def because(release: models.ReleaseSummary) -> str:
     """Return why a release is held or has ended, with the trigger where that says more."""
-    if release.trigger and release.trigger not in release.because:
-        return f"{release.because} ({release.trigger})" if release.because else release.trigger
-    return release.because
+    why = in_spans(release.because)
+    if release.trigger and release.trigger not in why:
+        return f"{why} ({release.trigger})" if why else release.trigger
+    return why
 
 
 def _lease(status: models.ReleaseStatus) -> str:
@@ -249,14 +266,22 @@ def sick(status: models.ReleaseStatus) -> object:
 def ailments(status: models.ReleaseStatus) -> list[str]:
     """Return a line for each endpoint of the candidate that fails: what its last probe saw."""
     lines = [
-        f"{pool.service} {pool.color} generation {pool.generation}: {endpoint.url} is "
-        f"{endpoint.health}{last_words(endpoint.probes)}"
+        f"{pool.service} {pool.color} generation {pool.generation}: {ailing(endpoint)}"
         for pool in status.pools
         for endpoint in pool.endpoints
     ]
     if len(lines) > MOST:
         return [*lines[:MOST], f"and {len(lines) - MOST} endpoints more"]
     return lines
+
+
+def decided(row: models.DecisionRow) -> str:
+    """Say a decision without its time: what, and why."""
+    what = row.what.replace("_", " ")
+    text = in_spans(row.text)
+    if text.startswith(what):
+        return text  # "step 1 passed", "paused by …"
+    return f"{what}: {text}" if text else what
 
 
 # --- the end ------------------------------------------------------------------------------------
@@ -279,8 +304,7 @@ def ending(status: models.ReleaseStatus) -> list[str]:
     for scope in telling(status)[:MOST]:
         lines += _numbers(scope)
     lines += [f"  {ailment}" for ailment in ailments(status)]
-    if status.gate is not None:
-        lines += [f"  it waited for: {wait}" for wait in status.gate.waits]
+    lines += [f"  it waited for: {wait}" for wait in waits(status)]
     return [*lines, f"  {_now(status)}"]
 
 
@@ -306,7 +330,8 @@ def side(figures: models.SideFigures) -> str:
     """Write one side: ``12 of 140 failed (8.57 %), 3 refused, p50 20 ms, p95 120 ms``."""
     if not figures.requests:
         return "had no requests"
-    parts = [f"{figures.failed} of {figures.requests} failed ({share(figures.error_rate)})"]
+    rate = figures.failed / figures.requests
+    parts = [f"{figures.failed} of {figures.requests} failed ({share(rate)})"]
     if figures.refused:
         parts.append(f"{figures.refused} clients refused")
     for name, value in (("p50", figures.p50_ms), ("p95", figures.p95_ms), ("p99", figures.p99_ms)):
@@ -317,6 +342,11 @@ def side(figures: models.SideFigures) -> str:
 
 def _now(status: models.ReleaseStatus) -> str:
     """Say where the traffic is now and who can do what."""
+    if status.state == "held" and _goes_back(status):
+        return (
+            "it goes back by itself as soon as its stable can serve; "
+            f"all the same: gateway release abort {status.id} --force"
+        )
     if status.state == "held":
         verbs = " | ".join(
             f"gateway release {verb} {status.id}" for verb in ("resume", "promote", "abort")
@@ -324,7 +354,29 @@ def _now(status: models.ReleaseStatus) -> str:
         return f"the candidate keeps {percent(status.weight)} until someone decides: {verbs}"
     if status.weight:
         return f"the candidate has {percent(status.weight)} now"
-    return "everything is on stable now"
+    return "everything is on stable now" if status.step else "nobody was exposed"
+
+
+def _goes_back(status: models.ReleaseStatus) -> bool:
+    """Tell whether a held release is on its way back, and only waits for its stable."""
+    _, staying, reason = status.because.partition(_STAYING)
+    by_hand = status.trigger == "manual"  # an abort that is not done yet
+    return by_hand or (bool(staying) and "forward only" not in reason)
+
+
+def left_over(status: models.ReleaseStatus) -> list[str]:
+    """Say which services an abort has left where they were, why, and what becomes of them."""
+    why, _, staying = in_spans(status.because).partition(_STAYING)
+    lines = [f"{title(status)} could not be taken back wholly: it is held {_at(status)}"]
+    if staying:
+        lines += [f"  stays as it was: {each}" for each in staying.split("; ")]
+    elif why:
+        lines.append(f"  because: {why}")
+    return [
+        *lines,
+        "  it goes back by itself as soon as its stable can serve",
+        f"  take it back all the same: gateway release abort {status.id} --force",
+    ]
 
 
 def left_behind(status: models.ReleaseStatus, *, renewing: bool) -> list[str]:

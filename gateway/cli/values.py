@@ -32,6 +32,14 @@ def duration(text: str) -> str:
     return text
 
 
+def short_duration(text: str) -> str:
+    """Check a duration that a call is waited for or a lease has, of up to ``99m``."""
+    if not re.fullmatch(r"\d{1,6}ms|\d{1,3}s|\d{1,2}m", text, re.ASCII):
+        expected = "expected a duration of up to 99m, like 500ms, 30s, 60m"
+        raise click.BadParameter(f"{text!r}; {expected}")
+    return text
+
+
 def in_seconds(duration: str) -> float:
     """Return the seconds of what ``duration`` let through."""
     number = duration.rstrip("mshd")

@@ -62,11 +62,14 @@ class News(NamedTuple):
     service: str
     text: str
     numbers: dict[str, Any]
+    critical: bool = False
 
     @property
     def of(self) -> tuple[str, str]:
-        """What is told once."""
-        return self.trigger, self.service
+        """What is told once: that somebody must come for a service, whichever rule said so first;
+        a dying pool meets them all one after the other.
+        """
+        return "" if self.critical else self.trigger, self.service
 
 
 def worth_telling(run: Release, judgement: Judgement, findings: Sequence[Finding]) -> list[News]:
@@ -76,7 +79,9 @@ def worth_telling(run: Release, judgement: Judgement, findings: Sequence[Finding
     for each in findings:
         told = each.critical or (back and each.what == "roll_back")
         if told and (each.trigger, each.service) not in judgement.known.seen_to:
-            found.append(News(each.trigger, each.service, each.text, dict(each.numbers)))
+            found.append(
+                News(each.trigger, each.service, each.text, dict(each.numbers), each.critical)
+            )
     if back and (over := judgement.over()):
         text = "; ".join(account.in_words(run, judgement, name) for name in over)
         found.append(News("regression", "", text, {}))

@@ -14,12 +14,14 @@ from tests.cli.release_answers import (
     BEGAN,
     DECISIONS,
     FAILED_SCOPE,
+    FINALIZED,
     GATE,
     HELD,
     PATH,
     POOL,
     ROLLED_BACK,
     SICK,
+    side,
     status,
 )
 
@@ -94,7 +96,7 @@ async def test_start_leaves_to_the_configuration_what_was_not_said(
         (["--pool", "ivor=x"], "expected SERVICE=GENERATION"),
         (["--pool", "ivor=0"], "pools.ivor"),
         (["--pool", "ivor=1", "--pool", "ivor=2"], "named twice"),
-        (["--lease", "2d"], "lease"),
+        (["--lease", "200h"], "expected a duration of up to 99m"),
         (["--lease", "soon"], "expected a duration"),
         (["--service", "a/b"], "services.0"),
         (["--on-lease-lost", "cry"], "'rollback', 'hold'"),
@@ -176,6 +178,60 @@ async def test_an_unknown_release_ends_with_4(admin: FakeAdmin, gateway: Run) ->
     assert (ended.code, ended.err) == (4, "gateway: no r-9 (404 unknown-release)\n")
 
 
+HALF = "taken back by demo; not rolled back: events: green has no endpoint that could serve"
+
+
+@pytest.mark.parametrize(
+    ("because", "said"),
+    [
+        (HALF, "stays as it was: events: green has no endpoint that could serve"),
+        ("taken back by demo", "because: taken back by demo"),
+    ],
+)
+async def test_an_abort_that_could_not_be_done_wholly_ends_with_4_and_says_what_stays(
+    admin: FakeAdmin, gateway: Run, because: str, said: str
+) -> None:
+    held = answer("held", because=because, applied_in_ms=3.26)
+    admin.answer("POST", f"{CURRENT}/abort", held)
+    ended = await gateway("release", "abort")
+    assert (ended.code, ended.out) == (4, "")
+    assert ended.err.splitlines() == [
+        "gateway: release r-41 (1.9.0) could not be taken back wholly: it is held at step 1/4 5 %",
+        f"gateway:   {said}",
+        "gateway:   it goes back by itself as soon as its stable can serve",
+        "gateway:   take it back all the same: gateway release abort r-41 --force",
+    ]
+    programs = await gateway("release", "abort", "--json")
+    assert (programs.code, json.loads(programs.out)) == (4, held)
+
+
+@pytest.mark.parametrize("verb", ["show", "watch", "explain"])
+async def test_before_the_first_release_there_is_none_to_look_at(
+    admin: FakeAdmin, gateway: Run, verb: str
+) -> None:
+    for path in (CURRENT, PATH):
+        admin.problem("GET", path, 404, "unknown-release", detail="there is no release")
+    ended = await gateway("release", verb)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("There has been no release yet")
+    programs = await gateway("release", verb, "--json")
+    assert (programs.code, json.loads(programs.out)) == (0, None)
+    assert (await gateway("release", verb, "r-41")).code == 4  # one that was named is another thing
+
+
+async def test_services_are_told_once(admin: FakeAdmin, gateway: Run) -> None:
+    parts = [{"service": name, "type": "x", "detail": "at 5 %"} for name in ("ivor", "events")]
+    listed = "traffic is split by hand: ivor is at 5 %, events is at 5 %"
+    admin.problem("POST", "/v1/releases", 409, "split-in-force", detail=listed, services=parts,
+                  hint="PUT /v1/traffic to 0, finalize it, or roll back first")  # fmt: skip
+    assert (await gateway("release", "start")).err.splitlines() == [
+        "gateway: traffic is split by hand (409 split-in-force)",
+        "gateway:   ivor: at 5 %",
+        "gateway:   events: at 5 %",
+        "gateway:   `gateway traffic set 0`, finalize it, or roll back first",
+    ]
+
+
 @pytest.mark.parametrize("arguments", [["promote", "--to", "101"], ["abort", "a", "b"], ["undo"]])
 async def test_wrong_usage_of_a_verb_ends_with_2(
     admin: FakeAdmin, gateway: Run, arguments: list[str]
@@ -255,7 +311,7 @@ async def test_show_has_the_whole_picture(admin: FakeAdmin, gateway: Run) -> Non
     for words in ("release r-41 (1.9.0) of ivor: stepping, step 1/4 5 %", "40 s of 5 m",
                   "132 (at least 100)", "41 (at least 5)", "0.12 %", "110 ms", "0.3/500",
                   "12 s left of 30 s, lost: hold", r"503, expected 200 'boot\x1b[2Jing'",
-                  "260 s of its hold", "outlook: may pass in 4 m 20 s"):  # fmt: skip
+                  "4 m 20 s of its hold", "outlook: may pass in 4 m 20 s"):  # fmt: skip
         assert words in ended.out
     assert "\x1b" not in ended.out
 
@@ -265,6 +321,38 @@ async def test_show_of_one_that_is_over_ends_with_0(admin: FakeAdmin, gateway: R
     ended = await gateway("release", "show", "r-41")
     assert ended.code == 0
     assert "because: the candidate of ivor fails more often than stable (regression)" in ended.out
+
+
+async def shown(admin: FakeAdmin, gateway: Run, release: dict[str, Any]) -> str:
+    admin.answer("GET", CURRENT, release)
+    return (await gateway("release", "show")).out
+
+
+async def test_show_of_one_that_is_through_has_no_doubts(admin: FakeAdmin, gateway: Run) -> None:
+    out = await shown(admin, gateway, FINALIZED)
+    for words in ("100 %", "nothing against it", "nothing spoke against it"):
+        assert words in out
+    for words in ("no verdict", "inconclusive", "health"):
+        assert words not in out
+
+
+async def test_show_of_validating_has_only_what_that_waits_for(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    waits = ["0 of 100 requests of the candidate", "probes: ivor-green-7-0: L2: status 503"]
+    early = status("validating", step=0, weight=0.0, gate=GATE | {"waits": waits})
+    out = await shown(admin, gateway, early)
+    assert "  ivor-green-7-0: L2: status 503" in out
+    for words in ("requests", "clients", "hold", "verdict"):
+        assert words not in out
+
+
+async def test_show_says_first_that_everybody_is_on_stable_by_force(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    waits = ["probes: `rollback --local` or on_control_lost has everybody on stable"]
+    out = await shown(admin, gateway, status(gate=GATE | {"waits": waits}))
+    assert out.startswith("everybody is on stable by force (`gateway rollback --local --undo`")
 
 
 @pytest.mark.parametrize("verb", ["show", "explain", "list", "abort", "renew"])
@@ -280,56 +368,189 @@ async def test_json_is_the_answer_as_it_came(admin: FakeAdmin, gateway: Run, ver
     assert json.loads(ended.out) == expected.get(verb, answer()) | news
 
 
-async def test_explain_tells_each_decision_with_its_numbers(admin: FakeAdmin, gateway: Run) -> None:
-    admin.answer("GET", CURRENT, ROLLED_BACK)
-    admin.answer("GET", f"{PATH}/decisions", DECISIONS)
-    ended = await gateway("release", "explain")
+def scopes_row(ident: int, what: str, text: str = "", **scopes: Any) -> dict[str, Any]:
+    """A row of the ledger, a second after the one before, with the numbers of some scopes."""
+    named = {
+        name.replace("whole", "*"): {
+            "evidence": evidence,
+            "threshold": 500.0,
+            "leading": "errors" if evidence > 1 else "",
+            "failures": {"candidate": failed, "stable": 0},
+            "candidate": {"requests": 140, "failed": failed, "p50_ms": 20.0, "p95_ms": 120.0},
+            "stable": {"requests": 2600, "failed": 3},
+        }
+        for name, (evidence, failed) in scopes.items()
+    }
+    gate = {"held": 40.0, "hold": 300.0, "waits": []}
+    return {
+        "id": ident,
+        "at": BEGAN + ident,
+        "what": what,
+        "state": "finalized" if what == "ended" else "stepping",
+        "step": 1,
+        "weight": 0.0 if what == "ended" else 5.0,
+        "text": text,
+        "numbers": {"scopes": named, "gate": gate},
+    }
+
+
+async def explained(
+    admin: FakeAdmin, gateway: Run, shown: dict[str, Any], rows: list[dict[str, Any]], *more: str
+) -> list[str]:
+    admin.answer("GET", CURRENT, shown)
+    admin.answer("GET", f"{PATH}/decisions", {"release": "r-41", "decisions": rows})
+    ended = await gateway("release", "explain", *more)
     assert ended.code == 0
-    lines = ended.out.splitlines()
-    assert lines[:5] == [
+    return ended.out.splitlines()
+
+
+async def test_explain_tells_each_decision_in_a_line(admin: FakeAdmin, gateway: Run) -> None:
+    lines = await explained(admin, gateway, ROLLED_BACK, DECISIONS["decisions"])
+    figures = (
+        "candidate 12 of 140 failed (8.57 %), p95 2100 ms; "
+        "stable 3 of 2600 failed (0.12 %), p95 110 ms"
+    )
+    rolled_back = r"roll back: the candidate of ivor fails more often\nthan stable"
+    assert lines == [
         "Release r-41 (1.9.0) of ivor",
         "  began 2025-11-25 12:03:04Z by pipeline",
         "  plan: 5 % for 5 m, 20 % for 5 m or less, 50 % for 5 m, 100 % for 5 m; finalize: auto",
         "  a healthy release is taken back with a chance of 1 % at most",
         "  ivor: green generation 7 against generation 6",
+        "",
+        "2025-11-25 12:03:04Z       -  start",
+        f"2025-11-25 12:03:51Z     5 %  {rolled_back}",
+        "",
+        "What the tests say",
+        f"  all services: evidence 812 of 500, most of it from errors; {figures}",
+        "    regression fails: 12 against 3 failures",
+        "",
+        lines[-1],
     ]
+    assert lines[-1].startswith("It is over: rolled back at step 1/4 5 %")
+
+
+async def test_explain_in_full_has_every_number(admin: FakeAdmin, gateway: Run) -> None:
+    lines = await explained(admin, gateway, ROLLED_BACK, DECISIONS["decisions"], "-v")
     at = lines.index("2025-11-25 12:03:51Z  roll back  (rolling back, step 1 5 %)")
     assert lines[at + 1 : at + 4] == [
         r"  the candidate of ivor fails more often\nthan stable",
         "    evidence 812.4 · threshold 500 · quick yes · stable p99 none · steps 5, 20",
         "    ivor, candidate: requests 140 · failed 12",
     ]
-    for words in ("What each test can say at this traffic", "all services: fail",
+    for words in ("What each test can say at this traffic", "  all services: fail",
                   "    regression  fail: 12 against 3 failures",
-                  "812 of 500, most of it from errors",
-                  "It is over: rolled back at step 1/4 5 %"):  # fmt: skip
-        assert words in ended.out
+                  "    evidence  812 of 500, most of it from errors"):  # fmt: skip
+        assert words in lines
+
+
+async def test_explain_has_only_scopes_that_say_something_and_none_twice(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    quiet, loud, better = (0.9, 0), (40.0, 6), (0.2, 1)
+    rows = [
+        scopes_row(1, "evaluation", "held 40 s of 300 s", ivor=quiet, events=loud, agenda=better),
+        scopes_row(2, "evaluation", "passes", ivor=quiet, events=loud, agenda=(0.1, 1)),
+        scopes_row(3, "rolling_back", "why", ivor=quiet, events=loud, agenda=(0.1, 1)),
+    ]
+    lines = await explained(admin, gateway, ROLLED_BACK, rows)
+    told = [line.strip().partition(":")[0] for line in lines if line.startswith("    ")]
+    assert told[:4] == ["events", "agenda", "agenda", "ivor"]
+    events = next(line for line in lines if line.startswith("    events"))
+    assert events == (
+        "    events: evidence 40 of 500, most of it from errors; candidate 6 of 140 failed "
+        "(4.29 %), p95 120 ms; stable 3 of 2600 failed (0.12 %)"
+    )
+    assert "2025-11-25 12:03:05Z     5 %  evaluation: held 40 s of 5 m" in lines
+    text = "\n".join(lines)
+    assert "scopes," not in text
+    assert "leading" not in text
+
+
+async def test_explain_folds_an_evaluation_into_the_step_that_came_of_it(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    same, other = (0.9, 0), (0.8, 0)
+    rows = [
+        scopes_row(1, "evaluation", "one", ivor=other),
+        scopes_row(2, "evaluation", "two", ivor=same),
+        scopes_row(3, "step", "three", ivor=same),
+        scopes_row(4, "evaluation", "four", ivor=other),
+        scopes_row(5, "step", "five", ivor=same),
+    ]
+    short = "\n".join(await explained(admin, gateway, status(), rows))
+    full = "\n".join(await explained(admin, gateway, status(), rows, "--verbose"))
+    assert [word for word in ("one", "two", "three", "four", "five") if f": {word}" in short] == [
+        "one", "three", "four", "five",
+    ]  # fmt: skip
+    assert "  two\n" in full
+
+
+async def test_explain_of_a_release_that_is_through_is_short_and_has_no_doubt(
+    admin: FakeAdmin, gateway: Run
+) -> None:
+    names = [f"service-{n}" for n in range(12)]
+    quiet = {**status()["scopes"][0], "candidate": side(140, 0), "stable": side(2600, 0)}
+    shown = FINALIZED | {
+        "services": names,
+        "pools": [POOL | {"service": name} for name in names],
+        "scopes": [{**quiet, "scope": name} for name in ["*", *names]],
+    }
+    scopes = dict.fromkeys(["whole", *names], (0.9, 0))
+    rows = [scopes_row(n, "evaluation", "passes", **scopes) for n in range(1, 9)]
+    rows.append(scopes_row(9, "ended", "the candidate is stable now", **scopes))
+    lines = await explained(admin, gateway, shown, rows)
+    assert len(lines) < 50
+    text = "\n".join(lines)
+    assert lines[0] == "Release r-41 (1.9.0) of 12 services"
+    assert "   100 %  ended: the candidate is stable now" in text
+    assert lines[-1] == "It is over: finalized, the build has 100 %; nothing spoke against it."
+    for words in ("inconclusive", "no verdict", " 0 %  ended"):
+        assert words not in text
+    full = "\n".join(await explained(admin, gateway, shown, rows, "-v"))
+    assert "inconclusive" not in full
+    assert "nothing spoke against it" in full
 
 
 async def test_explain_of_a_running_one_says_who_cannot_speak_and_what_comes_next(
     admin: FakeAdmin, gateway: Run
 ) -> None:
-    scopes = [{**status()["scopes"][0], "cold": True}]
-    admin.answer("GET", PATH, status(scopes=scopes, outlook={"text": "a verdict in about 3 m"}))
-    admin.answer("GET", f"{PATH}/decisions", {"release": "r-41", "decisions": []})
-    ended = await gateway("release", "explain", "r-41")
-    for words in ("No decision was made yet.", "    latency     cannot speak: stable is cold",
-                  "no history of latencies", "Now: step 1/4 5 %", "  260 s of its hold",
-                  "Outlook: a verdict in about 3 m"):  # fmt: skip
-        assert words in ended.out
+    one = {**status()["scopes"][0], "cold": True}
+    scopes = [one, *({**one, "scope": f"s{n}"} for n in range(3))]
+    shown = status(scopes=scopes, outlook={"text": "a verdict in about 180 s"})
+    lines = await explained(admin, gateway, shown, [])
+    for words in ("No decision was made yet.", "  latency cannot speak of 4 scopes: stable is cold",
+                  "  4 m 20 s of its hold", "Outlook: a verdict in about 3 m"):  # fmt: skip
+        assert words in lines
+    assert lines[-4].startswith("Now: step 1/4 5 %")
+    assert "of its hold" not in lines[-4]  # it stands below
+    full = await explained(admin, gateway, shown, [], "-v")
+    assert "    latency     cannot speak: stable is cold" in full
+    assert "    stable has no history of latencies: only the fixed limit is tested" in full
 
 
+async def test_explain_says_once_what_is_true_of_many(admin: FakeAdmin, gateway: Run) -> None:
+    def silent(name: str) -> dict[str, Any]:
+        text = f"critical_down: {name} is not critical"
+        test = {"name": "critical_down", "speaks": False, "verdict": "inconclusive", "text": text}
+        return {**status()["scopes"][0], "scope": name, "tests": [test]}
+
+    lines = await explained(admin, gateway, status(scopes=[silent("ivor"), silent("events")]), [])
+    assert "  critical_down cannot speak of ivor, events: it is not critical" in lines
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verbose"]])
 async def test_explain_keeps_control_characters_from_the_terminal(
-    admin: FakeAdmin, gateway: Run
+    admin: FakeAdmin, gateway: Run, arguments: list[str]
 ) -> None:
     evil = "\x1b[2J\r\u202e"
     rows = [{**DECISIONS["decisions"][0], "text": evil, "what": evil, "numbers": {evil: evil}}]
     admin.answer("GET", CURRENT, HELD | {"because": evil, "actor": evil, "reason": evil})
     admin.answer("GET", f"{PATH}/decisions", {"release": "r-41", "decisions": rows})
-    ended = await gateway("release", "explain")
+    ended = await gateway("release", "explain", *arguments)
     assert ended.code == 0
     assert not {"\x1b", "\r", "\u202e"} & set(ended.out)
-    assert ended.out.count(r"\x1b[2J\r\u202e") >= 5
+    assert ended.out.count(r"\x1b[2J\r\u202e") >= 4
 
 
 @pytest.mark.parametrize("verb", ["show", "watch", "pause"])

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from gateway.admin import release_models as models
 from gateway.cli import release_words as words
-from gateway.cli.release_explain import numbers
+from gateway.cli.release_numbers import numbers
+from gateway.cli.release_waits import in_spans, outlook, span, waits
 from tests.cli.release_answers import (
     DECISIONS,
     FAILED_SCOPE,
@@ -32,14 +34,14 @@ def test_a_line_has_step_gate_both_sides_evidence_and_what_is_waited_for() -> No
     assert words.line(read(status())) == (
         "step 1/4 5 % · held 40 s of 5 m · 132 requests, 41 clients · "
         "errors candidate 0 % stable 0.12 % · p95 candidate 120 ms stable 110 ms · "
-        "evidence 0.3 of 500 · no verdict yet: 260 s of its hold (may pass in 4 m 20 s)"
+        "evidence 0.3 of 500 · no verdict yet: 4 m 20 s of its hold (may pass in 4 m 20 s)"
     )
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (status("validating", step=0, weight=0.0), "validating, nobody is exposed · no verdict"),
+        (status("validating", step=0, weight=0.0), "validating, nobody is exposed · waits for"),
         (status("baking", step=4), "step 4/4 100 % baking · held"),
         (status("paused"), "paused at step 1/4 5 % · held"),
         (status("rolling_back", because="dead"), "rolling back at step 1/4 5 % · held"),
@@ -128,7 +130,7 @@ def test_a_held_release_says_who_can_do_what() -> None:
     lines = words.ending(read(HELD))
     assert lines[0].startswith("release r-41 (1.9.0) is held at step 1/4")
     assert lines[1] == "  because: stable fails as often (error_rate)"
-    assert "  it waited for: 260 s of its hold" in lines
+    assert "  it waited for: 4 m 20 s of its hold" in lines
     assert lines[-1] == (
         "  the candidate keeps 5 % until someone decides: gateway release resume r-41 | "
         "gateway release promote r-41 | gateway release abort r-41"
@@ -144,13 +146,135 @@ def test_a_report_is_bounded() -> None:
     assert "  and 31 endpoints more" in lines
 
 
+WAITS = [
+    "12 of 100 requests of the candidate",
+    "2 of 5 clients of the candidate",
+    "held 40 s of 300 s",
+    "probes: ivor-green-7-0: L2: status 503; events-green-3-0: not probed yet",
+    "a trigger is near",
+]
+FORCED = "probes: `rollback --local` or on_control_lost has everybody on stable"
+
+
+def test_validating_waits_for_probes_alone() -> None:
+    early = read(status("validating", step=0, weight=0.0, gate=GATE | {"waits": WAITS[:4]}))
+    assert waits(early) == ["ivor-green-7-0: L2: status 503", "events-green-3-0: not probed yet"]
+    assert words.line(early) == (
+        "validating, nobody is exposed · waits for ivor-green-7-0: L2: status 503; "
+        "events-green-3-0: not probed yet"
+    )
+
+
+def test_a_step_waits_for_each_thing_once() -> None:
+    one = read(status(gate=GATE | {"requests": 12, "keys": 2, "waits": WAITS}))
+    assert waits(one)[:3] == [*WAITS[:2], "held 40 s of 5 m"]
+    said = words.line(one)
+    assert said.count("12 of 100 requests") == said.count("held 40 s of 5 m") == 1
+    assert "no verdict yet: ivor-green-7-0: L2: status 503; events-green" in said
+    many = read(status(gate=GATE | {"waits": ["probes: " + "; ".join(f"e{n}" for n in range(20))]}))
+    assert waits(many) == [*(f"e{n}" for n in range(8)), "12 more"]
+
+
+def test_a_step_that_lacks_only_counts_is_not_said_to_pass() -> None:
+    said = words.line(read(status(gate=GATE | {"waits": WAITS[:3]}, verdict="pass", outlook=None)))
+    assert said.endswith(" · well so far")
+
+
+@pytest.mark.parametrize("state", ["held", "paused"])
+def test_a_step_that_is_kept_in_force_is_not_said_to_pass_by_itself(state: str) -> None:
+    text = "60 requests a minute; the step can pass in 260 s"
+    back = "at these failures it is rolled back in about 90 s"
+    assert outlook(read(status(state, outlook={"text": f"{text}; {back}"}))) == (
+        "60 requests a minute; at these failures it is rolled back in about 1 m 30 s"
+    )
+    assert outlook(read(status(state, outlook={"pass_in": 260.0}))) == ""
+    assert outlook(read(status(outlook={"text": text}))).endswith("can pass in 4 m 20 s")
+
+
+def test_a_held_release_that_only_waits_for_its_stable_goes_back_by_itself() -> None:
+    why = "taken back by demo; not rolled back: events: green cannot serve"
+    lines = words.ending(read(status("held", because=why)))
+    assert lines[-1] == (
+        "  it goes back by itself as soon as its stable can serve; "
+        "all the same: gateway release abort r-41 --force"
+    )
+    by_hand = words.ending(read(status("held", because="taken back by demo", trigger="manual")))
+    assert by_hand[-1] == lines[-1]
+    stuck = words.ending(read(status("held", because="dead; not rolled back: it is forward only")))
+    assert "until someone decides" in stuck[-1]
+
+
+@pytest.mark.parametrize(
+    ("what", "text", "said"),
+    [
+        ("step", "step 1 passed: 140 requests", "step 1 passed: 140 requests"),
+        ("evaluation", "passes", "evaluation: passes"),
+        ("rolling_back", "", "rolling back"),
+    ],
+)
+def test_a_decision_does_not_say_what_it_is_twice(what: str, text: str, said: str) -> None:
+    row = DECISIONS["decisions"][0] | {"what": what, "text": text}
+    assert words.decided(models.DecisionRow.model_validate(row)) == said
+
+
+def test_probes_do_not_fail_because_everybody_is_on_stable_by_force() -> None:
+    gate = GATE | {"probes": False}
+    alone = words.line(read(status(gate=gate | {"waits": [FORCED]})))
+    assert "probes fail" not in alone
+    assert "may pass" not in alone
+    sick = words.line(read(status(gate=gate | {"waits": [f"{FORCED}; ivor-green-7-0: L2"]})))
+    assert "probes fail" in sick
+
+
+def test_everybody_on_stable_by_force_is_said_first() -> None:
+    said = words.line(read(status(gate=GATE | {"waits": [FORCED]})))
+    assert said.startswith(
+        "everybody is on stable by force (`gateway rollback --local --undo` lifts it) · step 1/4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("held 40 s of 300 s", "held 40 s of 5 m"),
+        ("its lease of 90 s was not renewed", "its lease of 1 m 30 s was not renewed"),
+        ("v1.9 s3 and 12 sides", "v1.9 s3 and 12 sides"),
+        ("0.5 s", "500 ms"),
+    ],
+)
+def test_seconds_of_the_gateway_are_written_as_spans(text: str, expected: str) -> None:
+    assert in_spans(text) == expected
+
+
+def test_what_is_through_has_had_nothing_against_it_and_all_of_the_clients() -> None:
+    said = words.line(read(FINALIZED))
+    assert said.endswith(" · nothing spoke against it")
+    assert "verdict" not in said
+    assert words.weight(read(FINALIZED)) == 100.0
+    opposed = FINALIZED | {"scopes": [FAILED_SCOPE]}  # finalized by force
+    assert "nothing spoke" not in words.line(read(opposed))
+
+
+def test_an_endpoint_that_one_failed_probe_has_not_brought_down_is_still_up() -> None:
+    pools = [POOL | {"endpoints": [SICK | {"health": "up"}]}]
+    assert words.ailments(read(status(pools=pools))) == [
+        "ivor green generation 7: http://127.0.0.1:3201 is still up after failed probes: " + PROBE
+    ]
+
+
+def test_who_was_never_exposed_is_not_said_to_be_back() -> None:
+    never = words.ending(read(over("aborted", step=0, because="not healthy within 60 s")))
+    assert never[1] == "  because: not healthy within 1 m"
+    assert never[-1] == "  nobody was exposed"
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [(0, "0 s"), (0.5, "500 ms"), (40.4, "40 s"), (300, "5 m"), (90, "1 m 30 s"),
      (7200, "2 h"), (5400, "1 h 30 m"), (90_000, "1 d 1 h"), (-3, "0 s")],
 )  # fmt: skip
 def test_spans(seconds: float, expected: str) -> None:
-    assert words.span(seconds) == expected
+    assert span(seconds) == expected
 
 
 @pytest.mark.parametrize(
