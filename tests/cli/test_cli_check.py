@@ -31,12 +31,11 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
 
 
 def test_warnings_go_to_stderr_and_are_no_failure(tmp_path: Path) -> None:
-    path = write(tmp_path, RIGHT + "routes: [{service: web, rate_limit: {rate: 1/s}}]\n")
+    path = write(tmp_path, RIGHT + 'state: {redis_url: "redis://r.example"}\n')
     result = CliRunner().invoke(check, ["--config", path])
     assert result.exit_code == 0
     assert result.stderr == (
-        f"{path}:2:25: routes[0].rate_limit: has no effect yet: this version does not guard by it "
-        "[warning]\n"
+        f"{path}:2:9: state.redis_url: has no effect yet: state is this machine's alone [warning]\n"
     )
 
 
