@@ -97,6 +97,9 @@ def start(state: State, ask: Ask, ground: Ground) -> Outcome:
     return Outcome(settled(state, after, lambda: chance), release.names)
 
 
+#: Before what a rollback has to leave where it is, in a release's reason.
+STAYS = "; not rolled back: "
+
 #: Requests: below this, evidence would begin to count at once, and cash mean nothing.
 _LEAST_HORIZON = 1000.0
 
@@ -303,12 +306,17 @@ def roll_back(
         else:
             back = desk.opened(weighted(service, 0), service.stable)
             going.append(replace(back, tunnels_until=tunnels_until(service.name)))
+    # Of a part that waited, what it was taken back for, and what stays now.
+    changes = why.changes | {"because": why.because.partition(STAYS)[0]}
+    if refused:
+        stays = "; ".join(f"{part.service}: {part.detail}" for part in refused)
+        changes["because"] = f"{changes['because']}{STAYS}{stays}"
     if not refused:
-        after = moved(run, "roll_back", now, wants_back=False, **why.changes)
+        after = moved(run, "roll_back", now, wants_back=False, **changes)
     elif run.state == "held":
-        after = replace(run, moved=now if going else run.moved, wants_back=True, **why.changes)
+        after = replace(run, moved=now if going else run.moved, wants_back=True, **changes)
     else:
-        after = moved(run, "hold", now, wants_back=True, **why.changes)
+        after = moved(run, "hold", now, wants_back=True, **changes)
     done = settled(state, replace(state.replaced(*going), run=after), fresh)
     return Outcome(done, tuple(each.name for each in going), tuple(refused))
 
