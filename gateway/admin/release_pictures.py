@@ -317,12 +317,5 @@ def _side(figures: list[Figures]) -> models.SideFigures:
         failed=whole.failed,
         error_rate=None if whole.error_rate is None else round(whole.error_rate, 6),
         refused=whole.refused,
-        p50_ms=_ms(whole, 0.5),
-        p95_ms=_ms(whole, 0.95),
-        p99_ms=_ms(whole, 0.99),
+        **whole.quantiles_ms(),
     )
-
-
-def _ms(figures: Figures, q: float) -> float | None:
-    found = figures.quantile(q)
-    return None if found is None else round(found * 1000, 1)

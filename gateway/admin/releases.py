@@ -13,13 +13,17 @@ from gateway.control.releasedesk import Ask
 from gateway.release.plan import Step, Wish
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiohttp import web
 
     from gateway.admin.inbound import Inbound
     from gateway.admin.pictures import Pictures
     from gateway.admin.release_pictures import ReleasePictures
     from gateway.control.releasecalls import ReleaseCalls
-    from gateway.control.switchboard import Switchboard, Written
+    from gateway.control.switchboard import Caller, Switchboard, Written
+
+    Verb = Callable[[Caller, str], Awaitable[Written]]
 
 
 class ReleaseApi(Handlers):
@@ -91,17 +95,11 @@ class ReleaseApi(Handlers):
 
     async def pause_release(self, inbound: Inbound) -> web.Response:
         """``POST /v1/releases/{id}/pause``."""
-        body = inbound.given(release_models.ReleaseVerb)
-        with self._refusals():
-            caller = self._caller(inbound, body.reason)
-            return self._written(await self._calls.pause(caller, inbound.path["id"]))
+        return await self._steered(inbound, self._calls.pause)
 
     async def resume_release(self, inbound: Inbound) -> web.Response:
         """``POST /v1/releases/{id}/resume``."""
-        body = inbound.given(release_models.ReleaseVerb)
-        with self._refusals():
-            caller = self._caller(inbound, body.reason)
-            return self._written(await self._calls.resume(caller, inbound.path["id"]))
+        return await self._steered(inbound, self._calls.resume)
 
     async def promote_release(self, inbound: Inbound) -> web.Response:
         """``POST /v1/releases/{id}/promote``."""
@@ -124,10 +122,7 @@ class ReleaseApi(Handlers):
 
     async def finalize_release(self, inbound: Inbound) -> web.Response:
         """``POST /v1/releases/{id}/finalize``."""
-        body = inbound.given(release_models.ReleaseVerb)
-        with self._refusals():
-            caller = self._caller(inbound, body.reason)
-            return self._written(await self._calls.finalize(caller, inbound.path["id"]))
+        return await self._steered(inbound, self._calls.finalize)
 
     async def renew_release(self, inbound: Inbound) -> web.Response:
         """``POST /v1/releases/{id}/renew``."""
@@ -135,6 +130,12 @@ class ReleaseApi(Handlers):
         with self._refusals():
             caller = self._caller(inbound, "")
             return self._written(await self._calls.renew(caller, inbound.path["id"]))
+
+    async def _steered(self, inbound: Inbound, verb: Verb) -> web.Response:
+        body = inbound.given(release_models.ReleaseVerb)
+        with self._refusals():
+            caller = self._caller(inbound, body.reason)
+            return self._written(await verb(caller, inbound.path["id"]))
 
     def _written(self, written: Written, status: int = 200) -> web.Response:
         run = written.state.run

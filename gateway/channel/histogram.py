@@ -50,6 +50,12 @@ def bound(bucket: int) -> float:
     return FIRST * float(GROWTH**bucket)
 
 
+def add_up(counts: dict[int, int], pairs: Iterable[tuple[int, int]]) -> None:
+    """Add (bucket, count) pairs to the counts by bucket."""
+    for bucket, count in pairs:
+        counts[bucket] = counts.get(bucket, 0) + count
+
+
 class Histogram:
     """Durations, mergeable. Equal to another that has the same counts."""
 
@@ -91,10 +97,8 @@ class Histogram:
                 raise ValueError(
                     f"({bucket}, {count}): expected a bucket from 0 to {BUCKETS - 1} and a count"
                 )
-        for bucket, count in pairs:
-            if count:
-                self._counts[bucket] = self._counts.get(bucket, 0) + count
-                self.total += count
+        add_up(self._counts, ((bucket, count) for bucket, count in pairs if count))
+        self.total += sum(count for _, count in pairs)
 
     def quantile(self, q: float) -> float:
         """Return the seconds that a share ``q`` (0 to 1) of them took at most; 0.0 of none.

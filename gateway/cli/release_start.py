@@ -17,10 +17,10 @@ from gateway.cli.values import (
     duration,
     force_option,
     in_seconds,
+    lease,
     percentage,
     reason_option,
     services_option,
-    short_duration,
 )
 from gateway.client.link import Link, talks_to_gateway
 from gateway.release.plan import PlanError, Step, check_steps
@@ -68,7 +68,7 @@ def pool(text: str) -> tuple[str, int]:
 )
 @click.option(
     "--lease",
-    type=short_duration,
+    type=lease,
     metavar="DURATION",
     help="Undo or hold it unless it is renewed this often, up to 99m; --wait does that by itself.",
 )

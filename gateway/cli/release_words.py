@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from gateway.admin import release_models as models
 from gateway.cli.output import ailing, percent
 from gateway.cli.release_waits import forced, in_spans, outlook, probes_pass, span, waits
+from gateway.release.record import STAYS
 
 #: States that nothing comes after.
 ENDED = frozenset({"finalized", "rolled_back", "aborted"})
@@ -23,8 +24,6 @@ FEW = 3
 #: What there is to say of evidence that has not condemned a release that is through.
 NOTHING = "nothing spoke against it"
 
-#: What stands, in the reason of a release that is held, before the services that could not go back.
-_STAYING = "; not rolled back: "
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -359,14 +358,14 @@ def _now(status: models.ReleaseStatus) -> str:
 
 def _goes_back(status: models.ReleaseStatus) -> bool:
     """Tell whether a held release is on its way back, and only waits for its stable."""
-    _, staying, reason = status.because.partition(_STAYING)
+    _, staying, reason = status.because.partition(STAYS)
     by_hand = status.trigger == "manual"  # an abort that is not done yet
     return by_hand or (bool(staying) and "forward only" not in reason)
 
 
 def left_over(status: models.ReleaseStatus) -> list[str]:
     """Say which services an abort has left where they were, why, and what becomes of them."""
-    why, _, staying = in_spans(status.because).partition(_STAYING)
+    why, _, staying = in_spans(status.because).partition(STAYS)
     lines = [f"{title(status)} could not be taken back wholly: it is held {_at(status)}"]
     if staying:
         lines += [f"  stays as it was: {each}" for each in staying.split("; ")]

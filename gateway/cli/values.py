@@ -32,11 +32,10 @@ def duration(text: str) -> str:
     return text
 
 
-def short_duration(text: str) -> str:
-    """Check a duration that a call is waited for or a lease has, of up to ``99m``."""
-    if not re.fullmatch(r"\d{1,6}ms|\d{1,3}s|\d{1,2}m", text, re.ASCII):
-        expected = "expected a duration of up to 99m, like 500ms, 30s, 60m"
-        raise click.BadParameter(f"{text!r}; {expected}")
+def lease(text: str) -> str:
+    """Check how often a release is to be renewed: from a second to ``99m``."""
+    if not re.fullmatch(r"[1-9]\d{3,5}ms|[1-9]\d{0,2}s|[1-9]\d?m", text, re.ASCII):
+        raise click.BadParameter(f"{text!r}; expected 1s up to 99m, like 30s, 2m")
     return text
 
 

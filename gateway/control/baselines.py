@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.channel.histogram import Histogram
+from gateway.channel.histogram import Histogram, add_up
 from gateway.release.record import OBJECTIVE, QUANTILES, Threshold
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Past(msgspec.Struct):
         """Add what was seen just now."""
         newest = self.slots[-1]
         newest.requests += requests
-        for bucket, count in latency:
-            newest.latency[bucket] = newest.latency.get(bucket, 0) + count
+        add_up(newest.latency, latency)
 
     def histogram(self) -> Histogram:
         """Return all latencies."""

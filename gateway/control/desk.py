@@ -122,7 +122,7 @@ def check_no_release(state: State, service: str | None = None) -> None:
     what = "moves the traffic" if service is None else f"has {service} in its hands"
     raise Refused(
         "release-running",
-        f"release {run.id} is {run.state.replace('_', ' ')} and {what}",
+        f"release {run.id} is {run.words} and {what}",
         hint=f"promote, abort or finalize release {run.id}; POST /v1/rollback ends it at once",
         release=run.id,
     )
@@ -232,19 +232,22 @@ def finalize(state: State, names: Iterable[str] | None, fresh: Callable[[], byte
     check_no_release(state)
     partly = [service for service in services if 0 < service.weight < BUCKETS]
     if partly:
-        raise Refused(
-            "not-at-100",
-            "roles swap at 100 %: "
-            + ", ".join(f"{each.name} is at {each.weight / 100:g} %" for each in partly),
-            hint="PUT /v1/traffic to 100 first",
-            parts=[
-                RefusedPart(each.name, "not-at-100", f"at {each.weight / 100:g} %")
-                for each in partly
-            ],
+        raise refused_at(
+            partly, "not-at-100", "roles swap at 100 %", hint="PUT /v1/traffic to 100 first"
         )
     changed = [swapped(service) for service in services if service.weight == BUCKETS]
     after = settled(state, state.replaced(*changed), fresh)
     return Outcome(after, _touched(state, after))
+
+
+def refused_at(services: list[ServiceState], kind: str, what: str, *, hint: str) -> Refused:
+    """Return a refusal for the weights that services are at."""
+    return Refused(
+        kind,
+        f"{what}: " + ", ".join(f"{each.name} is at {each.weight / 100:g} %" for each in services),
+        hint=hint,
+        parts=[RefusedPart(each.name, kind, f"at {each.weight / 100:g} %") for each in services],
+    )
 
 
 def swapped(service: ServiceState) -> ServiceState:

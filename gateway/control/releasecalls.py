@@ -167,11 +167,9 @@ class ReleaseCalls:
                 return Outcome(state)
             if not force:
                 self._check_not_forced()
-                services = [each for each in state.services if run.part(each.name) is not None]
-                desk.check_able(services, facts)
-            if step > run.plan.last and all(
-                each.weight == run.weight for each in state.services if run.part(each.name)
-            ):
+                desk.check_able(state.within(run), facts)
+            together = all(each.weight == run.weight for each in state.within(run))
+            if step > run.plan.last and together:
                 return releasedesk.finalize(state, self._wall(), self._switch.parts.fresh)
             # Where some services were taken back already, all of them come to the last step first.
             step = min(step, run.plan.last)
@@ -207,16 +205,14 @@ class ReleaseCalls:
                 hint='POST /v1/rollback {"to": "previous"} undoes it while the former pool stands',
             )
         if run.state not in RUNNING:
-            switch = self._switch
-            return await switch.write(caller, "release.abort", lambda state, _: Outcome(state))
+            return await self._nothing(caller, "release.abort")
         why = Why(because=_said(caller, "taken back"), trigger="manual", by_hand=True)
         return await self._releases.roll_back(caller, run, why, force=force)
 
     def snapped_back(self, written: Written) -> None:
         """Count a rollback by hand that had no release to take back."""
         if written.changed and written.touched:
-            counts = self._releases.rollbacks
-            counts["manual"] = counts.get("manual", 0) + 1
+            self._releases.count_rollback("manual")
 
     async def finalize(self, caller: Caller, name: str) -> Written:
         """Swap the roles now: the candidate carries everything and becomes stable."""
@@ -252,18 +248,14 @@ class ReleaseCalls:
         await self._check_last(name)
         run = releasedesk.found(self._switch.state, name)
         if not run.running:
-            raise Refused(
-                "release-over",
-                f"release {run.id} is {run.state.replace('_', ' ')}: nothing to renew",
-                release=run.id,
-            )
+            raise _over(run, ": nothing to renew")
         if run.plan.lease is None:
             raise Refused("no-lease", f"release {run.id} has no lease", release=run.id)
         known = self._releases.judged(run).known
         self._note_renewal(caller, run, known.lease)
         known.lease = run.plan.lease
         caller = replace(caller, revisions=None)
-        return await self._switch.write(caller, "release.renew", lambda state, _: Outcome(state))
+        return await self._nothing(caller, "release.renew")
 
     def _note_renewal(self, caller: Caller, run: Release, left: float | None) -> None:
         """Leave a trace of a lease's first renewal and of those that came late, not of each."""
@@ -290,8 +282,7 @@ class ReleaseCalls:
             return None
         former = await self.one(name)
         if former.state not in done:
-            state = former.state.replace("_", " ")
-            raise Refused("release-over", f"release {former.id} is {state}", release=former.id)
+            raise _over(former)
         return former
 
     async def _check_last(self, name: str) -> None:
@@ -300,8 +291,12 @@ class ReleaseCalls:
 
     async def _unmoved(self, caller: Caller, action: str, former: Release) -> Written:
         """Answer with a release before the last one, and that nothing has changed."""
-        written = await self._switch.write(caller, action, lambda state, _: Outcome(state))
+        written = await self._nothing(caller, action)
         return replace(written, state=msgspec.structs.replace(written.state, run=former))
+
+    async def _nothing(self, caller: Caller, action: str) -> Written:
+        """Change nothing; tell who serves what is in force."""
+        return await self._switch.write(caller, action, lambda state, _: Outcome(state))
 
     def _went_on(self, written: Written) -> None:
         """Note that a person has gone on: the lease is full again, or the candidate stable."""
@@ -355,15 +350,18 @@ def _check(run: Release, event: Event) -> None:
 
 
 def _not_now(run: Release) -> Refused:
-    state = run.state.replace("_", " ")
     if run.over or run.state == "rolling_back":
-        return Refused("release-over", f"release {run.id} is {state}", release=run.id)
+        return _over(run)
     return Refused(
         "not-in-this-state",
-        f"release {run.id} is {state}",
+        f"release {run.id} is {run.words}",
         release=run.id,
         hint="what leaves held is resume, promote or abort" if run.state == "held" else None,
     )
+
+
+def _over(run: Release, why: str = "") -> Refused:
+    return Refused("release-over", f"release {run.id} is {run.words}{why}", release=run.id)
 
 
 def _named(ask: Ask) -> str:

@@ -17,7 +17,7 @@ from gateway.control import desk
 from gateway.control.desk import Outcome, Refused, RefusedPart, settled, swapped, weighted
 from gateway.release import machine
 from gateway.release.plan import PlanError, Wish, plan_of
-from gateway.release.record import Release
+from gateway.release.record import STAYS, Release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -104,15 +104,11 @@ _LEAST_HORIZON = 1000.0
 def _check_nothing_split(state: State) -> None:
     split = [each for each in state.services if each.weight > 0]
     if split:
-        raise Refused(
+        raise desk.refused_at(
+            split,
             "split-in-force",
-            "traffic is split by hand: "
-            + ", ".join(f"{each.name} is at {each.weight / 100:g} %" for each in split),
+            "traffic is split by hand",
             hint="PUT /v1/traffic to 0, finalize it, or roll back first",
-            parts=[
-                RefusedPart(each.name, "split-in-force", f"at {each.weight / 100:g} %")
-                for each in split
-            ],
         )
 
 
@@ -195,11 +191,7 @@ def moved(release: Release, event: Event, now: float, **changes: object) -> Rele
 
 def put(state: State, release: Release, fresh: Callable[[], bytes]) -> Outcome:
     """Put a release into the state, with the weights that it asks for now."""
-    services = [
-        weighted(each, release.weight)
-        for each in state.services
-        if release.part(each.name) is not None
-    ]
+    services = [weighted(each, release.weight) for each in state.within(release)]
     after = settled(state, replace(state.replaced(*services), run=release), fresh)
     return Outcome(after, tuple(e.name for e in after.services if e != state.of(e.name)))
 
@@ -240,11 +232,7 @@ def undone(state: State, event: Event, now: float, fresh: Callable[[], bytes]) -
     """End a rollback: nothing is left on the candidates."""
     run = state.run
     assert run is not None
-    services = [
-        replace(each, tunnels_until=0.0)
-        for each in state.services
-        if run.part(each.name) is not None
-    ]
+    services = [replace(each, tunnels_until=0.0) for each in state.within(run)]
     after = replace(state.replaced(*services), run=moved(run, event, now))
     return Outcome(settled(state, after, fresh), ())
 
@@ -253,7 +241,7 @@ def finalize(state: State, now: float, fresh: Callable[[], bytes]) -> Outcome:
     """Swap the roles of a release's services: the candidate is stable from now on."""
     run = _running(state)
     after = moved(run, "finalize", now, because="", trigger="")
-    services = [swapped(each) for each in state.services if run.part(each.name) is not None]
+    services = [swapped(each) for each in state.within(run)]
     done = settled(state, replace(state.replaced(*services), run=after), fresh)
     return Outcome(done, run.names)
 
@@ -294,8 +282,8 @@ def roll_back(
         # A part of it had to wait: it is still the person's doing, and condemns no build.
         why = Why(because=run.because, trigger=run.trigger, by_hand=True)
     going, refused = [], []
-    for service in state.services:
-        if run.part(service.name) is None or service.weight == 0:
+    for service in state.within(run):
+        if service.weight == 0:
             continue
         part = None if force else desk.unavailable(service, service.stable, facts)
         if part is not None:
@@ -303,12 +291,17 @@ def roll_back(
         else:
             back = desk.opened(weighted(service, 0), service.stable)
             going.append(replace(back, tunnels_until=tunnels_until(service.name)))
+    # Of a part that waited, what it was taken back for, and what stays now.
+    changes = why.changes | {"because": why.because.partition(STAYS)[0]}
+    if refused:
+        stays = "; ".join(f"{part.service}: {part.detail}" for part in refused)
+        changes["because"] = f"{changes['because']}{STAYS}{stays}"
     if not refused:
-        after = moved(run, "roll_back", now, wants_back=False, **why.changes)
+        after = moved(run, "roll_back", now, wants_back=False, **changes)
     elif run.state == "held":
-        after = replace(run, moved=now if going else run.moved, wants_back=True, **why.changes)
+        after = replace(run, moved=now if going else run.moved, wants_back=True, **changes)
     else:
-        after = moved(run, "hold", now, wants_back=True, **why.changes)
+        after = moved(run, "hold", now, wants_back=True, **changes)
     done = settled(state, replace(state.replaced(*going), run=after), fresh)
     return Outcome(done, tuple(each.name for each in going), tuple(refused))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gateway.board import judge, layout
+from gateway.board import layout
 from gateway.health.machine import Health
 from gateway.release.facts import PoolFacts, ServiceFacts
 
@@ -60,16 +60,18 @@ class ReleaseFacts:
         pool = self._topology().pool(service, color)
         return pool.endpoints if pool is not None else ()
 
+    def _can_serve(self, endpoint: Endpoint) -> bool:
+        return self._board.serves(endpoint.cell)
+
     def _pool(self, service: ServiceState, color: Color) -> PoolFacts:
         endpoints = self._endpoints(service.name, color)
-        words = self._board.words
         since = [self._failing.get(each.id) for each in endpoints]
         known = [each for each in since if each is not None]
         return PoolFacts(
             endpoints=len(endpoints),
-            serving=sum(judge.can_serve(words, each.cell) for each in endpoints),
+            serving=sum(map(self._can_serve, endpoints)),
             breakers_open=sum(
-                self._board.breaker(each.cell) in _OPEN and not judge.can_serve(words, each.cell)
+                self._board.breaker(each.cell) in _OPEN and not self._can_serve(each)
                 for each in endpoints
             ),
             # The pool fails since its last endpoint began to.
@@ -80,19 +82,15 @@ class ReleaseFacts:
 
     def alone(self, state: State, run: Release) -> frozenset[str]:
         """Return the services of a release whose stable cannot serve: nobody to compare with."""
-        words = self._board.words
         return frozenset(
             service.name
-            for service in _in(state, run)
-            if not any(
-                judge.can_serve(words, each.cell)
-                for each in self._endpoints(service.name, service.stable)
-            )
+            for service in state.within(run)
+            if not any(map(self._can_serve, self._endpoints(service.name, service.stable)))
         )
 
     def unproven(self, state: State, run: Release) -> list[str]:
         """Say which candidate endpoints do not pass all their probes, and why; none: all do."""
-        found = [words for service in _in(state, run) for words in self._unproven(service)]
+        found = [words for service in state.within(run) for words in self._unproven(service)]
         if any(worker.forced_stable for worker in self._board.workers()):
             found.append("`rollback --local` or on_control_lost has everybody on stable")
         return found
@@ -108,7 +106,7 @@ class ReleaseFacts:
                 yield f"{endpoint.id}: not probed yet"
             elif monitor.health is not Health.UP or not passes(monitor):
                 yield f"{endpoint.id}: {_hindrance(monitor)}"
-            elif not judge.can_serve(self._board.words, endpoint.cell):
+            elif not self._can_serve(endpoint):
                 # One that has passed enough probes since is as good as closed: its next request
                 # closes it, and while nobody is exposed none comes.
                 yield f"{endpoint.id}: its breaker is open (`gateway breakers reset` closes it)"
@@ -140,7 +138,3 @@ def _hindrance(monitor: Monitor) -> str:
         return f"L4 waits for {', '.join(monitor.pool.waiting)}"
     missing = [name for name in monitor.level_names if monitor.level(name).health is not Health.UP]
     return f"{', '.join(missing) or 'health'}: not seen up yet"
-
-
-def _in(state: State, run: Release) -> list[ServiceState]:
-    return [each for each in state.services if run.part(each.name) is not None]

@@ -236,7 +236,7 @@ class Releases:
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]
             return Why(because="; ".join(texts), trigger="regression"), {}
-        seen_to = self._seen_to() if run.plan.forward_only else ()
+        seen_to = judgement.known.seen_to if run.plan.forward_only else ()
         for finding in self.findings:
             if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
@@ -263,8 +263,7 @@ class Releases:
         facts = self._switch.parts.facts
         return any(
             service.weight > 0 and unavailable(service, service.stable, facts) is None
-            for service in self._switch.state.services
-            if run.part(service.name) is not None
+            for service in self._switch.state.within(run)
         )
 
     async def _back(self, run: Release, why: Why, numbers: dict[str, Any]) -> None:
@@ -324,16 +323,19 @@ class Releases:
         written = await self._switch.rollback(caller, decide, ledger)
         if written.changed and written.touched:
             trigger = written.state.run.trigger if written.state.run is not None else why.trigger
-            self.rollbacks[trigger] = self.rollbacks.get(trigger, 0) + 1
+            self.count_rollback(trigger)
         after = written.state.run
         if after is not None and after.condemns:
             self.condemned |= {(part.service, part.generation) for part in run.parts}
         return written
 
+    def count_rollback(self, trigger: str) -> None:
+        """Count one more, by what made it so."""
+        self.rollbacks[trigger] = self.rollbacks.get(trigger, 0) + 1
+
     def _perhaps_hold(self, run: Release, judgement: Judgement) -> None:
-        seen_to = set(judgement.known.seen_to)
         for finding in self.findings:
-            if (finding.trigger, finding.service) not in seen_to:
+            if (finding.trigger, finding.service) not in judgement.known.seen_to:
                 why = Why(because=finding.text, trigger=finding.trigger)
                 self._hold(run, why, {"finding": dict(finding.numbers)})
                 return
@@ -349,10 +351,6 @@ class Releases:
             because = "; ".join(each.text for each in up)
             why = Why(because=because, trigger=fresh[0].trigger)
             self._hold(run, why, {"finding": fresh[0].numbers}, [each.of for each in fresh])
-
-    def _seen_to(self) -> set[tuple[str, str]]:
-        judgement = self.judgement
-        return set() if judgement is None else set(judgement.known.seen_to)
 
     def _hold(
         self, run: Release, why: Why, numbers: dict[str, Any], news: Sequence[tuple[str, str]] = ()

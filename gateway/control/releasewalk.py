@@ -135,14 +135,7 @@ class Walk:
         unproven = self._facts.unproven(self._switch.state, run)
         text = f"not healthy within {run.plan.validate_within:g} s: {'; '.join(unproven)}"
         why = Why(because=text, trigger="validation")
-        await self._move(
-            run,
-            "ended",
-            text,
-            lambda state, _: releasedesk.plainly(
-                state, "invalid", self._wall(), self._fresh, **why.changes
-            ),
-        )
+        await self._stop(run, "ended", "invalid", why)
 
     async def _pass(self, run: Release, gate: Gate) -> None:
         if not self._lease_holds():
@@ -170,14 +163,18 @@ class Walk:
         elif choice == "rollback" and not run.plan.forward_only:
             await self._releases.roll_back(by_itself(text), run, why)
         else:
-            await self._move(
-                run,
-                "held",
-                text,
-                lambda state, _: releasedesk.plainly(
-                    state, "hold", self._wall(), self._fresh, **why.changes
-                ),
-            )
+            await self._stop(run, "held", "hold", why)
+
+    async def _stop(self, run: Release, what: str, event: Event, why: Why) -> None:
+        """Have a release go on no further, and say why."""
+        await self._move(
+            run,
+            what,
+            why.because,
+            lambda state, _: releasedesk.plainly(
+                state, event, self._wall(), self._fresh, **why.changes
+            ),
+        )
 
     async def _further(self, run: Release, text: str) -> None:
         if run.step < run.plan.last:

@@ -125,6 +125,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         """The release that moves traffic now."""
         return self.run if self.run is not None and self.run.running else None
 
+    def within(self, run: Release) -> list[ServiceState]:
+        """Return the services of a release that are still configured."""
+        return [each for each in self.services if run.part(each.name) is not None]
+
     def busy(self, service: str) -> Release | None:
         """Return the release that has a service in its hands, also while it is taken back."""
         run = self.run

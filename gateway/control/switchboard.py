@@ -431,7 +431,7 @@ class Switchboard:
         if because is not None:
             told["because"] = because
         say = log.critical if critical else log.warning
-        say("release %s is %s: %s", run.id, run.state.replace("_", " "), told["because"])
+        say("release %s is %s: %s", run.id, run.words, told["because"])
         self.parts.events.publish(
             "alert",
             severity="critical" if critical else "warning",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from gateway.channel.histogram import Histogram
+from gateway.channel.histogram import add_up
 from gateway.release.judgement import Figures
 from gateway.release.record import WHOLE
 
@@ -79,10 +79,9 @@ def verdict(judgement: Judgement, scope: str, *, enough: bool, now: float) -> Ve
     evidence = judgement.known.scopes[scope]
     if evidence.over(judgement.bound(scope)):
         return "fail"
-    leaning = evidence.evidence**2 >= judgement.bound(scope)
     rules = judgement.rules.services.get(scope)
     over = rules.near(now) if rules is not None else judgement.rules.near(now)
-    return "pass" if enough and not leaning and not over else "inconclusive"
+    return "pass" if enough and not judgement.leans(scope) and not over else "inconclusive"
 
 
 def side(figures: Figures) -> dict[str, Any]:
@@ -92,11 +91,7 @@ def side(figures: Figures) -> dict[str, Any]:
         found["error_rate"] = round(figures.error_rate, 6)
     if figures.refused:
         found["refused"] = figures.refused
-    latency = Histogram(figures.latency.items())
-    if latency.total:
-        for q, name in ((0.5, "p50_ms"), (0.95, "p95_ms"), (0.99, "p99_ms")):
-            found[name] = round(latency.quantile(q) * 1000, 1)
-    return found
+    return found | figures.quantiles_ms()
 
 
 def numbers(release: Release, judgement: Judgement, shut: Gate | None) -> dict[str, Any]:
@@ -193,6 +188,5 @@ def together(figures: list[Figures]) -> Figures:
         whole.judged += each.judged
         whole.timed += each.timed
         whole.slow += each.slow
-        for bucket, count in each.latency.items():
-            whole.latency[bucket] = whole.latency.get(bucket, 0) + count
+        add_up(whole.latency, each.latency.items())
     return whole

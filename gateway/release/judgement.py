@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from gateway.channel.histogram import Histogram
+from gateway.channel.histogram import Histogram, add_up
 from gateway.config.snapshot import BUCKETS
 from gateway.release import analysis
 from gateway.release.analysis import Mirror, ServiceEvidence
@@ -30,7 +30,6 @@ MAX_STEP_KEYS: Final = 1024
 MAX_KEYS: Final = 200_000
 
 _ERROR, _REFUSAL, _SLOW = 1, 2, 4
-_ALL = 0
 
 #: (scope, hashed cohort key) -> bits of what it was counted for.
 Keys = dict[tuple[str, int], int]
@@ -55,17 +54,20 @@ class Figures(msgspec.Struct):
         self.judged += row.judged
         self.timed += row.timed
         self.slow += row.slow
-        for bucket, count in row.histogram:
-            self.latency[bucket] = self.latency.get(bucket, 0) + count
+        add_up(self.latency, row.histogram)
 
     @property
     def error_rate(self) -> float | None:
         """Share of first attempts that failed; None of no requests."""
         return self.failed / self.requests if self.requests else None
 
-    def quantile(self, q: float) -> float | None:
-        """Return a latency in seconds; None where none was timed."""
-        return Histogram(self.latency.items()).quantile(q) if self.latency else None
+    def quantiles_ms(self) -> dict[str, float]:
+        """Return what people look at, in milliseconds: p50, p95, p99; none where none was timed."""
+        found = Histogram(self.latency.items())
+        if not found.total:
+            return {}
+        shown = (("p50_ms", 0.5), ("p95_ms", 0.95), ("p99_ms", 0.99))
+        return {name: round(found.quantile(q) * 1000, 1) for name, q in shown}
 
 
 class Sides(msgspec.Struct):
@@ -124,7 +126,8 @@ class Judgement:
     @property
     def keys(self) -> Keys:
         """All that was counted, as it is stored."""
-        return {place: self._bits(place) for place in self._tables(_ALL)}
+        places = self._errors | self._refusals | self._slower
+        return {place: self._bits(place) for place in places}
 
     def remember(self, keys: Keys) -> None:
         """Take up keys that were counted before."""
@@ -137,10 +140,8 @@ class Judgement:
             if bits & ~(_ERROR | _REFUSAL)
         }
 
-    def _tables(self, bit: int) -> Keys:
-        """Return the table of a metric's bit; of all of them, together."""
-        if bit == _ALL:
-            return self._errors | self._refusals | self._slower
+    def _table(self, bit: int) -> Keys:
+        """Return the table of a metric's bit."""
         if bit == _ERROR:
             return self._errors
         return self._refusals if bit == _REFUSAL else self._slower
@@ -215,7 +216,7 @@ class Judgement:
     def _first(self, scope: str, key: int, bit: int) -> bool:
         """Tell whether a key is seen for the first time in a scope and metric, and note it."""
         place = (scope, key)
-        table = self._tables(bit)
+        table = self._table(bit)
         bits = table.get(place)
         if bits is None:
             if len(table) >= MAX_KEYS:
@@ -280,10 +281,11 @@ class Judgement:
 
     def near(self, now: float) -> bool:
         """Tell whether a trigger is near: half way to a verdict, or a rule over its bound."""
-        leaning = any(
-            scope.evidence**2 >= self.bound(name) for name, scope in self.known.scopes.items()
-        )
-        return leaning or self.rules.near(now)
+        return any(map(self.leans, self.known.scopes)) or self.rules.near(now)
+
+    def leans(self, scope: str) -> bool:
+        """Tell whether a scope's evidence is half way to its bound, by logarithms."""
+        return self.known.scopes[scope].evidence ** 2 >= self.bound(scope)
 
     def step(self, step: int, weight: int) -> None:
         """Begin a step: what was had in the one before does not count for it."""

@@ -46,6 +46,10 @@ TRIGGERS: Final = (
 )
 
 
+#: Before what a rollback has to leave where it is, in a release's reason.
+STAYS: Final = "; not rolled back: "
+
+
 class Threshold(msgspec.Struct, frozen=True, kw_only=True):
     """A latency that is watched: where it comes from, and seconds to the response head."""
 
@@ -122,6 +126,11 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     def running(self) -> bool:
         """Whether it is on its way."""
         return self.state in RUNNING
+
+    @property
+    def words(self) -> str:
+        """Its state as people read it."""
+        return self.state.replace("_", " ")
 
     @property
     def condemns(self) -> bool:

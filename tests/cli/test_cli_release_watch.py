@@ -476,7 +476,7 @@ async def test_start_and_wait_renews_until_it_is_over(
     admin.answer("POST", "/v1/releases", beginning(lease=LEASE | {"seconds": 0.06}), 201)
     admin.answer("GET", PATH, look)
     admin.answer("POST", f"{PATH}/renew", status())
-    ended = await gateway("release", "start", "--version", "1.9.0", "--lease", "60ms", "--wait")
+    ended = await gateway("release", "start", "--version", "1.9.0", "--lease", "1s", "--wait")
     assert ended.code == 0
     assert ended.out.splitlines()[0] == (
         "Release r-41 (1.9.0) of ivor has begun: 5 % for 5 m, 20 % for 5 m or less, "
