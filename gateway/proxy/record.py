@@ -12,6 +12,9 @@ import cython
 from gateway.board import layout
 from gateway.wire.fields import REFERER, USER_AGENT
 
+if cython.compiled:
+    from cython.cimports.libc.string import memcpy
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,9 +48,34 @@ _SHORT = {
     0x09: "\\t",
 }
 
+#: 10 ** place: how many digits a number has.
+_POWERS = cython.declare(cython.longlong[19])  # type: ignore[misc, valid-type]
+_place = cython.declare(cython.int, 0)
+_power = cython.declare(cython.longlong, 1)
+if not cython.compiled:
+    _POWERS = [0] * 19
+for _place in range(19):
+    _POWERS[_place] = _power
+    if _place < 18:
+        _power *= 10
+
+#: By side index + 1; side -1 is a request that no service was found for.
+_SIDES = cython.declare(
+    tuple,
+    tuple(
+        b'","color":"%b","role":"%b","request_id":"' % side
+        for side in (
+            (b"", b""),
+            (b"blue", b"stable"),
+            (b"green", b"stable"),
+            (b"blue", b"candidate"),
+            (b"green", b"candidate"),
+        )
+    ),
+)
+
 _METHODS: dict[bytes, int] = {name.encode(): at for at, name in enumerate(layout.METHODS)}
 _OTHER_METHOD = cython.declare(cython.int, len(layout.METHODS) - 1)
-_BOUNDS = cython.declare(tuple, tuple(bound * 1000 for bound in layout.BOUNDS_MS))
 _SLABS_AT = cython.declare(cython.Py_ssize_t, layout.SLABS_AT)
 _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 _ROWS_AT = cython.declare(cython.Py_ssize_t, layout.ROWS_AT)
@@ -57,6 +85,13 @@ _SIDE_WORDS = cython.declare(cython.Py_ssize_t, layout.SIDE_WORDS)
 _REQUEST_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_REQUEST_SECONDS)
 _UPSTREAM_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_UPSTREAM_SECONDS)
 _BUCKETS = cython.declare(cython.int, len(layout.BOUNDS_MS))
+#: Upper bounds in microseconds.
+_BOUNDS = cython.declare(cython.longlong[64])  # type: ignore[misc, valid-type]
+if not cython.compiled:
+    _BOUNDS = [0] * 64
+assert len(layout.BOUNDS_MS) <= 64
+for _place in range(len(layout.BOUNDS_MS)):
+    _BOUNDS[_place] = layout.BOUNDS_MS[_place] * 1000
 _S_IN_FLIGHT = cython.declare(cython.Py_ssize_t, layout.S_IN_FLIGHT)
 _S_TUNNELS = cython.declare(cython.Py_ssize_t, layout.S_TUNNELS)
 
@@ -75,12 +110,6 @@ def escaped(value: bytes) -> str:
     return value.decode("ascii")
 
 
-@cython.cfunc
-def _shown(value: bytes, room: cython.Py_ssize_t) -> str:
-    """Return the inside of a JSON string for the first ``room`` octets."""
-    return escaped(value if len(value) <= room else value[:room])
-
-
 def _escape(value: bytes) -> str:
     pieces: list[str] = []
     for letter in value.decode("utf-8", "replace"):
@@ -92,6 +121,108 @@ def _escape(value: bytes) -> str:
         else:
             pieces.append(letter)
     return "".join(pieces)
+
+
+@cython.final
+@cython.cclass
+class Line:
+    """A line under way: octets in a buffer that the next line uses again.
+
+    What needs an escape, which is rare, goes by way of a text.
+    """
+
+    size: cython.Py_ssize_t
+    _octets: bytearray
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._octets = bytearray(2 * MAX_LINE)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _room_for(self, more: cython.Py_ssize_t) -> cython.bint:
+        octets: bytearray = self._octets
+        if self.size + more > len(octets):
+            octets.extend(bytes(self.size + more))
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def put(self, text: bytes) -> cython.bint:
+        """Add octets as they are."""
+        at: cython.Py_ssize_t = self.size
+        more: cython.Py_ssize_t = len(text)
+        self._room_for(more)
+        if cython.compiled:
+            target = cython.declare(cython.pointer(cython.char), self._octets)
+            memcpy(target + at, cython.cast(cython.p_char, text), more)
+        else:
+            self._octets[at : at + more] = text
+        self.size = at + more
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def shown(self, value: bytes, room: cython.Py_ssize_t) -> cython.bint:
+        """Add the inside of a JSON string for the first ``room`` octets of a value."""
+        more: cython.Py_ssize_t = min(len(value), room)
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            at: cython.Py_ssize_t = self.size
+            source: cython.p_uchar = value
+            safe: cython.p_uchar = _SAFE
+            self._room_for(more)
+            target = cython.declare(cython.pointer(cython.uchar), self._octets)
+            target += at
+            for i in range(more):
+                target[i] = source[i]
+                if not safe[source[i]]:
+                    break
+            else:
+                self.size = at + more
+                return True
+        return self.put(escaped(value[:more]).encode())
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def number(self, value: cython.longlong, digits: cython.int) -> cython.bint:
+        """Add a number of 0 or more, of so many digits at least."""
+        rest: cython.longlong = value
+        if cython.compiled:
+            at: cython.Py_ssize_t
+            self._room_for(20)
+            target = cython.declare(cython.pointer(cython.uchar), self._octets)
+            while digits < 19 and rest >= _POWERS[digits]:
+                digits += 1
+            at = self.size + digits
+            self.size = at
+            while digits > 0:
+                at -= 1
+                digits -= 1
+                target[at] = cython.cast(cython.uchar, 48 + rest % 10)
+                rest //= 10
+            return True
+        else:  # noqa: RET505 - the compiler leaves one of the two out
+            return self.put(b"%0*d" % (digits, value))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def millis(self, micros: cython.longlong) -> cython.bint:
+        """Add microseconds as milliseconds with three decimals."""
+        self.number(micros // 1000, 1)
+        self.put(b".")
+        return self.number(micros % 1000, 3)
+
+    @cython.cfunc
+    def take(self) -> bytes:
+        """Return the line; the next one is begun."""
+        size: cython.Py_ssize_t = self.size
+        self.size = 0
+        if cython.compiled:
+            octets = cython.declare(cython.pointer(cython.char), self._octets)
+            return cython.cast(bytes, octets[:size])
+        else:  # noqa: RET505
+            return bytes(self._octets[:size])
 
 
 @cython.final
@@ -201,7 +332,8 @@ class Recorder:
     _date: Callable[[int], str]
     _log: Callable[[bytes], None] | None
     _second: cython.longlong
-    _stamp: str
+    _stamp: bytes
+    _writer: Line
 
     def __init__(
         self,
@@ -219,7 +351,8 @@ class Recorder:
         self._date = date
         self._log = log
         self._second = -1
-        self._stamp = ""
+        self._stamp = b""
+        self._writer = Line()
 
     def log_to(self, log: Callable[[bytes], None] | None) -> None:
         """Send the lines elsewhere from now on; None: nowhere."""
@@ -272,10 +405,10 @@ class Recorder:
             upstream = _micros(outcome.answered_at - outcome.forwarded_at)
             self._observe(side + _UPSTREAM_SECONDS, upstream)
         if self._log is not None:
-            line = self._line(outcome, duration, upstream, MAX_VALUE).encode()
+            line = self._line(outcome, duration, upstream, MAX_VALUE)
             if len(line) > MAX_LINE:
                 # Escapes may treble a value.
-                line = self._line(outcome, duration, upstream, MAX_VALUE // 4).encode()
+                line = self._line(outcome, duration, upstream, MAX_VALUE // 4)
             self._log(line)
 
     @cython.cfunc
@@ -283,12 +416,9 @@ class Recorder:
     def _observe(self, at: cython.Py_ssize_t, micros: cython.longlong) -> cython.bint:
         """Put one duration into the histogram at ``at``."""
         i: cython.int
-        bounds: tuple[int, ...] = _BOUNDS
-        bound: cython.longlong
         bucket: cython.int = _BUCKETS
         for i in range(_BUCKETS):
-            bound = bounds[i]
-            if micros <= bound:
+            if micros <= _BOUNDS[i]:
                 bucket = i
                 break
         self._words[at + bucket] += 1
@@ -302,54 +432,82 @@ class Recorder:
         duration: cython.longlong,
         upstream: cython.longlong,
         room: cython.Py_ssize_t,
-    ) -> str:
+    ) -> bytes:
         wall: cython.double = self._wall()
         second: cython.longlong = cython.cast(cython.longlong, wall)
         millis: cython.int = cython.cast(cython.int, (wall - second) * 1000)
-        agent: bytes | None = None
-        referer: bytes | None = None
-        tail: str = ""
+        line: Line = self._writer
         if second != self._second:
             self._second = second
-            self._stamp = self._date(second)
+            self._stamp = b'{"time":"' + self._date(second).encode() + b"."
+        line.size = 0
+        line.put(self._stamp)
+        line.number(millis, 3)
+        line.put(b'Z","client":"')
+        line.put(outcome.client.encode())
+        line.put(b'","method":"')
+        line.shown(outcome.method, MAX_LINE)
+        line.put(b'","host":"')
+        line.shown(outcome.host, MAX_LINE)
+        line.put(b'","target":"')
+        line.shown(outcome.target, 2 * room)
+        line.put(b'","status":')
+        line.number(outcome.status, 1)
+        line.put(b',"received":')
+        line.number(outcome.received, 1)
+        line.put(b',"sent":')
+        line.number(outcome.sent, 1)
+        line.put(b',"duration_ms":')
+        line.millis(duration)
+        line.put(b',"service":"')
+        line.put(outcome.service.encode())
+        line.put(_SIDES[outcome.side + 1])
+        line.shown(outcome.request_id, MAX_LINE)
+        line.put(b'","trace":"')
+        line.put(outcome.trace[3:35])
+        line.put(b'"')
+        if upstream >= 0:
+            line.put(b',"upstream_ms":')
+            line.millis(upstream)
+        self._more(line, outcome, room)
+        return line.take()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _more(self, line: Line, outcome: Outcome, room: cython.Py_ssize_t) -> cython.bint:
+        """Add what not every line has."""
+        agent: bytes | None = None
+        referer: bytes | None = None
         if outcome.head is not None:
             agent = outcome.head.get(USER_AGENT)
             referer = outcome.head.get(REFERER)
-        if upstream >= 0:
-            tail = f',"upstream_ms":{upstream // 1000}.{upstream % 1000:03d}'
         if outcome.endpoint:
-            tail += f',"endpoint":"{outcome.endpoint}"'
+            line.put(b',"endpoint":"' + outcome.endpoint.encode() + b'"')
         if outcome.key:
-            tail += f',"weight":{outcome.weight},"key":"{outcome.key.decode("ascii")}"'
+            line.put(b',"weight":')
+            line.number(outcome.weight, 1)
+            line.put(b',"key":"')
+            line.put(outcome.key)
+            line.put(b'"')
         if outcome.subject:
-            tail += f',"subject":"{escaped(outcome.subject.encode())}"'
+            line.put(b',"subject":"' + escaped(outcome.subject.encode()).encode() + b'"')
         if outcome.override:
-            tail += ',"override":true'
+            line.put(b',"override":true')
         if outcome.first is not None:
-            tail += f',"first":"{outcome.first}"'
+            line.put(f',"first":"{outcome.first}"'.encode())
         if outcome.error:
-            tail += f',"error":"{outcome.error}"'
+            line.put(f',"error":"{outcome.error}"'.encode())
         if outcome.served_by:
-            tail += f',"served_by":"{outcome.served_by}"'
+            line.put(f',"served_by":"{outcome.served_by}"'.encode())
         if referer is not None:
-            tail += f',"referer":"{_shown(referer, room)}"'
+            line.put(b',"referer":"')
+            line.shown(referer, room)
+            line.put(b'"')
         if agent is not None:
-            tail += f',"user_agent":"{_shown(agent, room)}"'
-        return (
-            f'{{"time":"{self._stamp}.{millis:03d}Z","client":"{outcome.client}",'
-            f'"method":"{escaped(outcome.method)}","host":"{escaped(outcome.host)}",'
-            f'"target":"{_shown(outcome.target, 2 * room)}","status":{outcome.status},'
-            f'"received":{outcome.received},"sent":{outcome.sent},'
-            f'"duration_ms":{duration // 1000}.{duration % 1000:03d},'
-            f'"service":"{outcome.service}","color":"{_COLORS[outcome.side + 1]}",'
-            f'"role":"{_ROLES[outcome.side + 1]}","request_id":"{escaped(outcome.request_id)}",'
-            f'"trace":"{outcome.trace[3:35].decode("ascii")}"{tail}}}\n'
-        )
-
-
-#: By side index + 1; side -1 is a request that no service was found for.
-_COLORS = ("", "blue", "green", "blue", "green")
-_ROLES = ("", "stable", "stable", "candidate", "candidate")
+            line.put(b',"user_agent":"')
+            line.shown(agent, room)
+            line.put(b'"')
+        return line.put(b"}\n")
 
 
 @cython.cfunc
