@@ -67,6 +67,7 @@ class Splitter:
         self._keyed = blake2b(key=key, digest_size=16, person=b"gateway-cohort")
         self._memo = {}
 
+    @cython.ccall
     def assign(self, key: bytes) -> tuple[int, bytes]:
         """Return a key's bucket (0 to 9,999) and its opaque form (16 hex digits)."""
         known = self._memo.get(key)
@@ -190,6 +191,7 @@ def cookie_value(field: bytes, name: bytes) -> bytes | None:
     return (field[at:] if end < 0 else field[at:end]).strip(b" \t")
 
 
+@cython.ccall
 def cohort_cookie(field: bytes, name: bytes) -> bytes | None:
     """Return the first value of the cohort cookie that the gateway could have made, else None."""
     d: bytes = field
@@ -210,6 +212,7 @@ def cohort_cookie(field: bytes, name: bytes) -> bytes | None:
     return None
 
 
+@cython.ccall
 def strip_cookies(field: bytes, names: tuple[bytes, ...]) -> bytes:
     """Return a Cookie field's value without the cookies called ``names``.
 
@@ -340,6 +343,7 @@ def cookie_key(value: bytes) -> bytes:
     return b"c:" + value
 
 
+@cython.ccall
 def cohort_key(
     cookie_field: bytes | None, cookie_name: bytes, identity: bytes | None, address: str
 ) -> tuple[bytes, KeyKind]:

@@ -15,6 +15,7 @@ from gateway.proxy.platform import PlatformView
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import ReportDesk
 from gateway.proxy.serving import nothing
+from gateway.proxy.shared import Shared
 from gateway.proxy.wheel import TICK, Wheel
 
 if TYPE_CHECKING:
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from gateway.proxy.kept import KeptAssets
     from gateway.proxy.links import Answered, Client
     from gateway.proxy.record import Recorder
-    from gateway.proxy.serving import Serving
     from gateway.proxy.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
 
-class Core:
+class Core(Shared):
     """One worker's shared state. ``clock`` is monotonic, ``wall`` the epoch's, both in seconds.
 
     ``random`` gives octets of a cryptographic source, ``draw`` so many random bits; ``on_turn`` is
@@ -50,22 +50,12 @@ class Core:
         "_words",
         "addresses",
         "cache",
-        "clock",
         "connections",
-        "draining",
-        "draw",
-        "forced_stable",
-        "hexes",
         "kept",
         "loop",
         "platform",
-        "recorder",
-        "redirects",
         "reports",
-        "serving",
         "tunnels",
-        "wall",
-        "wheel",
     )
 
     def __init__(  # noqa: PLR0913 - everything that comes from outside comes in here
@@ -89,10 +79,10 @@ class Core:
         self.hexes = RandomHex(random)
         self.recorder = recorder
         self.wheel = Wheel(clock())
-        self.serving: Serving = nothing()
+        self.serving = nothing()
         self.platform = PlatformView(words, slabs)
         #: By listener: the public port of the https side that its plain requests are sent to.
-        self.redirects: dict[int, int] = {}
+        self.redirects = {}
         self.reports = ReportDesk()
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None

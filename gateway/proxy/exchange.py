@@ -38,6 +38,8 @@ from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
+from gateway.proxy.shared import Shared
+from gateway.proxy.stream import ClientStream
 from gateway.proxy.tally import ASSET, CACHED, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
@@ -581,7 +583,9 @@ class Exchange:
     """One request and its answer. The snapshot it began with is pinned in ``serving``."""
 
     core: Core = cython.declare(object, visibility="readonly")
+    _shared: Shared
     downstream: Stream = cython.declare(object, visibility="readonly")
+    _stream: ClientStream
     serving: Serving = cython.declare(object, visibility="readonly")
     head: Head = cython.declare(object, visibility="readonly")
     route: RouteRun = cython.declare(object, visibility="readonly")
@@ -657,12 +661,14 @@ class Exchange:
         self, downstream: Stream, core: Core, head: Head, started: cython.double
     ) -> None:
         self.core = core
+        self._shared = core
         self.downstream = downstream
-        self.serving = core.serving
+        self._stream = downstream  # type: ignore[assignment]  # every Stream is one
+        self.serving = self._shared.serving
         self.head = head
         self.route = None  # type: ignore[assignment]  # set by the route phase, before use
         self.deadline = _NEVER
-        self._method = head.method
+        self._method = head.cut_method()
         self.to_head = self._method == b"HEAD"
         self.repeatable = False
         self._view = None  # type: ignore[assignment]  # set by the route phase
@@ -671,11 +677,11 @@ class Exchange:
         self._minor = head.minor
         self._framing = head.body
         self._absolute = False
-        self._target = head.target
+        self._target = head.cut_target()
         self._path = b""
         self._host = b""
         self._authority = b""
-        self._client = downstream.peer
+        self._client = self._stream.peer
         self._chain = ()
         self._cookie = None
         self._request_id = b""
@@ -730,6 +736,7 @@ class Exchange:
 
     # --- the phases -----------------------------------------------------------------------------
 
+    @cython.ccall
     def begin(self) -> None:
         """Go from the head to an attempt, or to a refusal."""
         try:
@@ -776,7 +783,7 @@ class Exchange:
         if not ended and self._pending_size < self.serving.limits.await_body:
             return True
         self._awaits = False
-        self._turn = self.core.clock()
+        self._turn = self._shared.clock()
         try:
             self._go_on()
         except Failure as failure:
@@ -787,7 +794,7 @@ class Exchange:
         """Go on where another request's answer was waited for: serve it, or forward."""
         if self._recorded:
             return
-        self._turn = self.core.clock()
+        self._turn = self._shared.clock()
         try:
             if self._look():
                 return
@@ -802,10 +809,10 @@ class Exchange:
         """Phase 2: the client behind trusted proxies, the request's id, its place in a trace."""
         head: Head = self.head
         serving = self.serving
-        memo: PeerMemo | None = self.downstream.memo
+        memo: PeerMemo | None = self._stream.memo
         if memo is None or memo.trust is not serving.trust or memo.callers is not serving.internal:
-            memo = PeerMemo(serving, self.downstream.peer, self.downstream.tls)
-            self.downstream.memo = memo
+            memo = PeerMemo(serving, self._stream.peer, self._stream.tls)
+            self._stream.memo = memo
         self._memo = memo
         if self._memo.trusted:
             self._chain = serving.trust.chain(
@@ -817,10 +824,10 @@ class Exchange:
             given = head.get(X_REQUEST_ID)
             if given is not None and valid_request_id(given):
                 self._request_id = given
-        take = self.core.hexes.take
+        hexes = self._shared.hexes
         if not self._request_id:
-            self._request_id = take(_ID_DIGITS)
-        self._trace = continue_or_begin(head.get(_TRACEPARENT), take(_TRACE_DIGITS))
+            self._request_id = hexes.take(_ID_DIGITS)
+        self._trace = continue_or_begin(head.get(_TRACEPARENT), hexes.take(_TRACE_DIGITS))
         return True
 
     @cython.cfunc
@@ -886,7 +893,7 @@ class Exchange:
                 return False
             self._tell_challenge()
             return True
-        return bool(self.core.redirects) and not self._memo.tls and self._redirect()
+        return len(self._shared.redirects) > 0 and not self._memo.tls and self._redirect()
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -924,7 +931,7 @@ class Exchange:
 
         Served too where a trusted proxy took it in over https: it would be sent in circles.
         """
-        port = self.core.redirects.get(self.downstream.listener)
+        port = self._shared.redirects.get(self.downstream.listener)
         if port is None:
             return False
         if self._memo.trusted and self.head.get(X_FORWARDED_PROTO) == b"https":
@@ -973,9 +980,9 @@ class Exchange:
         if self._framing != _BODY_NONE:
             self.downstream.limit_body(view.body_limit)
         self.deadline = self._started + view.total
-        self.downstream.expect(self.deadline, view.between)
+        self._stream.expect(self.deadline, view.between)
         if view.nonce:
-            self._nonce = self.core.hexes.take(NONCE_DIGITS)
+            self._nonce = self._shared.hexes.take(NONCE_DIGITS)
             self.head.sift(0, NONCE_LENGTHS, NONCE_NAMES)
         if (self._seen >> _GW_OVERRIDE) & 1:
             self._assignment = assign_probe(
@@ -1057,7 +1064,7 @@ class Exchange:
         head: Head = self.head
         view = self._view
         memo = self._memo
-        forced: cython.bint = self.core.forced_stable
+        forced: cython.bint = self._shared.forced_stable
         weight: cython.int = 0 if forced else view.weight
         assignment: Assignment | None = self._assignment
         if (self._seen >> _COOKIE) & 1:
@@ -1211,7 +1218,7 @@ class Exchange:
         False where there is none to ask, which is answered then.
         """
         view = self._view
-        if not self.core.recorder.enter(view.row, view.max_in_flight):
+        if not self._shared.recorder.enter(view.row, view.max_in_flight):
             name = self.route.service_name
             raise Failure("overload", f"{view.max_in_flight} requests of {name}")
         self._entered = True
@@ -1259,10 +1266,10 @@ class Exchange:
     def _attempt_at(self, pool: Pool) -> cython.bint:
         """Make an attempt at one of a pool's endpoints; False where it has none to give."""
         endpoint = pool.claim(
-            self.core.draw(32),
+            self._shared.draw(32),
             self._client,
             self._tried,
-            self._turn if self._tried is None else self.core.clock(),
+            self._turn if self._tried is None else self._shared.clock(),
             self.to_head or self._method == b"GET",
         )
         if endpoint is None:
@@ -1390,7 +1397,7 @@ class Exchange:
             target = _stripped(target, view.strip)
         # Nothing makes a target other than by taking something off it.
         if self._minor == 1 and not self._absolute and len(target) == len(self.head.target):
-            return self.head.line
+            return self.head.cut_line()
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
     @cython.cfunc
@@ -1423,7 +1430,7 @@ class Exchange:
         assert settings is not None
         self.downstream.limit_body(settings.body)
         self.deadline = self._started + TIMEOUT
-        self.downstream.expect(self.deadline, TIMEOUT)
+        self._stream.expect(self.deadline, TIMEOUT)
         failure = self.core.reports.refusal(
             settings, self._method, self.head.get(CONTENT_TYPE), self._client, self._started
         )
@@ -1472,7 +1479,7 @@ class Exchange:
         self._view = view
         self._assign()
         green: cython.Py_ssize_t = _CSP_COLORS if self._green else 0
-        self.core.recorder.count(view.row, layout.ROW_CSP + green + directive)
+        self._shared.recorder.count(view.row, layout.ROW_CSP + green + directive)
         assignment = self._assignment
         if view.tally is not None and assignment is not None and not assignment.override:
             view.tally.violated(
@@ -1485,6 +1492,7 @@ class Exchange:
 
     # --- the request's body ---------------------------------------------------------------------
 
+    @cython.ccall
     def on_body(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass the client's content on, framed for the backend; before a connection, keep it."""
         attempt = self._attempt
@@ -1538,7 +1546,7 @@ class Exchange:
         connection = attempt.connection
         if connection is not None:
             connection.expect_within(
-                "first-byte-timeout", self.core.wheel.now + self._view.first_byte, 0.0
+                "first-byte-timeout", self._shared.wheel.now + self._view.first_byte, 0.0
             )
         return True
 
@@ -1558,7 +1566,7 @@ class Exchange:
             self._pending_size = 0
         if self._body_ended:
             attempt.request_sent = True
-            deadline = self.core.wheel.now + self._view.first_byte
+            deadline = self._shared.wheel.now + self._view.first_byte
         connection.start(attempt, data, self.to_head, deadline)
         return True
 
@@ -1569,7 +1577,7 @@ class Exchange:
         if attempt is not self._attempt:
             attempt.abandon()
             return
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         if attempt._first and self._heard == 0:
             self._heard = head.status
             self._heard_at = self._answered_at
@@ -1631,7 +1639,7 @@ class Exchange:
         if visit.degraded:
             self._answered_at = 0.0  # no backend has
             self._served_by = "stale"
-            self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+            self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS)
         refresh: cython.bint = visit.refresh
         self._send_stored(visit.answer_head, visit.answer_body)
         if refresh:
@@ -1643,11 +1651,11 @@ class Exchange:
     def _refresh(self, visit: Visit) -> cython.bint:
         """Validate a copy that was served stale: the same request, with nobody to answer."""
         memo = self._memo
-        stream = QuietStream(self.core.wheel, memo.peer, memo.tls, visit.on_refreshed)
+        stream = QuietStream(self._shared.wheel, memo.peer, memo.tls, visit.on_refreshed)
         line: bytes = b"GET %b HTTP/1.%d\r\n" % (self.head.target, self._minor)
         head = Head(self.head.render(line, _QUIET_DROP_MASK, b"Cache-Control: max-age=0\r\n"), 0)
         head.read_request()
-        exchange = Exchange(stream, self.core, head, self.core.clock())
+        exchange = Exchange(stream, self.core, head, self._shared.clock())
         stream.exchange = exchange
         try:
             exchange.begin()
@@ -1728,13 +1736,13 @@ class Exchange:
                     self._apart |= _UNTIMED
             if streams:
                 self.deadline = _NEVER
-                self.downstream.expect(_NEVER, between)
+                self._stream.expect(_NEVER, between)
             attempt = self._attempt
             if attempt is not None and attempt.connection is not None:
                 attempt.connection.expect_within(
-                    "between-bytes-timeout", self.core.wheel.now + between, between
+                    "between-bytes-timeout", self._shared.wheel.now + between, between
                 )
-        self.downstream.respond(head, drop, extra, body, ended)
+        self._stream.respond(head, drop, extra, body, ended)
         if not ended and self.downstream.full:
             self.on_client_full()
         return True
@@ -1773,12 +1781,14 @@ class Exchange:
             return True  # it is a copy, and at hand
         return self._visit is not None and self._visit.collecting
 
+    @cython.ccall
     def on_client_full(self) -> None:
         """The client reads slowly: the backend waits."""
         attempt = self._attempt
         if attempt is not None and attempt.connection is not None and not attempt._over:
             attempt.connection.pause()
 
+    @cython.ccall
     def on_client_ready(self) -> None:
         """The client has read on."""
         attempt = self._attempt
@@ -1814,7 +1824,7 @@ class Exchange:
         view = self._view
         if not self._attempt_at(view.blue if self._green else view.green):
             return self._ask_kept()
-        self.core.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
+        self._shared.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
         view.service.budget.leave_out()
         self._green = not self._green
         self._candidate = not self._candidate
@@ -1844,7 +1854,7 @@ class Exchange:
             return
         self._drop_held()
         self._served_by = "stale"
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         self._respond(head, b"" if self.to_head else copy[head.end :], True)
 
     @cython.cfunc
@@ -1899,7 +1909,7 @@ class Exchange:
             weight = assignment.weight
             key = assignment.key
             override = assignment.override
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         self._status = 101
         if attempt._first:
             self._heard = 101
@@ -1917,7 +1927,7 @@ class Exchange:
         )
         connection.tunnel = tunnel
         attempt.endpoint.tunnel(1)
-        self.core.recorder.tunnel(1)
+        self._shared.recorder.tunnel(1)
         self.core.tunnels.add(tunnel)
         extra = b"X-Request-Id: " + self._request_id + b"\r\n"
         self.downstream.switch(head, extra, tunnel)
@@ -1928,7 +1938,7 @@ class Exchange:
         """Count the tunnel out and record it."""
         attempt = self._attempt
         self.core.tunnels.discard(tunnel)
-        self.core.recorder.tunnel(-1)
+        self._shared.recorder.tunnel(-1)
         if attempt is not None:
             attempt.endpoint.tunnel(-1)
             connection = attempt.connection
@@ -1976,7 +1986,7 @@ class Exchange:
         self._fault = failure.name
         if self._heard == 0:
             self._heard = -1
-            self._heard_at = self.core.clock()
+            self._heard_at = self._shared.clock()
         return True
 
     # --- second tries ---------------------------------------------------------------------------
@@ -1993,7 +2003,7 @@ class Exchange:
         if self._rescuing:
             if head.status < 400 or (head.status < 500 and held is None):
                 self._served_by = "rescue"
-                self.core.recorder.count(self._view.row, layout.ROW_RESCUES)
+                self._shared.recorder.count(self._view.row, layout.ROW_RESCUES)
                 return False
             # Stable has nothing better: what the candidate said stands.
             attempt.abandon()
@@ -2043,7 +2053,7 @@ class Exchange:
                 and self._attempt_at(pool)
             ):
                 self._retries += 1
-                self.core.recorder.count(view.row, layout.ROW_RETRIES)
+                self._shared.recorder.count(view.row, layout.ROW_RETRIES)
                 return self._begin_again()
         if self._may_rescue(bits, unsent) and self._rescue():
             return self._begin_again()
@@ -2055,7 +2065,7 @@ class Exchange:
         """Take one from the service's budget of retries, if there is one left."""
         view = self._view
         attempts = view.blue.requests() + view.green.requests()
-        return bool(view.service.budget.take(attempts, self.core.clock()))
+        return bool(view.service.budget.take(attempts, self._shared.clock()))
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -2153,7 +2163,7 @@ class Exchange:
         visit.leave()
         self._stored_lines = hit_lines(age, -age)
         self._served_by = "stale"
-        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+        self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS)
         return self._send_stored(copy.head, b"" if self.to_head else copy.body)
 
     @cython.cfunc
@@ -2168,7 +2178,7 @@ class Exchange:
             title = failure.kind.title
             wait = failure.retry_after
         self._served_by = "static"
-        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS + 1)
+        self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS + 1)
         answer = rule.answer(self._values(rule.status, title, wait))
         self._status = answer.status
         self.downstream.answer(answer.status, answer.lines + self._page_lines(), answer.body)
@@ -2231,7 +2241,7 @@ class Exchange:
             block: bytes = view.security.block(0)
             if view.nonce:
                 # Refused before there was one: a page of ours has nothing that it would allow.
-                nonce: bytes = self._nonce or self.core.hexes.take(NONCE_DIGITS)
+                nonce: bytes = self._nonce or self._shared.hexes.take(NONCE_DIGITS)
                 block = block.replace(NONCE, nonce)
             lines += block
         return lines
@@ -2258,6 +2268,7 @@ class Exchange:
         self.fail(failure)
         return True
 
+    @cython.ccall
     def fail(self, failure: Failure) -> None:
         """Answer with the gateway's error, or cut the connection where an answer has begun."""
         attempt = self._attempt
@@ -2273,6 +2284,7 @@ class Exchange:
         self._status = status_of(failure)
         self.downstream.refuse(failure, self._page_lines(), self._error_page(failure))
 
+    @cython.ccall
     def on_total_timeout(self) -> None:
         """The whole request took too long."""
         attempt = self._attempt
@@ -2291,8 +2303,8 @@ class Exchange:
             return
         if self._status == 0:
             # What is answered now has its own time to be sent in.
-            self.deadline = self.core.clock() + self._view.total
-            self.downstream.expect(self.deadline, self._view.between)
+            self.deadline = self._shared.clock() + self._view.total
+            self._stream.expect(self.deadline, self._view.between)
         self._give_up(failure)
 
     @cython.cfunc
@@ -2303,6 +2315,7 @@ class Exchange:
             return attempt.connection is None or attempt.request_sent
         return not self.downstream.full
 
+    @cython.ccall
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
         attempt = self._attempt
@@ -2314,10 +2327,11 @@ class Exchange:
         if self._status == 0:
             self._status = 499
         visit, self._visit = self._visit, None
-        self._record(self.downstream.taken, self.downstream.sent, False)
+        self._record(self._stream.taken, self._stream.sent, False)
         if visit is not None:
             visit.leave(True)
 
+    @cython.ccall
     def on_answered(self) -> None:
         """Phase 10: the answer is complete."""
         if self._status == 0:
@@ -2326,7 +2340,7 @@ class Exchange:
         if attempt is not None and not attempt._over:
             # It answered before it had been sent all, or a held one was not taken.
             attempt.abandon()
-        self._record(self.downstream.taken, self.downstream.sent, False)
+        self._record(self._stream.taken, self._stream.sent, False)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -2335,7 +2349,7 @@ class Exchange:
     ) -> cython.bint:
         view = self._view
         assignment = self._assignment
-        recorder = self.core.recorder
+        recorder = self._shared.recorder
         row: cython.Py_ssize_t = 0
         weight: cython.int = 0
         key: bytes = b""
@@ -2354,7 +2368,12 @@ class Exchange:
             weight = assignment.weight
             key = assignment.key
             override = assignment.override
-        outcome = Outcome(
+        # An answer that came whole ends in the turn that it came in.
+        ended: cython.double = self._answered_at if self._at_once else 0.0
+        if ended <= 0.0:
+            ended = self._shared.clock()
+        outcome: Outcome = Outcome.__new__(Outcome)
+        outcome.fill(
             self.head,
             self._method,
             self._host,
@@ -2367,7 +2386,9 @@ class Exchange:
             self._forwarded_at,
             self._answered_at,
             # An answer that came whole ends in the turn that it came in.
-            self._answered_at if self._at_once and self._answered_at > 0.0 else self.core.clock(),
+            self._answered_at
+            if self._at_once and self._answered_at > 0.0
+            else self._shared.clock(),
             "" if view is None else view.service.name,
             row,
             -1 if view is None else self._side(),

@@ -133,26 +133,28 @@ class Line:
 
     size: cython.Py_ssize_t
     _octets: bytearray
+    _room: cython.Py_ssize_t
 
     def __init__(self) -> None:
         self.size = 0
-        self._octets = bytearray(2 * MAX_LINE)
+        self._room = 2 * MAX_LINE
+        self._octets = bytearray(self._room)
 
     @cython.cfunc
-    @cython.exceptval(check=True)
-    def _room_for(self, more: cython.Py_ssize_t) -> cython.bint:
-        octets: bytearray = self._octets
-        if self.size + more > len(octets):
-            octets.extend(bytes(self.size + more))
+    @cython.exceptval(-1)
+    def _grow(self, more: cython.Py_ssize_t) -> cython.bint:
+        self._room += self.size + more
+        self._octets.extend(bytes(self.size + more))
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def put(self, text: bytes) -> cython.bint:
         """Add octets as they are."""
         at: cython.Py_ssize_t = self.size
         more: cython.Py_ssize_t = len(text)
-        self._room_for(more)
+        if self.size + more > self._room:
+            self._grow(more)
         if cython.compiled:
             target = cython.declare(cython.pointer(cython.char), self._octets)
             memcpy(target + at, cython.cast(cython.p_char, text), more)
@@ -162,7 +164,7 @@ class Line:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def shown(self, value: bytes, room: cython.Py_ssize_t) -> cython.bint:
         """Add the inside of a JSON string for the first ``room`` octets of a value."""
         more: cython.Py_ssize_t = min(len(value), room)
@@ -171,7 +173,8 @@ class Line:
             at: cython.Py_ssize_t = self.size
             source: cython.p_uchar = value
             safe: cython.p_uchar = _SAFE
-            self._room_for(more)
+            if at + more > self._room:
+                self._grow(more)
             target = cython.declare(cython.pointer(cython.uchar), self._octets)
             target += at
             for i in range(more):
@@ -184,13 +187,14 @@ class Line:
         return self.put(escaped(value[:more]).encode())
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def number(self, value: cython.longlong, digits: cython.int) -> cython.bint:
         """Add a number of 0 or more, of so many digits at least."""
         rest: cython.longlong = value
         if cython.compiled:
             at: cython.Py_ssize_t
-            self._room_for(20)
+            if self.size + 20 > self._room:
+                self._grow(20)
             target = cython.declare(cython.pointer(cython.uchar), self._octets)
             while digits < 19 and rest >= _POWERS[digits]:
                 digits += 1
@@ -206,7 +210,7 @@ class Line:
             return self.put(b"%0*d" % (digits, value))
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def millis(self, micros: cython.longlong) -> cython.bint:
         """Add microseconds as milliseconds with three decimals."""
         self.number(micros // 1000, 1)
@@ -263,7 +267,7 @@ class Outcome:
     tunnel: cython.bint
     subject: str = cython.declare(str, visibility="public")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that is known
         self,
         head: Head | None,
         method: bytes,
@@ -291,6 +295,65 @@ class Outcome:
         served_by: str,
         tunnel: cython.bint,
     ) -> None:
+        self.fill(
+            head,
+            method,
+            host,
+            target,
+            client,
+            status,
+            received,
+            sent,
+            started,
+            forwarded_at,
+            answered_at,
+            ended,
+            service,
+            row,
+            side,
+            endpoint,
+            request_id,
+            trace,
+            weight,
+            key,
+            override,
+            first,
+            error,
+            served_by,
+            tunnel,
+        )
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def fill(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
+        self,
+        head: Head | None,
+        method: bytes,
+        host: bytes,
+        target: bytes,
+        client: str,
+        status: cython.int,
+        received: cython.longlong,
+        sent: cython.longlong,
+        started: cython.double,
+        forwarded_at: cython.double,
+        answered_at: cython.double,
+        ended: cython.double,
+        service: str,
+        row: cython.Py_ssize_t,
+        side: cython.int,
+        endpoint: str,
+        request_id: bytes,
+        trace: bytes,
+        weight: cython.int,
+        key: bytes,
+        override: cython.bint,
+        first: object,
+        error: str,
+        served_by: str,
+        tunnel: cython.bint,
+    ) -> cython.bint:
+        """Set everything, in C's types: ``Outcome.__new__(Outcome)`` comes before it."""
         self.head = head
         self.method = method
         self.host = host
@@ -317,6 +380,7 @@ class Outcome:
         self.served_by = served_by
         self.tunnel = tunnel
         self.subject = ""
+        return True
 
 
 @cython.final
@@ -358,7 +422,9 @@ class Recorder:
         """Send the lines elsewhere from now on; None: nowhere."""
         self._log = log
 
-    def enter(self, row: cython.Py_ssize_t, limit: cython.ulonglong) -> bool:
+    @cython.ccall
+    @cython.exceptval(-1)
+    def enter(self, row: cython.Py_ssize_t, limit: cython.ulonglong) -> cython.bint:
         """Count a request in on its service; False (and not counted) at the machine's limit."""
         i: cython.Py_ssize_t
         total: cython.ulonglong = 0
@@ -371,6 +437,7 @@ class Recorder:
         self._words[self._slab + _S_IN_FLIGHT] += 1
         return True
 
+    @cython.ccall
     def leave(self, row: cython.Py_ssize_t) -> None:
         """Count a request out."""
         self._words[self._slab + _ROWS_AT + row * _ROW_WORDS + _ROW_IN_FLIGHT] -= 1
@@ -383,10 +450,12 @@ class Recorder:
         else:
             self._words[self._slab + _S_TUNNELS] -= 1
 
+    @cython.ccall
     def count(self, row: cython.Py_ssize_t, word: cython.Py_ssize_t) -> None:
         """Count one more of a row's counters (layout's ROW_*)."""
         self._words[self._slab + _ROWS_AT + row * _ROW_WORDS + word] += 1
 
+    @cython.ccall
     def record(self, outcome: Outcome) -> None:
         """Count a request and write its line."""
         side: cython.Py_ssize_t = self._slab + _ROWS_AT + outcome.row * _ROW_WORDS
@@ -412,7 +481,7 @@ class Recorder:
             self._log(line)
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _observe(self, at: cython.Py_ssize_t, micros: cython.longlong) -> cython.bint:
         """Put one duration into the histogram at ``at``."""
         i: cython.int
@@ -473,7 +542,7 @@ class Recorder:
         return line.take()
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _more(self, line: Line, outcome: Outcome, room: cython.Py_ssize_t) -> cython.bint:
         """Add what not every line has."""
         agent: bytes | None = None
