@@ -23,9 +23,7 @@ class Watched:
 
     def hear(self, count: int, forwarded: int = 0, others: int = 0, address: str = LB) -> None:
         self.watch.hear(
-            Asked(
-                requests=count + others, address=address, of_address=count, forwarded=forwarded
-            )
+            Asked(requests=count + others, address=address, of_address=count, forwarded=forwarded)
         )
 
     def told(self) -> list[dict[str, object]]:
@@ -38,7 +36,11 @@ def test_it_is_told_once_and_when_it_is_over() -> None:
         seen.hear(200, forwarded=200)
     assert [each["over"] for each in seen.told()] == [False]
     alert = seen.told()[0]
-    assert (alert["severity"], alert["about"], alert["address"]) == ("warning", "shared-address", LB)
+    assert (alert["severity"], alert["about"], alert["address"]) == (
+        "warning",
+        "shared-address",
+        LB,
+    )
     assert "trusted_proxies" in str(alert["hint"])
     assert len(seen.watch.warnings) == 1
     assert "10.0.0.7 makes 100% of 1000 requests" in seen.watch.warnings[0]
