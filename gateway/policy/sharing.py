@@ -40,6 +40,8 @@ _PRIVATE = tuple(
 _BEGINS = ("10.", "172.", "192.168.", "100.", "169.254.", "127.", "fc", "fd", "fe", "::1")
 #: Private addresses that a worker tells apart; beyond it the small ones are thinned out.
 MAX_ADDRESSES = 64
+#: Private addresses whose key is remembered; dropped when full.
+MAX_KEYS = 1024
 
 #: Seconds that are looked back on, and the share, and the fewest requests, that say something.
 WINDOW = 300.0
@@ -79,13 +81,19 @@ class Requests:
     def __init__(self) -> None:
         self.total = 0
         self._by_address: dict[str, Counted] = {}
+        #: What private addresses count as; a busy one is asked for again and again.
+        self._keys: dict[str, str] = {}
 
     def add(self, client: str, requests: int, forwarded: bool) -> None:
         """Count requests of a client (an address; of IPv6 its /64 counts)."""
         self.total += requests
-        if not is_private(client):
-            return
-        key = address_key(client).decode("ascii")
+        key = self._keys.get(client)
+        if key is None:
+            if not is_private(client):
+                return
+            if len(self._keys) >= MAX_KEYS:
+                self._keys.clear()
+            key = self._keys[client] = address_key(client).decode("ascii")
         counted = self._by_address.get(key)
         if counted is None:
             if len(self._by_address) >= MAX_ADDRESSES:
