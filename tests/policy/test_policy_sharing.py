@@ -6,6 +6,7 @@ import pytest
 
 from gateway.policy.sharing import (
     MAX_ADDRESSES,
+    MAX_KEYS,
     MIN_REQUESTS,
     WINDOW,
     Requests,
@@ -76,6 +77,7 @@ def test_many_private_addresses_take_no_memory_and_hide_nobody() -> None:
     for at in range(2_000):
         requests.add(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}", 1, forwarded=False)
         assert len(requests._by_address) <= MAX_ADDRESSES
+        assert len(requests._keys) <= MAX_KEYS
         for _ in range(30):
             requests.add(BRIDGE, 1, forwarded=True)
     total, (address, count, forwarded) = requests.take()
