@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from gateway.policy.fallback import ErrorPages, FallbackPlan, Rule, StaticAnswer
     from gateway.policy.forwarded import ProxyTrust
     from gateway.policy.security import SecurityFields
+    from gateway.policy.sharing import Requests
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
     from gateway.proxy.guard import RouteGuard
@@ -148,6 +149,9 @@ _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
 _GW_OVERRIDE = cython.declare(cython.int, GW_OVERRIDE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
+_FORWARDED_BITS = cython.declare(cython.ulonglong, mask(X_FORWARDED_FOR, FORWARDED))
+#: Requests of a connection that are told of at once, in the policy's ``Requests``.
+_RUN = cython.declare(cython.int, 16)
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _DATE_BIT = cython.declare(cython.ulonglong, mask(DATE))
 _CACHE_CONTROL_BITS = cython.declare(cython.ulonglong, mask(CACHE_CONTROL, CDN_CACHE_CONTROL))
@@ -305,6 +309,10 @@ class PeerMemo:
     own_cookies: tuple[bytes, ...]
     cookie: bytes
     stripped: bytes
+    #: Requests since the last that were told, whose they are, whether a proxy says for whom.
+    asked: cython.int
+    asker: str
+    forwarded: cython.bint
 
     def __init__(self, serving: Serving, peer: str, tls: cython.bint) -> None:
         self.trust = serving.trust
@@ -320,6 +328,15 @@ class PeerMemo:
         self.own_cookies = ()
         self.cookie = b""
         self.stripped = b""
+        self.asked = 0
+        self.asker = peer
+        self.forwarded = False
+
+    def tell(self, requests: Requests) -> None:
+        """Tell of the requests that were not told of yet: the connection is at its end."""
+        if self.asked:
+            requests.add(self.asker, self.asked, self.forwarded)
+            self.asked = 0
 
     @cython.cfunc
     def without_own(self, cookie: bytes, own_cookies: tuple[bytes, ...]) -> bytes:
@@ -993,6 +1010,8 @@ class Exchange:
             self._only = self._assignment is not None
             if self._only:
                 return True
+        if not self._memo.internal:
+            self._count_asker()
         if view.guard is not None and not self._admitted():
             return False
         if view.maintenance >= 0.0:
@@ -1000,6 +1019,22 @@ class Exchange:
             raise Failure("maintenance", name, retry_after=view.maintenance)
         if self._method != b"GET" and not self.to_head and self._refuses_write():
             raise Failure("read-only", self.route.service_name, retry_after=READ_ONLY_RETRY)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _count_asker(self) -> cython.bint:
+        """Count the request for its client: one that all are behind is told of.
+
+        The first of a run of requests of the connection stands for all of the run.
+        """
+        memo = self._memo
+        if memo.asked == 0:
+            memo.asker = self._client
+            memo.forwarded = bool(self._seen & _FORWARDED_BITS)
+        memo.asked += 1
+        if memo.asked == _RUN:
+            memo.tell(self.core.requests)
         return True
 
     @cython.cfunc
