@@ -74,3 +74,38 @@ def test_keys_are_rotated_and_outlast_source_and_control(tmp_path: Path) -> None
             source.down = False
             wait_until(lambda: status(0) == 200, "the new key counts", 60)
             assert status(1) == 401  # taken back
+
+
+@pytest.mark.slow
+def test_a_start_without_the_issuer_lets_nobody_in_and_logs_nobody_out(tmp_path: Path) -> None:
+    source = KeySource()
+    source.down = True
+    with Upstream(always(b"blue")) as blue, Upstream(source) as issuer:
+        gateway = GatewayProcess.for_services(tmp_path, {"web": ([blue.url], [])})
+        text = gateway.path.read_text()
+        route = "{path: /, service: web}"
+        gateway.path.write_text(
+            text.replace(route, f"{{path: /account/, service: web, auth: users}}\n  - {route}")
+            + f"auth: {{users: {{jwt: {{issuer: '{ISSUER}', audience: [{AUDIENCE}], "
+            f"jwks_url: '{issuer.url}/jwks'}}}}}}\n"
+        )
+        with gateway:
+            account = f"{gateway.url}/account/"
+            assert httpx.get(gateway.url).status_code == 200
+            assert httpx.get(account).status_code == 401
+            answer = httpx.get(account, headers=bearer(1))
+            assert (answer.status_code, answer.json()["type"]) == (
+                503,
+                "urn:gateway:error:auth-unavailable",
+            )
+            assert int(answer.headers["Retry-After"]) > 0
+            metrics = str(gateway.api("GET", "/metrics").body)
+            assert 'gateway_issuer_keys_timestamp_seconds{scheme="users"} 0.0' in metrics
+            assert 'gateway_issuer_readings_total{result="failed",scheme="users"}' in metrics
+            source.down = False
+            wait_until(
+                lambda: httpx.get(account, headers=bearer(1)).status_code == 200, "it is read", 40
+            )
+            assert httpx.get(account, headers=bearer(0)).status_code == 401
+            metrics = str(gateway.api("GET", "/metrics").body)
+            assert 'gateway_issuer_keys_timestamp_seconds{scheme="users"} 0.0' not in metrics
