@@ -119,7 +119,7 @@ class Api(Handlers):
             certificates=tuple(
                 (each.place, each.expires) for each in in_force(self._switch.settings)
             ),
-            issuers=parts.issuers.seen(parts.hub.topology.auth),
+            issuers=() if parts.issuers is None else parts.issuers.seen(parts.hub.topology.auth),
             logins_failed=self._logins.counts,
         )
         return web.Response(

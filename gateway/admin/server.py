@@ -231,7 +231,7 @@ async def _invite(request: web.Request) -> None:
     if request.version == HttpVersion11 and expected.lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # What is counted from here on is the answer's own.
-        request.writer.output_size = 0  # type: ignore[attr-defined]
+        request.writer.output_size = 0
 
 
 def _unix(request: web.Request) -> bool:

@@ -237,8 +237,8 @@ class Releases:
             # Services of one release are moved together, and this one is on stable already. It is
             # a person's doing, which condemns no build; but nobody has said that a release without
             # a way back may take it.
-            why = f"isolated by hand: {', '.join(out)}"
-            return Why(because=why, trigger="manual", by_hand=not run.plan.forward_only), {}
+            text = f"isolated by hand: {', '.join(out)}"
+            return Why(because=text, trigger="manual", by_hand=not run.plan.forward_only), {}
         over = judgement.over()
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]

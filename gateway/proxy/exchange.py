@@ -202,6 +202,7 @@ class RouteView:
     blue: Pool
     green: Pool
     stable_green: cython.bint
+    any_closed: cython.bint
     weight: cython.int
     max_in_flight: cython.int
     rewrite_host: cython.bint
@@ -240,6 +241,7 @@ class RouteView:
         self.row = service.row
         self.blue, self.green = service.pools
         self.stable_green = service.stable_green
+        self.any_closed = self.blue.closed or self.green.closed
         self.weight = service.weight
         self.max_in_flight = service.max_in_flight
         self.rewrite_host = service.rewrite_host
@@ -1096,7 +1098,7 @@ class Exchange:
         )
         self._green = view.stable_green != self._candidate
         # A color that was taken out answers nothing, by its copies neither.
-        if (view.green.closed or view.blue.closed) and not self._only:
+        if view.any_closed and not self._only:
             self._stray()
         return True
 

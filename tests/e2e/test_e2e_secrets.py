@@ -132,9 +132,9 @@ def test_no_secret_is_in_a_command_line_a_log_an_answer_or_a_file(tmp_path: Path
             ]
             states = [path for path in kept if path.name.startswith("gateway.db")]
             assert states
-            for path in kept:
+            for file in kept:
                 # By its own mode, or by its folder's: that of the state is not the gateway's.
-                assert private(path) or (path.parent != folder and private(path.parent)), path
+                assert private(file) or (file.parent != folder and private(file.parent)), file
             assert private(folder / "run")
             on_disk = {
                 str(path): path.read_bytes().decode("latin-1")
@@ -142,7 +142,7 @@ def test_no_secret_is_in_a_command_line_a_log_an_answer_or_a_file(tmp_path: Path
                 if path.stat().st_size < 50_000_000
             }
             # The cohort's secret is in the snapshot that outlives control: private, as above.
-            held = {name: each for name, each in secrets.items() if name != "cohort secret"}
+            held = {name: secret for name, secret in secrets.items() if name != "cohort secret"}
             assert not found(on_disk, held)
 
 
