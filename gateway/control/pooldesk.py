@@ -178,7 +178,7 @@ def isolate(
             f"{color} is stable of {name}: without it everybody would be on the candidate of "
             f"release {run.id}, which is {run.words}",
             field="color",
-            hint=f"abort or finalize release {run.id} first; "
+            hint=f"POST /v1/releases/{run.id}/abort or POST /v1/releases/{run.id}/finalize first; "
             '"force": true isolates it all the same',
             release=run.id,
         )
