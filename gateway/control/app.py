@@ -165,6 +165,7 @@ class Control:
             self._first.state_path.with_name("issuers"),
             random=chance,
             clock=time.monotonic,
+            wall=time.time,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(
@@ -243,7 +244,7 @@ class Control:
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
-        api = Api(switch, self.operations, shown, self.release_calls, runs)
+        api = Api(switch, self.operations, shown, self.release_calls, runs, self.logins)
         streams = Streams(self.events)
         self._server = Server(
             _handlers(api) | _handlers(breakers) | _handlers(releases),

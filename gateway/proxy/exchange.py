@@ -206,6 +206,7 @@ class RouteView:
     blue: Pool
     green: Pool
     stable_green: cython.bint
+    any_closed: cython.bint
     weight: cython.int
     max_in_flight: cython.int
     rewrite_host: cython.bint
@@ -244,6 +245,7 @@ class RouteView:
         self.row = service.row
         self.blue, self.green = service.pools
         self.stable_green = service.stable_green
+        self.any_closed = self.blue.closed or self.green.closed
         self.weight = service.weight
         self.max_in_flight = service.max_in_flight
         self.rewrite_host = service.rewrite_host
@@ -665,6 +667,7 @@ class Exchange:
     _fault: str
     _heard_at: cython.double
     _apart: cython.int
+    _strayed: cython.bint
     _started: cython.double
     _turn: cython.double
     _forwarded_at: cython.double
@@ -737,6 +740,7 @@ class Exchange:
         self._fault = ""
         self._heard_at = 0.0
         self._apart = 0
+        self._strayed = False
         self._started = started
         self._turn = started
         self._forwarded_at = 0.0
@@ -1128,6 +1132,22 @@ class Exchange:
             assignment is not None and assignment.candidate and (not forced or self._only)
         )
         self._green = view.stable_green != self._candidate
+        # A color that was taken out answers nothing, by its copies neither.
+        if view.any_closed and not self._only:
+            self._stray()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _stray(self) -> cython.bint:
+        """Go over to the other side where this one's color is closed and the other's is not."""
+        view = self._view
+        pool: Pool = view.green if self._green else view.blue
+        across: Pool = view.blue if self._green else view.green
+        if pool.closed and across.members and not across.closed:
+            self._green = not self._green
+            self._candidate = not self._candidate
+            self._strayed = True
         return True
 
     @cython.cfunc
@@ -1252,7 +1272,7 @@ class Exchange:
         self._entered = True
         pool: Pool = view.green if self._green else view.blue
         if self._attempt_at(pool):
-            return self._judge_by(0)
+            return self._judge_by(_STRAY if self._strayed else 0)
         if pool.closed or not pool.members:
             if self._only:
                 raise Failure("no-endpoint", self.route.service_name)
