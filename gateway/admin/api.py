@@ -116,6 +116,7 @@ class Api(Handlers):
             certificates=tuple(
                 (each.place, each.expires) for each in in_force(self._switch.settings)
             ),
+            certificates_refused=self._switch.certificates_refused(),
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

@@ -252,18 +252,27 @@ class Control:
             self.logins,
         )
         if switch.settings.admin_tls is not None:
-            self._admin_front = Front(switch.settings.admin_tls, switch.settings.client_ca)
+            self._admin_front = Front(
+                switch.settings.admin_tls, switch.settings.client_ca, time.monotonic()
+            )
+        start.keep_admin_certificates(self._spec.snapshot_file, switch.settings.admin_tls)
+        self._certificates = CertificateWatch(switch, self._outside.wall, self._serve_admin_with)
+        switch.further_warnings = lambda: self._certificates.warnings
+        switch.certificates_refused = lambda: self._certificates.refused
         await self._server.start(
             [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
         )
-        self._certificates = CertificateWatch(switch, time.time, self._serve_admin_with)
-        switch.further_warnings = lambda: self._certificates.warnings
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 
     def _serve_admin_with(self, settings: Settings) -> None:
         """Have the admin API use the certificates that are in force."""
-        if self._admin_front is not None and settings.admin_tls is not None:
-            self._admin_front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        front = self._admin_front
+        if front is None or settings.admin_tls is None:
+            return
+        was = front.tls
+        front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        if was != front.tls:
+            start.keep_admin_certificates(self._spec.snapshot_file, front.tls)
 
     def _logins_failed(self, report: Report) -> None:
         self.tasks.start(note_failed_logins(self.switchboard, report), name="note failed logins")

@@ -127,6 +127,8 @@ class Switchboard:
         self._storing: asyncio.Task[None] | None = None
         #: What others have to say to an operator.
         self.further_warnings: Callable[[], list[str]] = list
+        #: The places of certificates in whose files stands what is not served.
+        self.certificates_refused: Callable[[], frozenset[str]] = frozenset
 
     @property
     def warnings(self) -> list[str]:
