@@ -164,6 +164,20 @@ async def test_the_certificate_is_for_the_name_asked_for() -> None:
             await Peer(reader, writer).close()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_an_exact_name_goes_before_a_wildcard_s(order: tuple[int, int]) -> None:
+    both = (AUTHORITY.make("*.site.example"), AUTHORITY.make("www.site.example"))
+    async with serving(*(both[at] for at in order)) as rig:
+        for name, first in (
+            ("www.site.example", "www.site.example"),
+            ("WWW.SITE.EXAMPLE", "www.site.example"),
+            ("mail.site.example", "*.site.example"),
+        ):
+            peer = await Peer.meet(rig, name)
+            assert peer.names == [first], name
+            await peer.close()
+
+
 async def test_two_kinds_of_keys_for_the_same_names() -> None:
     rsa = AUTHORITY.make("site.example", key=rsa_key(2048))
     async with serving(rsa, AUTHORITY.make("site.example")) as rig:
@@ -260,6 +274,43 @@ async def test_what_is_no_handshake_ends_in_time(octets: bytes) -> None:
         assert rig.word(layout.S_TLS_FAILED) == 1
 
 
+def hello(octets: int) -> bytes:
+    """Return a client's hello of that length without its end, in records of 16,000 octets."""
+    message = b"\x01" + octets.to_bytes(3, "big") + b"\x03\x03" + bytes(octets)
+    parts = [message[at : at + 16_000] for at in range(0, len(message), 16_000)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+async def test_a_hello_that_is_too_large_is_refused_before_it_has_come() -> None:
+    """It may not have memory for as long as a handshake may take."""
+    async with serving(SITE, limits=Limits(header_timeout=60.0)) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(hello(1 << 20)[:16_005])  # one record
+        with contextlib.suppress(ConnectionError):
+            assert (await asyncio.wait_for(reader.read(), 5))[:1] in {b"", b"\x15"}
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
+async def test_a_hello_that_trickles_has_the_time_of_a_head() -> None:
+    """Each octet is some news; the time runs from the beginning on."""
+    async with serving(SITE, limits=Limits(header_timeout=0.5, idle_timeout=60.0)) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        began = asyncio.get_running_loop().time()
+        octets = iter(hello(30_000))
+        closed = asyncio.ensure_future(reader.read())
+        while not closed.done():
+            writer.write(bytes([next(octets)]))
+            await asyncio.wait([closed], timeout=0.02)
+        assert asyncio.get_running_loop().time() - began < 5
+        with contextlib.suppress(ConnectionError):
+            closed.result()
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
 async def test_who_says_nothing_is_counted_and_cut() -> None:
     async with serving(SITE, limits=Limits(header_timeout=0.3, idle_timeout=60.0)) as rig:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
@@ -276,8 +327,20 @@ async def test_connections_in_a_handshake_stand_under_the_bound() -> None:
         await rig.until(layout.S_CONNECTIONS, 2)
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await Peer.meet(rig)
-        for _, writer in held:
-            writer.close()
+        # Closed without a word: a handshake for a 503 would cost what is short, and plain text
+        # would be no TLS. Counted as one that came, not as a handshake that failed.
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 2)
+        assert rig.word(layout.S_ACCEPTED) == 4
+        assert rig.word(layout.S_TLS_FAILED) == 0
+        held[0][1].close()
+        await rig.until(layout.S_CONNECTIONS, 1)
+        peer = await Peer.meet(rig)
+        assert (await peer.get()).endswith(b"blue")
+        await peer.close()
+        held[1][1].close()
         await rig.until(layout.S_CONNECTIONS, 0)
 
 
