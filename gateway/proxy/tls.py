@@ -77,6 +77,7 @@ class TlsConnection:
     _reading: cython.bint
     _ended: cython.bint
     _told_end: cython.bint
+    _older: cython.bint
     _stays: cython.bint
     _deadline: cython.double
     _place: cython.longlong
@@ -95,6 +96,7 @@ class TlsConnection:
         self._reading = False
         self._ended = False
         self._told_end = False
+        self._older = False
         self._stays = False
         self._deadline = _NEVER
         self._place = _NOWHERE
@@ -314,7 +316,8 @@ class TlsConnection:
         self._state = _OPEN
         self._deadline = _NEVER
         self._count(layout.S_TLS_RESUMED if tls.session_reused else layout.S_TLS_FULL)
-        if tls.version() != "TLSv1.3":
+        self._older = tls.version() != "TLSv1.3"
+        if self._older:
             self._flush()  # TLS 1.3 is done without us: its tickets go out with the first answer
         if self._more():
             self._read()
@@ -363,10 +366,12 @@ class TlsConnection:
             self.abort()
         finally:
             self._reading = False
-        # What TLS itself has to say (an answer to a key update) goes out with the next answer, and
-        # sooner only where a client has it say much.
-        if self._state == _OPEN and self._outgoing.pending > _SAID:
+        # What TLS itself has to say (an answer to a key update) goes out with the next answer. A
+        # client that has it say much before one, or that asks for a renegotiation (all that TLS 1.2
+        # has an answer to), gets no more: what it does not read would be ours to keep.
+        if self._state == _OPEN and self._outgoing.pending > (0 if self._older else _SAID):
             self._flush()
+            self.abort()
         return True
 
     @cython.cfunc

@@ -19,6 +19,7 @@ from gateway.board import layout
 from gateway.channel.messages import Apply
 from gateway.config.snapshot import Limits, Listener, ListenerTls, TlsCertificate
 from tests.support.certificates import Authority, Made, rsa_key
+from tests.support.processes import need
 from tests.support.worker import WorkerRig, backend, endpoint, snapshot
 
 AUTHORITY = Authority()
@@ -342,6 +343,64 @@ async def test_connections_in_a_handshake_stand_under_the_bound() -> None:
         await peer.close()
         held[1][1].close()
         await rig.until(layout.S_CONNECTIONS, 0)
+
+
+@asynccontextmanager
+async def s_client(rig: WorkerRig, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run openssl's own client, whose commands (R: renegotiate, K: new keys) Python has not."""
+    pipe = asyncio.subprocess.PIPE
+    client = await asyncio.create_subprocess_exec(
+        need("openssl"), "s_client", "-connect", f"127.0.0.1:{rig.port}", *options,
+        stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        await rig.until(layout.S_TLS_FULL, 1)
+        yield client
+    finally:
+        if client.returncode is None:
+            client.kill()
+        await client.communicate()
+
+
+async def test_a_renegotiation_ends_the_connection() -> None:
+    async with serving(SITE) as rig, s_client(rig, "-tls1_2") as client:
+        assert client.stdin is not None
+        await rig.until(layout.S_CONNECTIONS, 1)
+        client.stdin.write(b"R\n")
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FULL) == 1
+
+
+async def test_new_keys_are_had_now_and_then_and_no_more() -> None:
+    """Each is answered: a client that reads no answers would have them kept."""
+    async with serving(SITE) as rig, s_client(rig, "-tls1_3", "-quiet", "-no_ign_eof") as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for _ in range(3):
+            client.stdin.write(b"K\n")
+            await asyncio.sleep(0.02)  # it looks at the first octet of what it reads at once
+        client.stdin.write(HEAD + b"\r\n")
+        async with asyncio.timeout(10):
+            await client.stdout.readuntil(b"blue")
+        asked = 0
+        while rig.word(layout.S_CONNECTIONS) and asked < 2000:
+            with contextlib.suppress(ConnectionError):
+                client.stdin.write(b"K\n")
+            asked += 1
+            await asyncio.sleep(0.003)
+        assert rig.word(layout.S_CONNECTIONS) == 0
+        assert asked >= 50
+
+
+async def test_no_data_is_taken_before_the_handshake_is_done() -> None:
+    """Early data (0-RTT) can be sent again by whoever has seen it (RFC 8446 section 8)."""
+    async with serving(SITE) as rig, s_client(rig, "-tls1_3", "-msg") as client:
+        assert client.stdin is not None
+        client.stdin.write(HEAD + b"Connection: close\r\n\r\n")
+        assert client.stdout is not None
+        said = (await asyncio.wait_for(client.stdout.read(), 10)).decode()
+        assert "blue" in said
+        assert "Max Early Data: 0" in said
 
 
 async def test_requests_in_one_record_and_one_in_many() -> None:
