@@ -7,6 +7,8 @@ import http.client
 import json
 import os
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography import x509
 from gateway.demo.ports import free_ports
 from tests.support.certificates import Authority, Made
 from tests.support.gateway import TOKEN, GatewayProcess
-from tests.support.processes import wait_until
+from tests.support.processes import ROOT, wait_until
 from tests.support.upstream import Upstream, always
 
 AUTHORITY = Authority()
@@ -74,6 +76,7 @@ admin:
   address: 127.0.0.1:{self.admin}
   tls: {{certificates: [{admin_pair}], client_ca: {folder}/ca.pem}}
   tokens: [{{name: test, role: admin, token_env: GATEWAY_TEST_TOKEN}}]
+  hosts: [gateway.internal]
 services: {{web: {{blue: {{endpoints: ["{up.url}"]}}, green: {{endpoints: ["{up.url}"]}}}}}}
 routes: [{{path: /, service: web, security: page}}]
 security: {{profiles: {{page: {{}}}}}}
@@ -91,12 +94,15 @@ security: {{profiles: {{page: {{}}}}}}
         (self.folder / "next").symlink_to(folder)
         (self.folder / "next").rename(self.folder / place)
 
-    def ask(self, path: str, method: str = "GET", **body: object) -> tuple[int, bytes]:
+    def ask(
+        self, path: str, method: str = "GET", host: str = "127.0.0.1", **body: object
+    ) -> tuple[int, bytes]:
         """Call the admin API."""
         connection = http.client.HTTPSConnection(
             "127.0.0.1", self.admin, timeout=10, context=self.caller
         )
         fields = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        fields["Host"] = f"{host}:{self.admin}"
         connection.request(method, path, json.dumps(body) if body else None, fields)
         answer = connection.getresponse()
         found = answer.status, answer.read()
@@ -152,6 +158,20 @@ def test_a_certificate_s_life(tmp_path: Path) -> None:
         with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
             refused(nobody)
         nobody.close()
+
+        # The command line has one, and the names that it may call the gateway by are few.
+        done = verb(secured, "status", "--client-cert", "caller/site.pem")
+        assert done.returncode == 2, "its key is in another file"
+        done = verb(
+            secured, "status", "--client-cert", "caller/site.pem", "--client-key", "caller/site.key"
+        )
+        assert done.returncode == 0, done.stderr
+        assert "expires in 5.0 days" in done.stdout + done.stderr
+        done = verb(secured, "status")
+        assert done.returncode == 3
+        assert "see --client-cert" in done.stderr
+        for host, status in (("gateway.internal", 200), ("evil.example", 421)):
+            assert secured.ask("/readyz", host=host)[0] == status
 
         # A pair that does not fit is not taken, and told of; a reload is refused for it.
         before = expiry(secured.port)
@@ -250,6 +270,25 @@ def test_what_is_said_over_tls_and_not_without(tmp_path: Path) -> None:
         assert "; Secure" not in cookies["http"]
         assert found["https"].getheader("Strict-Transport-Security") == "max-age=300"
         assert found["http"].getheader("Strict-Transport-Security") is None
+
+
+def verb(secured: Secured, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a verb of the command line against the admin API."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *arguments],
+        cwd=secured.folder,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "GATEWAY_ADMIN": f"https://127.0.0.1:{secured.admin}",
+            "GATEWAY_CA": "ca.pem",
+            "GATEWAY_TOKEN": TOKEN,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
 
 
 def refused(connection: http.client.HTTPSConnection) -> None:
