@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.control.tasks import Tasks
     from gateway.tls import Front
 
 log = logging.getLogger("gateway.admin")
@@ -36,6 +37,7 @@ class Arrivals:
         listener: socket.socket,
         front: Front,
         protocol: Callable[[], asyncio.BaseProtocol],
+        tasks: Tasks,
         *,
         most: int = MAX_HANDSHAKES,
         timeout: float = HANDSHAKE_TIMEOUT,
@@ -44,11 +46,12 @@ class Arrivals:
         self._listener = listener
         self._front = front
         self._protocol = protocol
+        self._tasks = tasks
         self._most = most
         self._timeout = timeout
         #: In the order in which they came.
         self._shaking: dict[asyncio.Task[None], socket.socket] = {}
-        self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="admin TLS")
+        self._accepting = tasks.start(self._accept(), name="accept at the admin address")
 
     def __len__(self) -> int:
         return len(self._shaking)
@@ -73,7 +76,7 @@ class Arrivals:
                 # Who has come first has had the most time: it gives way.
                 task = next(iter(self._shaking))
                 _end(task, self._shaking.pop(task))
-            task = loop.create_task(self._shake(taken), name="admin handshake")
+            task = self._tasks.start(self._shake(taken), name="handshake at the admin address")
             self._shaking[task] = taken
             task.add_done_callback(lambda done: self._shaking.pop(done, None))
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.admin.logins import Logins
     from gateway.admin.replay import Replays
     from gateway.control.settings import Settings
+    from gateway.control.tasks import Tasks
     from gateway.tls import Front
 
     Handler = Callable[[Inbound], Awaitable[web.StreamResponse]]
@@ -73,7 +74,9 @@ class Server:
             application.router.add_route(call.method, call.path, self._endpoint(call))
         return application
 
-    async def start(self, sockets: list[socket.socket], front: Front | None = None) -> None:
+    async def start(
+        self, sockets: list[socket.socket], tasks: Tasks, front: Front | None = None
+    ) -> None:
         """Serve on listening sockets that are open already, over TLS where a front is given."""
         self._runner = web.AppRunner(
             self.application(), access_log=None, shutdown_timeout=SHUTDOWN, handle_signals=False
@@ -87,7 +90,7 @@ class Server:
             if each.family == socket.AF_UNIX:
                 self._servers.append(await loop.create_unix_server(self.patience[True], sock=each))
             elif front is not None:
-                self._servers.append(Arrivals(each, front, self.patience[False]))
+                self._servers.append(Arrivals(each, front, self.patience[False], tasks))
             else:
                 self._servers.append(await loop.create_server(self.patience[False], sock=each))
 

@@ -260,7 +260,7 @@ class Control:
         switch.further_warnings = lambda: self._certificates.warnings
         switch.certificates_refused = lambda: self._certificates.refused
         await self._server.start(
-            [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
+            [socket.socket(fileno=fd) for fd in self._spec.admin], self.tasks, self._admin_front
         )
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 

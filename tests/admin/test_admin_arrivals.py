@@ -18,6 +18,7 @@ import pytest
 
 from gateway.admin.arrivals import Arrivals
 from gateway.config.snapshot import ListenerTls
+from gateway.control.tasks import Tasks
 from gateway.tls import TICKET_KEYS_LAST, Front
 from tests.support.certificates import Authority
 
@@ -60,12 +61,14 @@ class Place:
 @asynccontextmanager
 async def place(*, most: int = 64, timeout: float = 10.0) -> AsyncIterator[Place]:
     listener = socket.create_server(("127.0.0.1", 0))
+    tasks = Tasks()
     front = Front(SITE, now=time.monotonic())
-    arrivals = Arrivals(listener, front, Echo, most=most, timeout=timeout)
+    arrivals = Arrivals(listener, front, Echo, tasks, most=most, timeout=timeout)
     try:
         yield Place(front, arrivals, listener.getsockname()[1])
     finally:
         arrivals.close()
+        await tasks.close()
 
 
 def known(*, client: Authority | None = None) -> ssl.SSLContext:
