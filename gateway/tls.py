@@ -58,8 +58,21 @@ def _key_of(name: str) -> str:
 class Front:
     """One listener's TLS. ``context`` is what a connection begins with."""
 
-    def __init__(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        tls: ListenerTls,
+        client_ca: bytes | None = None,
+        now: float = 0.0,
+        *,
+        curve: str | None = None,
+    ) -> None:
+        """With ``curve`` (OpenSSL's name of it) keys are exchanged over that one alone.
+
+        Python can name one or leave them all, with finite fields among them that cost a hundred
+        times as much: where nobody looks at hellos first (``gateway.wire.hello``), it is one.
+        """
         self._tls = tls
+        self._curve = curve
         self._client_ca = client_ca
         self._exact: dict[str, ssl.SSLContext] = {}
         self._wild: dict[str, ssl.SSLContext] = {}
@@ -103,6 +116,8 @@ class Front:
     def _new(self) -> ssl.SSLContext:
         context = _bare(self._tls.min_version, self._client_ca)
         context.sni_callback = self._choose
+        if self._curve is not None:
+            context.set_ecdh_curve(self._curve)
         return context
 
     def _choose(

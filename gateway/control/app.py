@@ -71,6 +71,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.control")
 
 HEARTBEAT = 0.25
+#: Every client of TLS 1.2 and 1.3 has it (RFC 8446 section 9.1).
+ADMIN_CURVE = "prime256v1"
 #: Seconds that names may take before workers get a snapshot without their addresses.
 FIRST_NAMES = 1.0
 
@@ -253,7 +255,10 @@ class Control:
         )
         if switch.settings.admin_tls is not None:
             self._admin_front = Front(
-                switch.settings.admin_tls, switch.settings.client_ca, time.monotonic()
+                switch.settings.admin_tls,
+                switch.settings.client_ca,
+                time.monotonic(),
+                curve=ADMIN_CURVE,
             )
         start.keep_admin_certificates(self._spec.snapshot_file, switch.settings.admin_tls)
         self._certificates = CertificateWatch(switch, self._outside.wall, self._serve_admin_with)

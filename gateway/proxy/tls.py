@@ -21,6 +21,7 @@ from gateway.board import layout
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.errors import Failure
 from gateway.proxy.wheel import NEVER, NOWHERE
+from gateway.wire.hello import FAILURE, MORE, REFUSED, judge
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,6 +54,8 @@ _LINGERING = cython.declare(cython.int, LINGERING)
 _PLAIN = cython.declare(cython.int, PLAIN)
 _CLOSED = cython.declare(cython.int, CLOSED)
 
+_MORE = cython.declare(cython.int, MORE)
+_REFUSED = cython.declare(cython.int, REFUSED)
 _NEVER = cython.declare(cython.double, NEVER)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
 
@@ -78,6 +81,7 @@ class TlsConnection:
     _ended: cython.bint
     _told_end: cython.bint
     _older: cython.bint
+    _hello: bytes
     _stays: cython.bint
     _deadline: cython.double
     _place: cython.longlong
@@ -97,6 +101,7 @@ class TlsConnection:
         self._ended = False
         self._told_end = False
         self._older = False
+        self._hello = b""
         self._stays = False
         self._deadline = _NEVER
         self._place = _NOWHERE
@@ -279,7 +284,19 @@ class TlsConnection:
     @cython.exceptval(check=True)
     def _first(self, data: bytes) -> cython.bint:
         """Look at what comes first: TLS, plain HTTP, or nothing that we could answer."""
+        if self._hello:
+            data = self._hello + data
         if data[0] == _HANDSHAKE_RECORD:
+            verdict: cython.int = judge(data)
+            if verdict == _MORE:
+                self._hello = data
+                return True
+            self._hello = b""
+            if verdict == _REFUSED:
+                self._count(layout.S_TLS_FAILED)
+                self._transport.write(FAILURE)
+                self.close()
+                return True
             self._incoming = ssl.MemoryBIO()
             self._outgoing = ssl.MemoryBIO()
             self._tls = self._contexts.context.wrap_bio(

@@ -18,6 +18,7 @@ import pytest
 
 from gateway.admin.arrivals import Arrivals
 from gateway.config.snapshot import ListenerTls
+from gateway.control.app import ADMIN_CURVE
 from gateway.control.tasks import Tasks
 from gateway.tls import TICKET_KEYS_LAST, Front
 from tests.support.certificates import Authority
@@ -62,7 +63,7 @@ class Place:
 async def place(*, most: int = 64, timeout: float = 10.0) -> AsyncIterator[Place]:
     listener = socket.create_server(("127.0.0.1", 0))
     tasks = Tasks()
-    front = Front(SITE, now=time.monotonic())
+    front = Front(SITE, now=time.monotonic(), curve=ADMIN_CURVE)
     arrivals = Arrivals(listener, front, Echo, tasks, most=most, timeout=timeout)
     try:
         yield Place(front, arrivals, listener.getsockname()[1])
@@ -143,6 +144,17 @@ async def test_no_session_outlives_the_authorities_that_let_it_in() -> None:
         at.front.serve(SITE, OTHERS.pem)
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await asyncio.to_thread(at.ask, caller, session)
+
+
+@pytest.mark.parametrize("group", ["ffdhe8192", "ffdhe2048", "secp521r1"])
+async def test_keys_are_exchanged_over_one_curve(group: str) -> None:
+    """Not over fields that cost control a tenth of a second for each."""
+    async with place() as at:
+        context = known()
+        context.set_ecdh_curve(group)
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.to_thread(at.ask, context)
+        await asyncio.to_thread(at.ask, known())
 
 
 async def test_keys_of_tickets_grow_old_here_too() -> None:

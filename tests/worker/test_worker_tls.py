@@ -312,6 +312,32 @@ async def test_a_hello_that_trickles_has_the_time_of_a_head() -> None:
         assert rig.word(layout.S_TLS_FAILED) == 1
 
 
+@pytest.mark.parametrize("group", ["ffdhe2048", "ffdhe8192"])
+async def test_no_client_has_us_raise_large_numbers_to_large_powers(group: str) -> None:
+    """Key exchange over finite fields: a packet of the client's, a tenth of a second of ours."""
+    async with serving(SITE) as rig:
+        context = AUTHORITY.client()
+        context.set_ecdh_curve(group)
+        with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+            await asyncio.open_connection(
+                "127.0.0.1", rig.port, ssl=context, server_hostname="site.example"
+            )
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
+@pytest.mark.parametrize("curve", ["X25519", "prime256v1", "secp384r1", "secp521r1", "X448"])
+async def test_every_curve_is_taken(curve: str) -> None:
+    async with serving(SITE) as rig:
+        context = AUTHORITY.client()
+        context.set_ecdh_curve(curve)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", rig.port, ssl=context, server_hostname="site.example"
+        )
+        assert (await Peer(reader, writer).get()).endswith(b"blue")
+        await Peer(reader, writer).close()
+
+
 async def test_who_says_nothing_is_counted_and_cut() -> None:
     async with serving(SITE, limits=Limits(header_timeout=0.3, idle_timeout=60.0)) as rig:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
