@@ -201,6 +201,8 @@ def test_sslscan_sees_two_versions_and_nothing_weak(tmp_path: Path) -> None:
     accepted = [line.split()[4] for line in said.splitlines() if line.startswith(("Acc", "Pref"))]
     assert accepted
     assert all("GCM" in each or "CHACHA20" in each for each in accepted), accepted
+    assert "x25519" in said
+    assert "ffdhe" not in said, "a client's packet would cost a tenth of a second"
     assert "vulnerable" not in said.replace("not vulnerable", "")
 
 
