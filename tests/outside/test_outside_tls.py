@@ -85,6 +85,7 @@ security: {{profiles: {{page: {{hsts: 365d}}}}}}
             yield gateway, port
 
 
+@pytest.mark.timeout(600)  # a minute and a half where nothing else runs
 def test_testssl_finds_nothing_above_low(tmp_path: Path) -> None:
     testssl = need("testssl")
     with serving(tmp_path) as (_, port):
