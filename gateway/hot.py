@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.head",
     "gateway.wire.body",
+    "gateway.wire.hello",
     "gateway.proxy.downstream",
     "gateway.proxy.tls",
     "gateway.proxy.upstream",

@@ -98,6 +98,8 @@ class MetricsView:
     issuers: Sequence[tuple[str, float, int, int]] = ()
     #: Logins of the admin API that failed, by result.
     logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
+    #: Those places in whose files stands what is not served.
+    certificates_refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,8 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
-        yield self._certificates()
         yield from self._issuers()
+        yield from self._certificates()
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -405,7 +407,7 @@ class GatewayCollector(Collector):
             failed.add_metric([result], count)
         yield failed
 
-    def _certificates(self) -> Metric:
+    def _certificates(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "gateway_certificate_expiry_timestamp_seconds",
             "Until when a certificate is valid, in seconds since the epoch.",
@@ -413,7 +415,15 @@ class GatewayCollector(Collector):
         )
         for place, expires in self._view.certificates:
             family.add_metric([place], expires)
-        return family
+        yield family
+        refused = GaugeMetricFamily(
+            "gateway_certificate_files_refused",
+            "1: the files hold what is of no use, the certificate before it is served on.",
+            labels=["certificate"],
+        )
+        for place, _ in self._view.certificates:
+            refused.add_metric([place], place in self._view.certificates_refused)
+        yield refused
 
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
