@@ -136,7 +136,7 @@ class CspReports(Section):
     """How reports of violations are taken, at /.well-known/gateway/csp-reports."""
 
     per_minute: Positive = key(
-        60, description="Reports that one client may send a minute, to each worker; more is 429."
+        60, description="Reports that one client may send a minute; more is 429."
     )
     body: Size = key("64KiB", description="Octets of one report; more is 413.")
 
