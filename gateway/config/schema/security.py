@@ -145,7 +145,9 @@ class Security(Section):
     """Security fields by profile, CORS, and reports of violations."""
 
     profiles: dict[str, SecurityProfile] = key(
-        {}, description="Profiles by name; a route names one as security."
+        {"page": {}},
+        description="Profiles by name; a route names one as security. Where there is no such key, "
+        "page is one, with the defaults.",
     )
     remove: tuple[AnswerField, ...] = key(
         LEAKING, description="Fields taken off every backend's answers: what leaks its software."
