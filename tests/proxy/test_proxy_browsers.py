@@ -13,6 +13,8 @@ import pytest
 from gateway.board import layout
 from gateway.channel.messages import Failures
 from gateway.config.snapshot import (
+    ApiKeys,
+    AuthScheme,
     Cors,
     CspReports,
     ErrorPage,
@@ -570,3 +572,20 @@ def test_whoever_makes_up_cookies_is_one_reporter_all_the_same(rig: Rig) -> None
     rig.advance(1.0)
     assert len(told(rig)) == 2
     rig.over([204] * 4)
+
+
+def test_a_preflight_needs_no_key_and_what_follows_it_does(rig: Rig) -> None:
+    route = Route(path="/", service="web", cors="app", auth=("partners",))
+    scheme = AuthScheme(name="partners", api_keys=ApiKeys())
+    rig.serve(topology(routes=[route], cors=(APP,), auth=(scheme,)))
+    rig.client.send(f"OPTIONS / HTTP/1.1\r\nHost: a\r\n{ORIGIN}{PREFLIGHT}\r\n".encode())
+    answer = rig.client.answer()
+    assert (answer.status, answer.field(ALLOWED)) == (204, b"https://app.example")
+    # The page may read why it was refused. An OPTIONS that is no preflight is a request like any.
+    answer = rig.client.get(fields=ORIGIN).answer()
+    assert (answer.status, answer.field(ALLOWED)) == (401, b"https://app.example")
+    assert answer.field(b"vary") == b"Origin"
+    rig.client.send(f"OPTIONS / HTTP/1.1\r\nHost: a\r\n{ORIGIN}\r\n".encode())
+    assert rig.client.answer().status == 401
+    assert not rig.dialling
+    rig.over([204, 401, 401])
