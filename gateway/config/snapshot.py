@@ -509,7 +509,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     answered: how slow it may be without being worse (empty: as slow as stable). ``cold_until``
     (CLOCK_MONOTONIC, seconds): no latency of the candidate counts before, its pool warms up.
     ``looked``: how often a person has looked at what was told and gone on; then all keys are told
-    of anew. ``csp``: violations of content policies are told, once for each cohort key.
+    of anew. ``csp``: violations of content policies are told, once for each address.
     """
 
     service: str

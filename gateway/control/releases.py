@@ -148,7 +148,8 @@ class Releases:
                 self.judged(state.run).count(message, self._switch.parts.clock())
         elif run is not None:
             judgement = self.judged(run)
-            if judgement.fail(self._comparable(run, message)) and judgement.over():
+            told = judgement.fail(self._comparable(run, message))
+            if told and (judgement.over() or judgement.violating()):
                 self._wake.set()
 
     def _comparable(self, run: Release, message: Failures) -> Failures:
@@ -243,6 +244,10 @@ class Releases:
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]
             return Why(because="; ".join(texts), trigger="regression"), {}
+        violating = judgement.violating()
+        if violating and run.weight > 0:
+            texts = [account.violations_in_words(judgement, name) for name in violating]
+            return Why(because="; ".join(texts), trigger="csp_violations"), {}
         seen_to = judgement.known.seen_to if run.plan.forward_only else ()
         for finding in self.findings:
             if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:

@@ -95,9 +95,9 @@ class Core:
         self.platform = PlatformView(words, slabs)
         #: By listener: the public port of the https side that its plain requests are sent to.
         self.redirects: dict[int, int] = {}
-        self.reports = ReportDesk()
         #: By private address, for ``sharing``.
         self.requests = Requests()
+        self.reports = ReportDesk(words)
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}

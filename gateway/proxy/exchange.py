@@ -15,7 +15,7 @@ import cython
 from gateway.board import layout
 from gateway.policy.assets import wrong_type
 from gateway.policy.caching.saying import hit_lines
-from gateway.policy.cohort import strip_cookies
+from gateway.policy.cohort import address_key, strip_cookies
 from gateway.policy.fallback import SAFE
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
@@ -1519,6 +1519,7 @@ class Exchange:
         """Count a violation for the page's service and for the side that the reporter is on.
 
         The report's request is assigned as a request for the page would be, and is none itself.
+        Told it is once for an address, not for a cohort key: cookies are the client's to make up.
         """
         route = self.serving.router.lookup(self._host, path)
         if route is None:
@@ -1530,8 +1531,9 @@ class Exchange:
         self.core.recorder.count(view.row, layout.ROW_CSP + green + directive)
         assignment = self._assignment
         if view.tally is not None and assignment is not None and not assignment.override:
+            reporter: bytes = self.serving.splitter.assign(address_key(self._client))[1]
             view.tally.violated(
-                self._side(), assignment.weight, assignment.key, layout.CSP_DIRECTIVES[directive]
+                self._side(), assignment.weight, reporter, layout.CSP_DIRECTIVES[directive]
             )
         # The report itself is nobody's request.
         self._view = None  # type: ignore[assignment]
