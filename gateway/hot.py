@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.head",
     "gateway.wire.body",
+    "gateway.wire.hello",
     "gateway.wire.target",
     "gateway.channel.histogram",
     "gateway.policy.route",

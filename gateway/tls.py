@@ -11,14 +11,13 @@ two processes the same keys: a ticket is good at the worker that wrote it.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
-import tempfile
 from typing import TYPE_CHECKING, Final
 
+from gateway.openssl import load_pair
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from gateway.config.snapshot import ListenerTls, TlsCertificate
 
@@ -48,39 +47,8 @@ def _bare(min_version: str, client_ca: bytes | None) -> ssl.SSLContext:
     context.num_tickets = 1
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=client_ca.decode("ascii"))
+        context.load_verify_locations(cadata=client_ca.decode("ascii", "ignore"))
     return context
-
-
-@contextlib.contextmanager
-def _as_file(octets: bytes) -> Iterator[str]:
-    """Give octets a file's name for as long as it takes: ``load_cert_chain`` takes nothing else.
-
-    In memory, where the system can: a key that was read once is written nowhere.
-    """
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - as cheap
-        handle = os.memfd_create("certificate")
-        try:
-            with os.fdopen(os.dup(handle), "wb") as file:
-                file.write(octets)
-            yield f"/proc/self/fd/{handle}"
-        finally:
-            os.close(handle)
-        return
-    with tempfile.NamedTemporaryFile() as file:  # 0600
-        file.write(octets)
-        file.flush()
-        yield file.name
-
-
-def _load(context: ssl.SSLContext, certificate: TlsCertificate) -> None:
-    """Give a context a certificate. Raises ValueError where OpenSSL does not take it."""
-    try:
-        with _as_file(certificate.key + certificate.chain) as name:
-            context.load_cert_chain(name, password="")
-    except OSError as error:  # ssl.SSLError is one
-        why = getattr(error, "reason", None) or error.strerror or "refused"
-        raise ValueError(f"{certificate.place}: OpenSSL does not take it: {why}") from None
 
 
 def _key_of(name: str) -> str:
@@ -90,8 +58,21 @@ def _key_of(name: str) -> str:
 class Front:
     """One listener's TLS. ``context`` is what a connection begins with."""
 
-    def __init__(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        tls: ListenerTls,
+        client_ca: bytes | None = None,
+        now: float = 0.0,
+        *,
+        curve: str | None = None,
+    ) -> None:
+        """With ``curve`` (OpenSSL's name of it) keys are exchanged over that one alone.
+
+        Python can name one or leave them all, with finite fields among them that cost a hundred
+        times as much: where nobody looks at hellos first (``gateway.wire.hello``), it is one.
+        """
         self._tls = tls
+        self._curve = curve
         self._client_ca = client_ca
         self._exact: dict[str, ssl.SSLContext] = {}
         self._wild: dict[str, ssl.SSLContext] = {}
@@ -135,6 +116,8 @@ class Front:
     def _new(self) -> ssl.SSLContext:
         context = _bare(self._tls.min_version, self._client_ca)
         context.sni_callback = self._choose
+        if self._curve is not None:
+            context.set_ecdh_curve(self._curve)
         return context
 
     def _choose(
@@ -167,7 +150,10 @@ class Front:
             context = _bare(tls.min_version, self._client_ca)
             contexts.append(context)
             for certificate in group:
-                _load(context, certificate)
+                try:
+                    load_pair(context, certificate.key, certificate.chain)
+                except ValueError as error:
+                    raise ValueError(f"{certificate.place}: {error}") from None
             for name in group[0].names:
                 place, key = (wild, name[2:]) if name.startswith("*.") else (exact, name)
                 place.setdefault(key, context)

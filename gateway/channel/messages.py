@@ -84,7 +84,8 @@ class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     ``weight`` (hundredths of a percent) is the one in force when the request was assigned, ``key``
     the cohort key's hash as a number, ``at`` seconds since the epoch. ``kind`` is the failure's
-    name or the status; of a violation it is the directive (they are told only where ``Watch.csp``).
+    name or the status; of a violation it is the directive (they are told only where ``Watch.csp``),
+    and its ``key`` is the reporter's address's, whatever cookie it had.
     ``slower`` is a bit for each of the service's watched thresholds (1 << i for ``thresholds[i]``)
     that the request was slower than and its key had not been told of yet (metric ``slow`` only). A
     worker tells of a key once a metric and a threshold; another worker may tell of the same key
@@ -162,5 +163,18 @@ class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
     now: str
 
 
-FromWorker = Hello | Ack | Failures | Tally | BreakerMoved | UnknownKey
+class Asked(msgspec.Struct, frozen=True, kw_only=True, tag="asked"):
+    """Requests that a worker was asked since the last time, internal callers' left out.
+
+    ``address`` (of IPv6 the /64) is the private one that made ``of_address``, half of them or more,
+    of which ``forwarded`` said for whom; empty: there is none.
+    """
+
+    requests: int
+    address: str = ""
+    of_address: int = 0
+    forwarded: int = 0
+
+
+FromWorker = Hello | Ack | Failures | Tally | BreakerMoved | UnknownKey | Asked
 FromControl = Apply | Addresses | KeySets | Drain

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.config.keys import Place
     from gateway.config.schema import Config
-    from gateway.config.schema.releases import RegressionTrigger, Releases
+    from gateway.config.schema.releases import CspViolationsTrigger, RegressionTrigger, Releases
 
 #: Seconds: a shorter lease is lost to a slow answer or two.
 SHORTEST_LEASE = 10.0
@@ -35,7 +35,25 @@ def advice(config: Config) -> list[Fault]:
         if service.triggers.regression is not None:
             place = ("services", name, "triggers", "regression", "tolerance")
             found += _tolerance(service.triggers.regression, place)
-    return found
+    return [*found, *_reports(config)]
+
+
+def _reports(config: Config) -> Iterator[Fault]:
+    if config.security.csp_reports is not None:
+        return
+    places: list[tuple[Place, CspViolationsTrigger | None]] = [
+        (("releases", "triggers", "csp_violations"), config.releases.triggers.csp_violations)
+    ]
+    for name, service in config.services.items():
+        own: Place = ("services", name, "triggers", "csp_violations")
+        places.append((own, service.triggers.csp_violations))
+    for place, trigger in places:
+        if trigger is not None:
+            yield Fault(
+                place,
+                "no reports of violations are taken, so this can never speak: set "
+                "security.csp_reports: {}",
+            )
 
 
 def _steps(releases: Releases) -> Iterator[Fault]:

@@ -148,7 +148,8 @@ class Releases:
                 self.judged(state.run).count(message, self._switch.parts.clock())
         elif run is not None:
             judgement = self.judged(run)
-            if judgement.fail(self._comparable(run, message)) and judgement.over():
+            told = judgement.fail(self._comparable(run, message))
+            if told and (judgement.over() or judgement.violating()):
                 self._wake.set()
 
     def _comparable(self, run: Release, message: Failures) -> Failures:
@@ -232,10 +233,21 @@ class Releases:
         if run.wants_back:
             # First: what a person asked for stays theirs, whatever else speaks against it by now.
             return Why(because=run.because, trigger=run.trigger, by_hand=run.by_hand), {}
+        out = releasedesk.isolated_candidates(self._switch.state, run)
+        if out and run.weight > 0:
+            # Services of one release are moved together, and this one is on stable already. It is
+            # a person's doing, which condemns no build; but nobody has said that a release without
+            # a way back may take it.
+            text = f"isolated by hand: {', '.join(out)}"
+            return Why(because=text, trigger="manual", by_hand=not run.plan.forward_only), {}
         over = judgement.over()
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]
             return Why(because="; ".join(texts), trigger="regression"), {}
+        violating = judgement.violating()
+        if violating and run.weight > 0:
+            texts = [account.violations_in_words(judgement, name) for name in violating]
+            return Why(because="; ".join(texts), trigger="csp_violations"), {}
         seen_to = judgement.known.seen_to if run.plan.forward_only else ()
         for finding in self.findings:
             if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:

@@ -9,6 +9,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from gateway.board import layout
+from gateway.policy.sharing import Requests
 from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
 from gateway.proxy.platform import PlatformView
@@ -55,6 +56,7 @@ class Core(Shared):
         "loop",
         "platform",
         "reports",
+        "requests",
         "tunnels",
     )
 
@@ -83,7 +85,9 @@ class Core(Shared):
         self.platform = PlatformView(words, slabs)
         #: By listener: the public port of the https side that its plain requests are sent to.
         self.redirects = {}
-        self.reports = ReportDesk()
+        #: By private address, for ``sharing``.
+        self.requests = Requests()
+        self.reports = ReportDesk(words)
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}

@@ -251,6 +251,7 @@ class ServiceTally:
     def violated(self, side: cython.int, weight: cython.int, key: bytes, directive: str) -> None:
         """Tell of a key that a browser reported a content policy's violation for, once.
 
+        The key is the reporter's address's: whoever makes up cookies is one reporter all the same.
         ``side`` and ``weight`` are those of the report's own request. It counts as no request.
         """
         if self._owner is None or not self._csp or not key or key in self._violated:

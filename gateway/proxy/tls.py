@@ -21,6 +21,7 @@ from gateway.board import layout
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.errors import Failure
 from gateway.proxy.wheel import NEVER, NOWHERE
+from gateway.wire.hello import FAILURE, MORE, REFUSED, judge
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,6 +54,8 @@ _LINGERING = cython.declare(cython.int, LINGERING)
 _PLAIN = cython.declare(cython.int, PLAIN)
 _CLOSED = cython.declare(cython.int, CLOSED)
 
+_MORE = cython.declare(cython.int, MORE)
+_REFUSED = cython.declare(cython.int, REFUSED)
 _NEVER = cython.declare(cython.double, NEVER)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
 
@@ -77,6 +80,8 @@ class TlsConnection:
     _reading: cython.bint
     _ended: cython.bint
     _told_end: cython.bint
+    _older: cython.bint
+    _hello: bytes
     _stays: cython.bint
     _deadline: cython.double
     _place: cython.longlong
@@ -95,6 +100,8 @@ class TlsConnection:
         self._reading = False
         self._ended = False
         self._told_end = False
+        self._older = False
+        self._hello = b""
         self._stays = False
         self._deadline = _NEVER
         self._place = _NOWHERE
@@ -277,7 +284,19 @@ class TlsConnection:
     @cython.exceptval(check=True)
     def _first(self, data: bytes) -> cython.bint:
         """Look at what comes first: TLS, plain HTTP, or nothing that we could answer."""
+        if self._hello:
+            data = self._hello + data
         if data[0] == _HANDSHAKE_RECORD:
+            verdict: cython.int = judge(data)
+            if verdict == _MORE:
+                self._hello = data
+                return True
+            self._hello = b""
+            if verdict == _REFUSED:
+                self._count(layout.S_TLS_FAILED)
+                self._transport.write(FAILURE)
+                self.close()
+                return True
             self._incoming = ssl.MemoryBIO()
             self._outgoing = ssl.MemoryBIO()
             self._tls = self._contexts.context.wrap_bio(
@@ -314,7 +333,8 @@ class TlsConnection:
         self._state = _OPEN
         self._deadline = _NEVER
         self._count(layout.S_TLS_RESUMED if tls.session_reused else layout.S_TLS_FULL)
-        if tls.version() != "TLSv1.3":
+        self._older = tls.version() != "TLSv1.3"
+        if self._older:
             self._flush()  # TLS 1.3 is done without us: its tickets go out with the first answer
         if self._more():
             self._read()
@@ -363,10 +383,12 @@ class TlsConnection:
             self.abort()
         finally:
             self._reading = False
-        # What TLS itself has to say (an answer to a key update) goes out with the next answer, and
-        # sooner only where a client has it say much.
-        if self._state == _OPEN and self._outgoing.pending > _SAID:
+        # What TLS itself has to say (an answer to a key update) goes out with the next answer. A
+        # client that has it say much before one, or that asks for a renegotiation (all that TLS 1.2
+        # has an answer to), gets no more: what it does not read would be ours to keep.
+        if self._state == _OPEN and self._outgoing.pending > (0 if self._older else _SAID):
             self._flush()
+            self.abort()
         return True
 
     @cython.cfunc

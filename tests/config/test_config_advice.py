@@ -67,3 +67,10 @@ def test_a_candidate_that_must_be_better_than_stable() -> None:
     )
     loaded = parse_text(text.encode(), "f", {}, read_secrets=False)
     assert [each.path for each in loaded.warnings] == ["services.a.triggers.regression.tolerance"]
+
+
+def test_a_trigger_that_nobody_reports_to_is_told_of() -> None:
+    [told] = warnings("releases: {triggers: {csp_violations: {}}}")
+    assert "releases.triggers.csp_violations: no reports of violations are taken" in told
+    taken = "releases: {triggers: {csp_violations: {}}}\nsecurity: {csp_reports: {}}"
+    assert warnings(taken) == []
