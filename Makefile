@@ -137,7 +137,7 @@ $(VENV)/.lint: $(INPUTS) | $(VENV)
 	$(call install,'.[test$(comma)lint]',$(VENV)/.run $(VENV)/.test $@)
 
 # A failed compilation changes nothing but speed: stale binaries are never imported.
-$(VENV)/.built: $(HOT) gateway/hot.py setup.py | $(VENV)/.run
+$(VENV)/.built: $(HOT) gateway/hot.py gateway/hotheaders.py setup.py | $(VENV)/.run
 	@$(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/build.log 2>&1 \
 		|| echo "not compiled (see $(VENV)/build.log): the gateway runs as plain Python, slower"
 	@touch $@

@@ -954,7 +954,7 @@ class Beside:
 def test_while_stable_can_serve_nobody_a_key_is_not_used_up() -> None:
     line = Line()
     stable = Beside()
-    line.web.follow(stable)  # type: ignore[arg-type]
+    line.web.follow(stable)
     watch = Watch(service="web", thresholds=(0.05,))
     line.tallies.serve("r-1", ["web"], (watch,))
     stable.well = False
