@@ -180,6 +180,10 @@ class Load:
             if self.waiting and self.free:
                 self.send(self.waiting.popleft())
 
+    def after(self, number: int) -> float:
+        """Return when a request is due, in seconds after the begin."""
+        return number / self.rate
+
     def offer(self, due: float, now: float) -> None:
         """Send what is due now, or let it wait its turn."""
         if self.free and not self.waiting:
@@ -205,13 +209,13 @@ class Load:
         end = begin + self.seconds + 2.0
         while True:
             now = time.perf_counter()
-            while number < total and begin + number / self.rate <= now:
-                self.offer(begin + number / self.rate, now)
+            while number < total and begin + self.after(number) <= now:
+                self.offer(begin + self.after(number), now)
                 number += 1
-            busy = len(self.free) < CONNECTIONS or bool(self.waiting)
+            busy = len(self.free) < len(self.by_descriptor) or bool(self.waiting)
             if now > end or (number >= total and not busy):
                 break
-            wait = begin + number / self.rate - now if number < total else 0.05
+            wait = begin + self.after(number) - now if number < total else 0.05
             select.select([self.poll], [], [], max(0.0, wait))
             self.gather()
         self.errors += total - len(self.times) - self.errors if len(self.times) < total else 0
