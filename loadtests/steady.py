@@ -129,6 +129,7 @@ class Load:
         self.port = port
         self.rate = rate
         self.seconds = seconds
+        self.total = int(rate * seconds)
         self.requests = browser_requests(CLIENTS)
         self.poll = select.epoll()
         self.by_descriptor: dict[int, Connection] = {}
@@ -194,6 +195,10 @@ class Load:
 
     def run(self) -> Steady:
         """Offer the load, wait at most two seconds for what is left, sum up; once."""
+        return self.sum_up(self.drive())
+
+    def drive(self) -> float:
+        """Offer the load, wait for what is left; return when it began."""
         try:
             return self.offer_all()
         finally:
@@ -201,10 +206,10 @@ class Load:
                 connection.socket.close()
             self.poll.close()
 
-    def offer_all(self) -> Steady:
-        """Do the work of ``run``."""
+    def offer_all(self) -> float:
+        """Do the work of ``drive``."""
         begin = time.perf_counter()
-        total = int(self.rate * self.seconds)
+        total = self.total
         number = 0
         end = begin + self.seconds + 2.0
         while True:
@@ -219,7 +224,7 @@ class Load:
             select.select([self.poll], [], [], max(0.0, wait))
             self.gather()
         self.errors += total - len(self.times) - self.errors if len(self.times) < total else 0
-        return self.sum_up(begin)
+        return begin
 
     def sum_up(self, begin: float) -> Steady:
         """Leave the first half second out (connections warm up); order the rest."""

@@ -90,6 +90,8 @@ def test_beyond_the_queue_it_is_503_at_once(rig: Rig) -> None:
     assert answer.field(b"retry-after") == b"1"
     assert rig.client.open
     assert shed(rig) == (1, 0)
+    # Others see that this worker has more than it may serve.
+    assert rig.row(layout.ROW_REFUSED_AT) == int(rig.now * 1e9)
     for client in rig.clients:
         client.leaves()
     rig.over()
