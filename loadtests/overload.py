@@ -27,7 +27,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gateway.demo.ports import free_ports
@@ -40,7 +40,7 @@ TOKEN = "overload-" + "0" * 32
 #: Times the saturation that are offered; the first is "unloaded".
 FACTORS = (0.1, 0.5, 1.0, 2.0, 3.0)
 #: Connections that the generator opens at most: those of a crowd, each with one request at a time.
-MOST_CONNECTIONS = 4000
+MOST_CONNECTIONS = 1000
 #: The bars: of the peak's goodput, and of the unloaded p99.
 GOODPUT, SLOWDOWN = 0.8, 5.0
 
@@ -227,8 +227,6 @@ class Setting:
     places: int = 0
     queue: int | None = None
     plain: bool = False
-    #: limits.queueing_delay, in milliseconds.
-    delay: float = 50.0
 
     @property
     def capacity(self) -> float:
@@ -258,7 +256,7 @@ listen: [{{address: "127.0.0.1:{port}"}}]
 workers: {setting.workers}
 state: {{path: {folder}/gateway.db}}
 access_log: {folder}/access.log
-limits: {{connections: 20000, queueing_delay: {setting.delay:g}ms}}
+limits: {{connections: 20000}}
 admin:
   address: 127.0.0.1:{admin}
   tokens: [{{name: load, role: admin, token_env: GATEWAY_OVERLOAD_TOKEN}}]
@@ -469,11 +467,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--took", type=float, default=0.05, help="seconds that it takes for one")
     parser.add_argument("--queue", type=int, default=None, help="length; as it comes")
     parser.add_argument("--unbounded", action="store_true", help="without shedding, to compare")
-    parser.add_argument("--delay", type=float, default=50.0, help="limits.queueing_delay, in ms")
     parser.add_argument("--gateway", action="store_true", help="the gateway is what is short")
     asked = parser.parse_args(arguments)
     if asked.gateway:
-        verdict = measure("gateway", replace(BY_GATEWAY, delay=asked.delay), asked.seconds)
+        verdict = measure("gateway", BY_GATEWAY, asked.seconds)
     else:
         setting = Setting(
             hands=asked.hands,

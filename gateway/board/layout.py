@@ -90,7 +90,6 @@ S_SLOT = 13
 S_NUMBER = 14  # snapshot number served
 S_REFUSED = 15  # requests refused by the framing rules (counter)
 S_CONNECTIONS_SHED = 16  # connections over the machine's bound, closed at once (counter)
-S_SHED = 17  # requests refused because the worker itself was late (counter)
 S_TLS_FULL = 24  # handshakes done, in full (counter)
 S_TLS_RESUMED = 25  # handshakes that resumed a session (counter)
 S_TLS_FAILED = 26  # handshakes that were not done (counter)

@@ -124,7 +124,6 @@ def build_topology(
             head=config.limits.head,
             body=config.limits.body,
             connections=config.limits.connections,
-            queueing_delay=config.limits.queueing_delay,
             header_timeout=config.limits.header_timeout,
             idle_timeout=config.limits.idle_timeout,
             rates=_rate_limits(config.limits.rate),

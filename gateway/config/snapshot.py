@@ -345,7 +345,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     head: int = 32 * 1024
     body: int = 10 * 1024 * 1024
     connections: int = 10_000
-    queueing_delay: float = 0.05
     header_timeout: float = 10.0
     idle_timeout: float = 75.0
     min_rate: int = 240

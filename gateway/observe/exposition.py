@@ -404,7 +404,6 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily(name, about, value=board.total(word))
         for name, about, word in (
             ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
-            ("gateway_worker_shed", "Refused: the worker itself was late.", layout.S_SHED),
             ("gateway_connections_shed", "Closed at once: too many.", layout.S_CONNECTIONS_SHED),
             ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
             ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),

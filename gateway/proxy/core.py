@@ -12,7 +12,6 @@ from gateway.board import layout
 from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
 from gateway.proxy.platform import PlatformView
-from gateway.proxy.pressure import Pressure
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import ReportDesk
 from gateway.proxy.serving import nothing
@@ -62,7 +61,6 @@ class Core:
         "kept",
         "loop",
         "platform",
-        "pressure",
         "queues",
         "recorder",
         "redirects",
@@ -107,7 +105,6 @@ class Core:
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
-        self.pressure = Pressure(self.soon)
         #: The services' queues in which requests wait.
         self.queues: set[ServiceQueue] = set()
         self.draining = False
@@ -136,8 +133,6 @@ class Core:
     def _turn(self) -> None:
         self._beat = self.loop.call_later(TICK, self._turn)
         now = self.clock()
-        self.pressure.delay = self.serving.limits.queueing_delay
-        self.pressure.turned(now, TICK)
         self.wheel.advance(now)
         if self.queues:
             self.turn_queues(now)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import cython
-from gateway.board import layout
 from gateway.proxy.errors import Failure, status_of
 from gateway.proxy.exchange import Exchange, PeerMemo
 from gateway.proxy.problem import PHRASES, problem
@@ -111,14 +110,6 @@ _FULL = cython.declare(
     bytes,
     b"HTTP/1.1 503 Service Unavailable\r\nX-Gateway-Error: overload\r\nRetry-After: 1\r\n"
     b"Cache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-)
-
-
-#: What a worker says that has no time to say more.
-_SHED = cython.declare(
-    bytes,
-    b"HTTP/1.1 503 Service Unavailable\r\nX-Gateway-Error: overload\r\nRetry-After: 1\r\n"
-    b"Cache-Control: no-store\r\nContent-Length: 0\r\n",
 )
 
 
@@ -581,8 +572,6 @@ class DownstreamConnection:
         self._request_to(_HEAD_ALONE if self._body == _BODY_NONE else _HEAD_WITH_BODY)
         self._answer_to(_EXCHANGE_BEGINS)
         self._head_begun = False
-        if self.core.pressure.on and self._body == _BODY_NONE and self._is_shed(head, started):
-            return True
         exchange = Exchange(self, self.core, head, started)
         self._exchange = exchange
         self._to_head = exchange.to_head
@@ -596,30 +585,6 @@ class DownstreamConnection:
         exchange.begin()
         if self._request == _R_BODY and self._exchange is exchange and end < len(data):
             self._take_body(data, end)
-        return True
-
-    @cython.cfunc
-    @cython.exceptval(check=True)
-    def _is_shed(self, head: Head, now: cython.double) -> cython.bint:
-        """Refuse a request that the worker has no time for, before anything is made of it.
-
-        What is the gateway's own to answer is not refused.
-        """
-        core = self.core
-        end: cython.Py_ssize_t = head.end
-        if head.target.startswith(b"/.well-known/") or not core.pressure.refuses(now):
-            return False
-        core.count(layout.S_SHED)
-        if end < len(head.data):
-            self._fresh = True
-            self._ahead = head.data[end:]
-        self._answer_to(_ANSWER_HEAD)
-        if not self._goes_on():
-            self._keep = False
-            self._transport.write(_SHED + _CLOSE_LINE + b"\r\n")
-        else:
-            self._transport.write(_SHED + (b"\r\n" if self._minor else _KEEP_LINE + b"\r\n"))
-        self._finish()
         return True
 
     @cython.cfunc

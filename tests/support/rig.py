@@ -545,7 +545,6 @@ class Rig:
             self.wall += TICK
             self.core.wheel.advance(self.now)
             self.core.turn_queues(self.now)
-            self.core.pressure.turned(self.now, TICK)
             self.core.platform.turn(self.now, forced=self.core.forced_stable)
             self.tallies.turn(self.now)
             self.soon.run()

@@ -11,7 +11,6 @@ from gateway.config.schema.types import (
     AdminAddress,
     AwaitedSize,
     Count,
-    Duration,
     FilePath,
     HeadSize,
     Host,
@@ -144,11 +143,6 @@ class Limits(Section):
     head: HeadSize = key("32KiB", description="A request's line and fields; more is 431 or 414.")
     body: Size = key("10MiB", description="A request's body; more is 413.")
     connections: Positive = key(10_000, description="Open connections of the whole machine.")
-    queueing_delay: Duration = key(
-        "50ms",
-        description="Time that an overloaded worker takes up requests for before it looks at "
-        "answers again; what comes beyond is 503. 0s: it takes up all.",
-    )
     header_timeout: Timeout = key("10s", description="Time for a request's head to arrive.")
     idle_timeout: Timeout = key("75s", description="Silence on a kept-alive connection.")
     min_rate: Count = key(
