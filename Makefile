@@ -18,13 +18,14 @@ CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
 CHAOS ?=
+OVERLOAD ?=
 SIMULATE ?=
 FUZZ ?=
 FUZZ_SECONDS ?= 60
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite browsersuite chaos simulate fuzz lock clean
+.PHONY: help run test check format lint types contracts docs outside bench overload envoy autobahn cachesuite browsersuite chaos simulate fuzz lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -60,6 +61,9 @@ outside: $(VENV)/.test $(VENV)/.built ## Only the tests that nobody here wrote
 bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writes docs/performance.md
 	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		--connections $(CONNECTIONS) --idle $(IDLE) --output $(OUTPUT) $(BENCH)
+
+overload: $(VENV)/.test $(VENV)/.built ## Three times what can be served; OVERLOAD="--workers 2" or "--gateway"
+	@$(BIN)/python -m loadtests.overload $(OVERLOAD)
 
 chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
 	@$(BIN)/python -m loadtests.chaos $(CHAOS)

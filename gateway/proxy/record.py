@@ -102,7 +102,8 @@ class Outcome:
     ``weight``, ``key`` and ``first`` are the release analysis's: the weight in force when the
     request was assigned, the opaque cohort key, and the first attempt's failure (None: it did not
     fail), whatever was done about it afterwards. ``side`` is layout's side index.
-    ``subject``, set afterwards, stands for who asked (empty: not known).
+    ``subject``, set afterwards, stands for who asked (empty: not known), ``queued`` for the seconds
+    that it waited for a place in flight (below 0: it did not).
     """
 
     head: Head | None
@@ -131,6 +132,7 @@ class Outcome:
     served_by: str
     tunnel: cython.bint
     subject: str = cython.declare(str, visibility="public")
+    queued: cython.double = cython.declare(cython.double, visibility="public")
 
     def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
         self,
@@ -186,6 +188,7 @@ class Outcome:
         self.served_by = served_by
         self.tunnel = tunnel
         self.subject = ""
+        self.queued = -1.0
 
 
 @cython.final
@@ -315,8 +318,8 @@ class Recorder:
         if outcome.head is not None:
             agent = outcome.head.get(USER_AGENT)
             referer = outcome.head.get(REFERER)
-        if upstream >= 0:
-            tail = f',"upstream_ms":{upstream // 1000}.{upstream % 1000:03d}'
+        if upstream >= 0 or outcome.queued >= 0.0:
+            tail = _parts(upstream, outcome.queued)
         if outcome.endpoint:
             tail += f',"endpoint":"{outcome.endpoint}"'
         if outcome.key:
@@ -350,6 +353,20 @@ class Recorder:
 #: By side index + 1; side -1 is a request that no service was found for.
 _COLORS = ("", "blue", "green", "blue", "green")
 _ROLES = ("", "stable", "stable", "candidate", "candidate")
+
+
+@cython.cfunc
+def _parts(upstream: cython.longlong, queued: cython.double) -> str:
+    """Return what there is of a request's time at the backend (microseconds) and in the queue
+    (seconds); below 0 there is none.
+    """
+    waited: cython.longlong = _micros(queued)
+    tail: str = ""
+    if upstream >= 0:
+        tail = f',"upstream_ms":{upstream // 1000}.{upstream % 1000:03d}'
+    if queued >= 0.0:
+        tail += f',"queued_ms":{waited // 1000}.{waited % 1000:03d}'
+    return tail
 
 
 @cython.cfunc
