@@ -359,6 +359,11 @@ class DownstreamConnection:
         """Whether the client has more to read than it should have."""
         return self._full
 
+    @property
+    def held(self) -> bool:
+        """Whether the client is kept from sending: the backend does not take what it has sent."""
+        return self._held
+
     def inform(self, head: Head) -> None:
         """Pass a 1xx answer on; HTTP/1.0 knows none."""
         if self._minor == 1 and not self.closed:
