@@ -153,6 +153,7 @@ class DownstreamConnection:
     _taking: cython.bint
     _fresh: cython.bint
     _head_begun: cython.bint
+    _idle_until: cython.double
     _lingering: cython.longlong
     _unread: cython.Py_ssize_t
     _deadline: cython.double
@@ -194,6 +195,7 @@ class DownstreamConnection:
         self._taking = False
         self._fresh = False
         self._head_begun = False
+        self._idle_until = _NEVER
         self._lingering = -1
         self._unread = 0
         self._deadline = _NEVER
@@ -547,8 +549,9 @@ class DownstreamConnection:
             data = data[at:]
             if not data:
                 if self._head_begun:
+                    # Silence goes on being counted from where it began: such lines buy no time.
                     self._head_begun = False
-                    self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)
+                    self._arm(self._idle_until)
                 return True
         try:
             head = Head(data, 0)
@@ -600,6 +603,7 @@ class DownstreamConnection:
             return True
         if not self._head_begun:
             self._head_begun = True
+            self._idle_until = self._deadline
             self._arm(self._wheel.now + self.core.serving.limits.header_timeout)
         self._ahead = data
         return True
