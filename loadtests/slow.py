@@ -11,6 +11,7 @@ how long after the last connection the last of them is let go.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import statistics
@@ -138,11 +139,23 @@ def begin(folder: Path, options: Options) -> Stage:
     gateway = start("gateway", command, folder, env)
     try:
         wait_listening(gateway, port, 30)
+        _wait_ready(gateway, admin)
     except ToolError:
         gateway.stop()
         backend.stop()
         raise
     return Stage(place, backend, gateway)
+
+
+def _wait_ready(gateway: Child, admin: int) -> None:
+    """Wait until the worker serves: the socket listens before that. Raises ToolError."""
+    until = time.monotonic() + 60.0
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise ToolError(f"the gateway is not ready: {gateway.tail()}")
 
 
 def _config(place: Place, options: Options) -> str:
