@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.admin.inbound import Inbound
+    from gateway.admin.logins import Logins
     from gateway.admin.pictures import Pictures
     from gateway.admin.release_pictures import ReleasePictures
     from gateway.config.snapshot import Color
@@ -46,8 +47,10 @@ class Api(Handlers):
         shown: Pictures,
         releases: ReleaseCalls,
         runs: ReleasePictures,
+        logins: Logins,
     ) -> None:
         super().__init__(switchboard, shown)
+        self._logins = logins
         self._releases = releases
         self._runs = runs
         self._operations = operations
@@ -116,6 +119,8 @@ class Api(Handlers):
             certificates=tuple(
                 (each.place, each.expires) for each in in_force(self._switch.settings)
             ),
+            issuers=() if parts.issuers is None else parts.issuers.seen(parts.hub.topology.auth),
+            logins_failed=self._logins.counts,
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

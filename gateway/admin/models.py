@@ -338,6 +338,15 @@ class Drift(Answer):
     store: str
 
 
+class SharedAddress(Answer):
+    """A private address that makes nearly all of the last minutes' requests."""
+
+    address: str = Field(description="of IPv6 its /64")
+    share: float = Field(description="of the requests, 0 to 1")
+    requests: int = Field(description="all that were looked at")
+    forwards: bool = Field(description="its requests say for whom they are: it is a proxy")
+
+
 class StatusAnswer(Answer):
     """One picture of the gateway."""
 
@@ -356,6 +365,9 @@ class StatusAnswer(Answer):
     processes: list[ProcessStatus]
     drift: list[Drift] = []
     warnings: list[str] = []
+    shared_address: SharedAddress | None = Field(
+        default=None, description="a private address that makes nearly all requests; null: none"
+    )
 
 
 class TrafficService(Answer):

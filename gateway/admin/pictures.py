@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.health.prober import Monitor
     from gateway.health.probes import Result
     from gateway.policy.mode import Picture
+    from gateway.policy.sharing import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Pictures:
             processes=self._processes(),
             drift=self.drift(),
             warnings=switch.warnings,
+            shared_address=_shared(switch.shared_address()),
         )
 
     def drift(self) -> list[models.Drift]:
@@ -254,4 +256,15 @@ def audit_row(entry: AuditEntry) -> models.AuditRow:
         reason=entry.reason,
         before=orjson.loads(entry.before),
         after=orjson.loads(entry.after),
+    )
+
+
+def _shared(found: Shared | None) -> models.SharedAddress | None:
+    if found is None:
+        return None
+    return models.SharedAddress(
+        address=found.address,
+        share=round(found.share, 4),
+        requests=found.requests,
+        forwards=found.forwards,
     )

@@ -8,7 +8,7 @@ import math
 import socket
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from gateway.admin import auth
 from gateway.admin.calls import CALLS, HTML, Call
@@ -71,7 +71,9 @@ class Server:
         application = web.Application(middlewares=[self._as_problems], client_max_size=MAX_BODY)
         application.on_response_prepare.append(_always)
         for call in CALLS:
-            application.router.add_route(call.method, call.path, self._endpoint(call))
+            application.router.add_route(
+                call.method, call.path, self._endpoint(call), expect_handler=_unheard
+            )
         return application
 
     async def start(self, sockets: list[socket.socket], front: Front | None = None) -> None:
@@ -126,6 +128,7 @@ class Server:
                 return await self._streams[call.name](request)
             try:
                 async with asyncio.timeout(BODY_TIMEOUT):
+                    await _invite(request)
                     inbound = await read(request, call, identity)
             except TimeoutError as error:
                 raise ProblemError(408, "body-timeout", "the body did not arrive") from error
@@ -217,6 +220,23 @@ class Server:
         finally:
             if patience is not None:
                 patience.ended(request.protocol)
+
+
+async def _unheard(request: web.Request) -> None:
+    """Leave ``Expect`` for later: nobody's body is asked for before it is known who calls.
+
+    aiohttp's own answers 417 to what it does not know, before the application is asked.
+    """
+    del request
+
+
+async def _invite(request: web.Request) -> None:
+    """Answer ``Expect: 100-continue``; any other expectation is ignored (RFC 9110, 10.1.1)."""
+    expected = request.headers.get("Expect", "")
+    if request.version == HttpVersion11 and expected.lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # What is counted from here on is the answer's own.
+        request.writer.output_size = 0
 
 
 def _unix(request: web.Request) -> bool:

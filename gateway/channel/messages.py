@@ -162,5 +162,18 @@ class BreakerMoved(msgspec.Struct, frozen=True, kw_only=True, tag="breaker"):
     now: str
 
 
-FromWorker = Hello | Ack | Failures | Tally | BreakerMoved | UnknownKey
+class Asked(msgspec.Struct, frozen=True, kw_only=True, tag="asked"):
+    """Requests that a worker was asked since the last time, internal callers' left out.
+
+    ``address`` (of IPv6 the /64) is the private one that made ``of_address``, half of them or more,
+    of which ``forwarded`` said for whom; empty: there is none.
+    """
+
+    requests: int
+    address: str = ""
+    of_address: int = 0
+    forwarded: int = 0
+
+
+FromWorker = Hello | Ack | Failures | Tally | BreakerMoved | UnknownKey | Asked
 FromControl = Apply | Addresses | KeySets | Drain

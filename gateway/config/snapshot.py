@@ -487,6 +487,8 @@ class ServiceTraffic(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 0
     #: Colors that nothing is sent to until lifted (drained or isolated).
     closed: tuple[Color, ...] = ()
+    #: Those of them that are isolated: their tunnels are closed, too.
+    isolated: tuple[Color, ...] = ()
     #: Retry-After in seconds where the service is in maintenance; None: it is not.
     maintenance: float | None = None
     #: Rolled back: tunnels to the candidate are closed once this time (CLOCK_MONOTONIC, seconds)

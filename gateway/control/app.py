@@ -48,6 +48,7 @@ from gateway.control.releases import GATEWAY, Releases
 from gateway.control.releasewalk import Walk
 from gateway.control.resolver import Resolver
 from gateway.control.settings import SettingsError
+from gateway.control.sharing import SharingWatch
 from gateway.control.store import SqliteStore, StoreError
 from gateway.control.switchboard import Caller, Parts, Switchboard
 from gateway.control.targets import StateSides
@@ -164,6 +165,7 @@ class Control:
             self._first.state_path.with_name("issuers"),
             random=chance,
             clock=time.monotonic,
+            wall=time.time,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(
@@ -242,7 +244,7 @@ class Control:
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
-        api = Api(switch, self.operations, shown, self.release_calls, runs)
+        api = Api(switch, self.operations, shown, self.release_calls, runs, self.logins)
         streams = Streams(self.events)
         self._server = Server(
             _handlers(api) | _handlers(breakers) | _handlers(releases),
@@ -257,7 +259,10 @@ class Control:
             [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
         )
         self._certificates = CertificateWatch(switch, time.time, self._serve_admin_with)
-        switch.further_warnings = lambda: self._certificates.warnings
+        sharing = SharingWatch(lambda: switch.parts.hub.topology, self.events, self._outside.clock)
+        switch.parts.hub.asked = sharing.hear
+        switch.shared_address = sharing.look
+        switch.further_warnings = lambda: self._certificates.warnings + sharing.warnings
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 
     def _serve_admin_with(self, settings: Settings) -> None:

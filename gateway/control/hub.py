@@ -22,6 +22,7 @@ from gateway.channel.messages import (
     Ack,
     Addresses,
     Apply,
+    Asked,
     BreakerMoved,
     Hello,
     KeySets,
@@ -143,6 +144,8 @@ class Hub:
         #: Given the URL of a key set that lacked a token's key.
         self.unknown_key: Callable[[str], None] = lambda source: None
         self.breaker_moved: Callable[[BreakerMoved], None] = lambda moved: None
+        #: Given how many requests came, and from which private address.
+        self.asked: Callable[[Asked], None] = lambda message: None
         #: Given what workers see of requests, for the release analysis.
         self.seen: Callable[[Failures | Tally], None] = lambda message: None
         self._file = snapshot_file
@@ -324,6 +327,8 @@ class Hub:
             self.breaker_moved(message)
         elif isinstance(message, UnknownKey):
             self.unknown_key(message.source)
+        elif isinstance(message, Asked):
+            self.asked(message)
         else:
             self.seen(message)
 

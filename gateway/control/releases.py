@@ -232,6 +232,13 @@ class Releases:
         if run.wants_back:
             # First: what a person asked for stays theirs, whatever else speaks against it by now.
             return Why(because=run.because, trigger=run.trigger, by_hand=run.by_hand), {}
+        out = releasedesk.isolated_candidates(self._switch.state, run)
+        if out and run.weight > 0:
+            # Services of one release are moved together, and this one is on stable already. It is
+            # a person's doing, which condemns no build; but nobody has said that a release without
+            # a way back may take it.
+            text = f"isolated by hand: {', '.join(out)}"
+            return Why(because=text, trigger="manual", by_hand=not run.plan.forward_only), {}
         over = judgement.over()
         if over and run.weight > 0:
             texts = [account.in_words(run, judgement, name) for name in over]

@@ -151,6 +151,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
                     stable=service.stable,
                     weight=service.weight,
                     closed=service.closed,
+                    isolated=service.isolated,
                     maintenance=service.maintenance,
                     tunnels_until=service.tunnels_until,
                 )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.control.tasks import Tasks
     from gateway.control.warming import Warming
     from gateway.health.prober import Monitor, Prober
+    from gateway.policy.sharing import Shared
     from gateway.release.record import Decision, Release
 
     #: What a release's ledger is to say of a write, from the states before and after.
@@ -127,6 +128,8 @@ class Switchboard:
         self._storing: asyncio.Task[None] | None = None
         #: What others have to say to an operator.
         self.further_warnings: Callable[[], list[str]] = list
+        #: The private address that makes nearly all requests.
+        self.shared_address: Callable[[], Shared | None] = lambda: None
 
     @property
     def warnings(self) -> list[str]:

@@ -201,7 +201,11 @@ def configuration(layout: Layout, folder: Path) -> dict[str, object]:
         "routes": [
             {"path": "/api/ivor/", "service": "ivor"},
             {"path": "/api/events/", "service": "events"},
-            {"path": "/api/newsroom/", "service": "newsroom"},
+            {
+                "path": "/api/newsroom/",
+                "service": "newsroom",
+                "rate_limit": {"rate": "60/min", "burst": 20},
+            },
             {"path": "/", "service": "website", "security": "page"},
         ],
         "security": {"profiles": {"page": {}}},

@@ -11,7 +11,7 @@ no service was found for have ``service="none"``, and no role or color. A series
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -93,6 +93,11 @@ class MetricsView:
     probes: tuple[tuple[tuple[str, str, str, str], tuple[int, float]], ...] = ()
     #: By their places in the configuration: until when certificates are valid.
     certificates: tuple[tuple[str, int], ...] = ()
+    #: By scheme: when its issuer's keys were last read (the epoch's seconds, 0: never), and how
+    #: many readings went well and how many failed.
+    issuers: Sequence[tuple[str, float, int, int]] = ()
+    #: Logins of the admin API that failed, by result.
+    logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +188,7 @@ class GatewayCollector(Collector):
         yield from self._processes()
         yield from self._connections()
         yield self._certificates()
+        yield from self._issuers()
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -375,6 +381,29 @@ class GatewayCollector(Collector):
         for result, count in self._view.reloads:
             reloads.add_metric([result], count)
         yield reloads
+
+    def _issuers(self) -> Iterator[Metric]:
+        """Yield how issuers' keys are read, and failed logins of the admin API."""
+        read = GaugeMetricFamily(
+            "gateway_issuer_keys_timestamp_seconds",
+            "When an issuer's keys were last read, in seconds since the epoch; 0: never.",
+            labels=["scheme"],
+        )
+        readings = CounterMetricFamily(
+            "gateway_issuer_readings", "Readings of issuers' keys.", labels=["scheme", "result"]
+        )
+        for scheme, read_at, well, badly in self._view.issuers:
+            read.add_metric([scheme], read_at)
+            readings.add_metric([scheme, "ok"], well)
+            readings.add_metric([scheme, "failed"], badly)
+        yield read
+        yield readings
+        failed = CounterMetricFamily(
+            "gateway_admin_logins_failed", "Failed logins of the admin API.", labels=["result"]
+        )
+        for result, count in self._view.logins_failed:
+            failed.add_metric([result], count)
+        yield failed
 
     def _certificates(self) -> Metric:
         family = GaugeMetricFamily(

@@ -160,7 +160,7 @@ class Limit:
         """Return 0 where a client's request may pass, else the nanoseconds until one may.
 
         ``client`` is an address as text (of IPv6 its /64 counts) or an identity's octets. Nothing
-        is written: ``take`` does that, before anything else is asked.
+        is counted: ``take`` does that, before anything else is asked.
         """
         key: cython.ulonglong = self._memo.get(client) or self._hash(client)
         table = self._table
@@ -168,8 +168,11 @@ class Limit:
         time: cython.longlong = table.time_at(cell)
         furthest: cython.longlong = now + self.tolerance
         if table.holds(cell, key):
-            # Further ahead than this limit ever writes: another's, or it was stricter once.
             furthest += self.interval
+            if time > furthest:
+                # Further ahead than this limit ever writes: it was stricter once. Written, or it
+                # would keep its distance for as long as the old time lasts.
+                table.put(cell, key, furthest)
         time = min(max(time, now), furthest)
         self._key = key
         self._cell = cell

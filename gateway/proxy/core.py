@@ -9,6 +9,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from gateway.board import layout
+from gateway.policy.sharing import Requests
 from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
 from gateway.proxy.platform import PlatformView
@@ -62,6 +63,7 @@ class Core:
         "recorder",
         "redirects",
         "reports",
+        "requests",
         "serving",
         "tunnels",
         "wall",
@@ -94,6 +96,8 @@ class Core:
         #: By listener: the public port of the https side that its plain requests are sent to.
         self.redirects: dict[int, int] = {}
         self.reports = ReportDesk()
+        #: By private address, for ``sharing``.
+        self.requests = Requests()
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}

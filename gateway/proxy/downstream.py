@@ -278,6 +278,8 @@ class DownstreamConnection:
         self._deadline = _NEVER
         self._place = _NOWHERE
         self.core.dismiss(self)
+        if self.memo is not None:
+            self.memo.tell(self.core.requests)
         if self.tunnel is not None:
             self.tunnel.client_lost()
         exchange = self._exchange

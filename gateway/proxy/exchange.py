@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from gateway.policy.fallback import ErrorPages, FallbackPlan, Rule, StaticAnswer
     from gateway.policy.forwarded import ProxyTrust
     from gateway.policy.security import SecurityFields
+    from gateway.policy.sharing import Requests
     from gateway.proxy.core import Core
     from gateway.proxy.endpoint import Endpoint, Pool
     from gateway.proxy.guard import RouteGuard
@@ -150,6 +151,9 @@ _UPGRADE = cython.declare(cython.int, UPGRADE)
 _COOKIE = cython.declare(cython.int, COOKIE)
 _GW_OVERRIDE = cython.declare(cython.int, GW_OVERRIDE)
 _COOKIE_BIT = cython.declare(cython.ulonglong, mask(COOKIE))
+_FORWARDED_BITS = cython.declare(cython.ulonglong, mask(X_FORWARDED_FOR, FORWARDED))
+#: Requests of a connection that are told of at once, in the policy's ``Requests``.
+_RUN = cython.declare(cython.int, 16)
 _HOST_BIT = cython.declare(cython.ulonglong, mask(HOST))
 _DATE_BIT = cython.declare(cython.ulonglong, mask(DATE))
 _CACHE_CONTROL_BITS = cython.declare(cython.ulonglong, mask(CACHE_CONTROL, CDN_CACHE_CONTROL))
@@ -204,6 +208,7 @@ class RouteView:
     blue: Pool
     green: Pool
     stable_green: cython.bint
+    any_closed: cython.bint
     weight: cython.int
     max_in_flight: cython.int
     rewrite_host: cython.bint
@@ -242,6 +247,7 @@ class RouteView:
         self.row = service.row
         self.blue, self.green = service.pools
         self.stable_green = service.stable_green
+        self.any_closed = self.blue.closed or self.green.closed
         self.weight = service.weight
         self.max_in_flight = service.max_in_flight
         self.rewrite_host = service.rewrite_host
@@ -307,6 +313,10 @@ class PeerMemo:
     own_cookies: tuple[bytes, ...]
     cookie: bytes
     stripped: bytes
+    #: Requests since the last that were told, whose they are, whether a proxy says for whom.
+    asked: cython.int
+    asker: str
+    forwarded: cython.bint
 
     def __init__(self, serving: Serving, peer: str, tls: cython.bint) -> None:
         self.trust = serving.trust
@@ -322,6 +332,15 @@ class PeerMemo:
         self.own_cookies = ()
         self.cookie = b""
         self.stripped = b""
+        self.asked = 0
+        self.asker = peer
+        self.forwarded = False
+
+    def tell(self, requests: Requests) -> None:
+        """Tell of the requests that were not told of yet: the connection is at its end."""
+        if self.asked:
+            requests.add(self.asker, self.asked, self.forwarded)
+            self.asked = 0
 
     @cython.cfunc
     def without_own(self, cookie: bytes, own_cookies: tuple[bytes, ...]) -> bytes:
@@ -651,6 +670,7 @@ class Exchange:
     _fault: str
     _heard_at: cython.double
     _apart: cython.int
+    _strayed: cython.bint
     _started: cython.double
     _turn: cython.double
     _forwarded_at: cython.double
@@ -724,6 +744,7 @@ class Exchange:
         self._fault = ""
         self._heard_at = 0.0
         self._apart = 0
+        self._strayed = False
         self._started = started
         self._turn = started
         self._forwarded_at = 0.0
@@ -997,6 +1018,8 @@ class Exchange:
             self._only = self._assignment is not None
             if self._only:
                 return True
+        if not self._memo.internal:
+            self._count_asker()
         if view.guard is not None and not self._admitted():
             return False
         if view.maintenance >= 0.0:
@@ -1004,6 +1027,22 @@ class Exchange:
             raise Failure("maintenance", name, retry_after=view.maintenance)
         if self._method != b"GET" and not self.to_head and self._refuses_write():
             raise Failure("read-only", self.route.service_name, retry_after=READ_ONLY_RETRY)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _count_asker(self) -> cython.bint:
+        """Count the request for its client: one that all are behind is told of.
+
+        The first of a run of requests of the connection stands for all of the run.
+        """
+        memo = self._memo
+        if memo.asked == 0:
+            memo.asker = self._client
+            memo.forwarded = bool(self._seen & _FORWARDED_BITS)
+        memo.asked += 1
+        if memo.asked == _RUN:
+            memo.tell(self.core.requests)
         return True
 
     @cython.cfunc
@@ -1097,6 +1136,22 @@ class Exchange:
             assignment is not None and assignment.candidate and (not forced or self._only)
         )
         self._green = view.stable_green != self._candidate
+        # A color that was taken out answers nothing, by its copies neither.
+        if view.any_closed and not self._only:
+            self._stray()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _stray(self) -> cython.bint:
+        """Go over to the other side where this one's color is closed and the other's is not."""
+        view = self._view
+        pool: Pool = view.green if self._green else view.blue
+        across: Pool = view.blue if self._green else view.green
+        if pool.closed and across.members and not across.closed:
+            self._green = not self._green
+            self._candidate = not self._candidate
+            self._strayed = True
         return True
 
     @cython.cfunc
@@ -1221,7 +1276,7 @@ class Exchange:
         self._entered = True
         pool: Pool = view.green if self._green else view.blue
         if self._attempt_at(pool):
-            return self._judge_by(0)
+            return self._judge_by(_STRAY if self._strayed else 0)
         if pool.closed or not pool.members:
             if self._only:
                 raise Failure("no-endpoint", self.route.service_name)

@@ -20,7 +20,15 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.board.locks import FileLocks
 from gateway.channel import handover, inherited, snapshotfile
-from gateway.channel.messages import Addresses, Apply, BreakerMoved, Drain, KeySets, UnknownKey
+from gateway.channel.messages import (
+    Addresses,
+    Apply,
+    Asked,
+    BreakerMoved,
+    Drain,
+    KeySets,
+    UnknownKey,
+)
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import CacheStore, Topology, Traffic
 from gateway.proxy.auth import KeyRing
@@ -46,6 +54,9 @@ logger = logging.getLogger(__name__)
 #: Seconds that idle connections stay open in a drain: their next request, which may be on its way,
 #: is answered with ``Connection: close`` instead of being cut.
 IDLE_GRACE = 1.0
+
+#: Seconds between two tellings of who asks.
+TELL_ASKED = 5.0
 
 #: Connections that wait to be accepted, per listening socket.
 BACKLOG = 4096
@@ -90,6 +101,7 @@ class Worker:
         self._drain_timeout = spec.drain_timeout
         self._turned = time.monotonic()
         self._touch_at = 0.0
+        self._asked_at = 0.0
         self._cache_of: CacheStore | None = None
         self._core: Core
         self._link: ControlLink
@@ -294,7 +306,18 @@ class Worker:
             logger.warning("everything goes to stable" if forced else "traffic is split again")
         self._core.platform.turn(now, forced=forced)
         self._tallies.turn(now)
+        if now >= self._asked_at:
+            self._asked_at = now + TELL_ASKED
+            self._tell_asked()
         self._sweep.turn(now, self._core.tunnels)
+
+    def _tell_asked(self) -> None:
+        """Tell who asks; with control away it is lost, and the next telling makes up for it."""
+        total, (address, of_address, forwarded) = self._core.requests.take()
+        if total:
+            self._link.tell(
+                Asked(requests=total, address=address, of_address=of_address, forwarded=forwarded)
+            )
 
     def _control_lost(self) -> bool:
         lost = self._topology.on_control_lost

@@ -242,3 +242,16 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     with pytest.raises((StoreError, RuntimeError)):
         await store.load()
     assert os.access(tmp_path / "gateway.db", os.R_OK)
+
+
+async def test_nobody_else_reads_the_store_nor_what_is_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "gateway.db"
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        await store.save(State(revision=1), [])
+        modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+        assert set(modes) == {"gateway.db", "gateway.db-wal", "gateway.db-shm"}
+        assert set(modes.values()) == {0o600}
+        await store.close()
+        path.chmod(0o644)  # as an earlier version left it
+    assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
@@ -40,6 +41,13 @@ def until(fact: Callable[[], bool], seconds: float, what: str) -> None:
     while not fact():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+def _newsroom(content: ClientFile, source: str, times: int) -> list[int]:
+    """Ask for articles from an address of the loopback network, as docs/limits.md shows."""
+    with httpx.Client(transport=httpx.HTTPTransport(local_address=source)) as client:
+        url = f"{content.public}/api/newsroom/articles"
+        return [client.get(url).status_code for _ in range(times)]
 
 
 class Demo:
@@ -143,6 +151,10 @@ def test_verbs_find_the_demo_and_ctrl_c_ends_it_though_a_child_has_died(
     assert (demo.folder / "var/demo/token").stat().st_mode & 0o077 == 0
 
     assert "website" in demo.command("status").stdout
+    assert 429 not in _newsroom(content, HOST, 40)  # internal callers meet no limit
+    found = _newsroom(content, "127.0.0.2", 40)
+    assert found[:21] == [200] * 21
+    assert 429 in found
     assert demo.command("traffic", "set", "20").returncode == 0
     broken = demo.command("demo", "break", "ivor", "green", "--fail", "0.5", "--replica", "1")
     assert broken.stdout == "ivor-green-1: fails 50% of requests\n"

@@ -49,6 +49,7 @@ def collected() -> list[Metric]:
             release=ReleaseView(scopes=(("a", 1.0, 200.0),), sides=(("a", "stable", 1, 0),)),
             probes=((("a", "blue", "L1", "pass"), (1, 0.1)),),
             certificates=(("listen[0].tls.certificates[0]", 1),),
+            issuers=(("users", 1.0, 1, 0),),
         )
         return list(GatewayCollector(view).collect())
     finally:

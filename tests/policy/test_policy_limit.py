@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from array import array
+from pathlib import Path
 
 import pytest
 
-from gateway.policy.limit import CELL, WAYS, Limit, LimiterTable
+from gateway.policy import limit as limit_module
+from gateway.policy.limit import CELL, MEMO_SIZE, WAYS, Limit, LimiterTable
 
 SECOND = 1_000_000_000
 NOW = 5_000 * SECOND
@@ -14,6 +17,15 @@ NOW = 5_000 * SECOND
 
 def _table(sets: int = 64) -> LimiterTable:
     return LimiterTable(memoryview(array("Q", bytes(8 * sets * WAYS * CELL))), 0, sets, b"secret")
+
+
+COMPILED = not str(limit_module.__file__).endswith(".py")
+
+
+def _resident() -> int:
+    """Return this process's memory in octets."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")
 
 
 def _admits(limit: Limit, client: str | bytes, now: int) -> bool:
@@ -88,6 +100,81 @@ def test_a_limit_that_was_made_wider_keeps_nobody_out_for_the_old_ones_time() ->
     assert _admits(Limit(table, b"r", 1, 86_400.0, 0), "192.0.2.1", NOW)
     wider = Limit(table, b"r", 100, 1.0, 0)
     assert 0 < wider.ask("192.0.2.1", NOW) <= SECOND // 100
+    assert _admits(wider, "192.0.2.1", NOW + SECOND // 100)
+
+
+def test_a_limit_that_was_made_stricter_asks_for_one_of_its_intervals_at_most() -> None:
+    table = _table()
+    wide = Limit(table, b"r", 10, 1.0, 99)
+    assert sum(_admits(wide, "192.0.2.1", NOW) for _ in range(200)) == 100
+    strict = Limit(table, b"r", 1, 2.0, 0)
+    assert 0 < strict.ask("192.0.2.1", NOW) <= 2 * SECOND
+    assert _admits(strict, "192.0.2.1", NOW + 2 * SECOND)
+    assert not _admits(strict, "192.0.2.1", NOW + 3 * SECOND)
+
+
+def test_its_own_bucket_cannot_be_pushed_out_and_had_anew() -> None:
+    """Whoever floods the table with other keys gains one request, not a burst: and pays for it."""
+    limit = Limit(_table(8), b"r", 1, 1.0, 9)
+    assert sum(_admits(limit, b"attacker", NOW) for _ in range(20)) == 10
+    gained = 0
+    for wave in range(100):
+        asked = sum(_admits(limit, b"%d-%d" % (wave, at), NOW) for at in range(64))
+        assert asked  # an attacker who has so many addresses has their limits, too
+        gained += _admits(limit, b"attacker", NOW)
+    assert gained <= 100
+    assert not all(_admits(limit, b"attacker", NOW) for _ in range(2))
+
+
+def test_a_flood_of_keys_locks_nobody_out() -> None:
+    """A newcomer to a full table has one request at once, and then the rate."""
+    limit = Limit(_table(8), b"r", 10, 1.0, 9)
+    for at in range(10_000):
+        _admits(limit, b"flood-%d" % at, NOW)
+    admitted = 0
+    for step in range(100):  # half the rate, while the flood goes on
+        now = NOW + step * SECOND // 5
+        for at in range(20):
+            _admits(limit, b"flood-%d-%d" % (step, at), now)
+        admitted += _admits(limit, b"visitor", now)
+    assert admitted == 100
+
+
+def test_which_keys_share_a_set_is_the_secrets() -> None:
+    """Keys that crowd one set under one secret are spread under the next boot's."""
+
+    def sets(secret: bytes, keys: list[bytes]) -> list[int]:
+        words = memoryview(array("Q", bytes(8 * 64 * WAYS * CELL)))
+        table = LimiterTable(words, 0, 64, secret)
+        limit = Limit(table, b"r", 1, 1.0, 0)
+        found = []
+        for key in keys:
+            assert _admits(limit, key, NOW)
+            cell = next(at for at in range(0, len(words), CELL) if words[at])
+            found.append(cell // (WAYS * CELL))
+            words[cell] = words[cell + 1] = 0
+        return found
+
+    keys = [b"%d" % at for at in range(800)]
+    crowded = [key for key, at in zip(keys, sets(b"one", keys), strict=True) if at == 7]
+    assert set(sets(b"one", crowded)) == {7}
+    assert len(crowded) >= 4
+    assert len(set(sets(b"two", crowded))) > len(crowded) // 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_a_million_keys_take_no_more_memory_than_the_table_and_the_memo() -> None:
+    words = array("Q", bytes(8 * 32 * 1024 * WAYS * CELL))
+    limit = Limit(LimiterTable(memoryview(words), 0, 32 * 1024, b"s"), b"r", 60, 60.0, 4)
+    for at in range(2 * MEMO_SIZE):
+        _admits(limit, b"warm-%d" % at, NOW)
+    before = _resident()
+    for at in range(1_000_000 if COMPILED else 100_000):
+        _admits(limit, b"key-%d" % at, NOW)
+    # A dictionary of a million such keys takes over 100 MiB.
+    assert _resident() - before < 4 * 1024 * 1024
+    assert sum(_admits(limit, b"key-0", NOW) for _ in range(20)) <= 4
+    assert sum(_admits(limit, b"new", NOW) for _ in range(20)) <= 5
 
 
 def test_who_comes_into_a_full_set_begins_without_a_burst() -> None:
