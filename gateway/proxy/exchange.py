@@ -144,6 +144,8 @@ _UNTIMED = cython.declare(cython.int, UNTIMED)
 _ASSET = cython.declare(cython.int, ASSET)
 #: What a client did itself: it left, stopped reading, or sent what is no request's content.
 _CLIENTS_OWN = frozenset(kind.name for kind in KINDS.values() if kind.source is Source.DOWNSTREAM)
+#: Methods that a metric has a label for.
+_METHODS = frozenset(name.encode() for name in layout.METHODS[:-1])
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
@@ -658,6 +660,7 @@ class Exchange:
     #: Whether content is awaited before the request goes on.
     _awaits: cython.bint
     _body_ended: cython.bint
+    _whole_at: cython.double
     _entered: cython.bint
     #: Whether it waits for a place in flight; since when, then for how long (below 0: it did not).
     _waits: cython.bint
@@ -736,6 +739,7 @@ class Exchange:
         self._deaf = False
         self._awaits = False
         self._body_ended = self._framing == _BODY_NONE
+        self._whole_at = started
         self._entered = False
         self._waits = False
         self._queued = -1.0
@@ -1618,6 +1622,7 @@ class Exchange:
             framed = _chunked(payload, ended, trailers)
         if ended:
             self._body_ended = True
+            self._whole_at = self.core.clock()
         if attempt is None:
             self._await(framed, ended)
             return
@@ -2406,8 +2411,8 @@ class Exchange:
         if attempt is not None and attempt._first and self._kept_waiting(attempt):
             self._hear_fault(failure)
         if attempt is not None and self._status == 0:
-            # Silence for as long as that is the backend's.
-            if self._view.again.verdicts.of(failure.name) & MARK:
+            # A client that takes its time with its content opens no breaker by it.
+            if self._took_longer(attempt) and self._view.again.verdicts.of(failure.name) & MARK:
                 attempt.mark(False)
             attempt.abandon()
         if self._report is not None:
@@ -2422,10 +2427,23 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _kept_waiting(self, attempt: Attempt) -> cython.bint:
-        """Tell whether it is the backend, and not the client, who took all of the time."""
+        """Tell whether it is the backend, and not the client, who took the time."""
         if self._heard == 0:
-            return attempt.connection is None or attempt.request_sent
+            return self._took_longer(attempt)
         return not self.downstream.full
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _took_longer(self, attempt: Attempt) -> cython.bint:
+        """Tell whether a backend that has said nothing took more of the time than the client, who
+        had content to send first.
+        """
+        now: cython.double = self.core.clock()
+        if attempt.connection is None:
+            return True
+        if not self._body_ended:
+            return self.downstream.held
+        return now - self._whole_at >= self._whole_at - self._started
 
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
@@ -2540,6 +2558,9 @@ class Exchange:
         self._heard = 0
         # 429: a limit was met, which whoever has more of the traffic meets more often.
         if tally is None or override or heard in {0, 429}:
+            return True
+        # 501 to a word that no application knows: a stranger says it where a release is to go back.
+        if heard == 501 and self._method not in _METHODS:
             return True
         if self._error and self._error in _CLIENTS_OWN:
             return True

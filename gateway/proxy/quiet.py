@@ -76,6 +76,11 @@ class QuietStream:
         """Nobody reads slowly."""
         return False
 
+    @property
+    def held(self) -> bool:
+        """Nobody sends."""
+        return False
+
     def transport(self) -> asyncio.Transport:
         """There is none: no tunnel begins here."""
         raise RuntimeError("a request without a client has no transport")

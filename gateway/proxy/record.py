@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 MAX_VALUE = 512
 MAX_LINE = 4096
 
-_HEX = "0123456789abcdef"
-
 
 def _safe_table() -> bytes:
     """Build the table of octets that stand for themselves in a JSON string."""
@@ -65,7 +63,8 @@ _S_TUNNELS = cython.declare(cython.Py_ssize_t, layout.S_TUNNELS)
 def escaped(value: bytes) -> str:
     """Return the inside of a JSON string for these octets (RFC 8259 section 7).
 
-    They are read as UTF-8; what is not UTF-8 becomes U+FFFD.
+    They are read as UTF-8; what is not UTF-8 becomes U+FFFD. What is not printable is written as
+    ``\\u``: no terminal that shows the log is moved by it, no reader of it sees another line.
     """
     i: cython.Py_ssize_t
     safe: bytes = _SAFE
@@ -87,10 +86,13 @@ def _escape(value: bytes) -> str:
         code = ord(letter)
         if code in _SHORT:
             pieces.append(_SHORT[code])
-        elif code < 0x20:
-            pieces.append("\\u00" + _HEX[code >> 4] + _HEX[code & 15])
-        else:
+        elif letter.isprintable():
             pieces.append(letter)
+        elif code < 0x10000:
+            pieces.append(f"\\u{code:04x}")
+        else:
+            code -= 0x10000
+            pieces.append(f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
     return "".join(pieces)
 
 

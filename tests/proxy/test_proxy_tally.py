@@ -523,6 +523,20 @@ def test_an_open_breaker_is_no_backends_answer(rig: Rig) -> None:
     rig.over([502, 503])
 
 
+@pytest.mark.parametrize(("method", "told"), [("FROB", []), ("POST", [("error", "501")])])
+def test_a_method_of_a_strangers_own_is_no_failure_of_the_candidates(
+    rig: Rig, method: str, told: list[tuple[str, str]]
+) -> None:
+    """Many servers say 501 to a word that they do not know: anybody can have that said."""
+    split(rig)
+    rig.client.send(f"{method} / HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+    rig.backend().ok(status=501)
+    assert rig.client.answer().status == 501
+    assert kinds(rig) == told
+    assert [each.failed for each in counted(rig)] == [1] * len(told)
+    rig.over([501])
+
+
 @pytest.mark.parametrize("how", ["200", "500", "reset", "total-timeout"])
 def test_stable_in_place_of_an_open_breaker_is_nobodys_first_attempt(rig: Rig, how: str) -> None:
     breaker, timeouts = Breaker(failures=1), Timeouts(first_byte=50.0, total=5.0)
