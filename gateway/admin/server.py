@@ -81,7 +81,12 @@ class Server:
     ) -> None:
         """Serve on listening sockets that are open already, over TLS where a front is given."""
         self._runner = web.AppRunner(
-            self.application(), access_log=None, shutdown_timeout=SHUTDOWN, handle_signals=False
+            self.application(),
+            access_log=None,
+            shutdown_timeout=SHUTDOWN,
+            handle_signals=False,
+            # Content is looked at by the parser, before anybody knows who sends it.
+            auto_decompress=False,
         )
         await self._runner.setup()
         loop = asyncio.get_running_loop()

@@ -176,6 +176,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     balance: Balance = "least_request"
     timeouts: Timeouts = Timeouts()
     max_in_flight: int = 256
+    #: Requests beyond these that may wait, and for how many seconds.
+    queue_length: int = 32
+    queue_wait: float = 0.5
     drain_timeout: float = 30.0
     #: ``keep`` sends the client's Host upstream; ``rewrite`` the endpoint's own authority.
     host: Literal["keep", "rewrite"] = "keep"

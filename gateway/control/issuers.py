@@ -35,6 +35,9 @@ AFTER_FAILURE = 10.0
 AGAIN = 10.0
 
 
+_FIELDS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
 class SourceError(Exception):
     """A source that gave no key set; the message says why."""
 
@@ -44,13 +47,14 @@ async def read_url(url: str) -> bytes:
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(
-                url, allow_redirects=False, headers={"Accept": "application/json"}
-            ) as answer,
+            # A few KiB that become a gigabyte cost no more than they have octets.
+            aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
+            session.get(url, allow_redirects=False, headers=_FIELDS) as answer,
         ):
             if answer.status != 200:
                 raise SourceError(f"answered {answer.status}")
+            if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                raise SourceError(f"compressed ({coding}), though that was not asked for")
             octets = bytearray()
             async for piece in answer.content.iter_any():
                 octets += piece

@@ -148,6 +148,14 @@ class GatewayCollector(Collector):
             layout.ROW_IN_FLIGHT,
         )
         yield _per_service(
+            GaugeMetricFamily(
+                "gateway_waiting", "Requests that wait for a place in flight.", labels=["service"]
+            ),
+            rows[1:],
+            layout.ROW_WAITING,
+        )
+        yield _shed(rows[1:])
+        yield _per_service(
             CounterMetricFamily(
                 "gateway_asset_second_tries",
                 "Assets that the assigned color did not have, asked of the other.",
@@ -435,6 +443,7 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily(name, about, value=board.total(word))
         for name, about, word in (
             ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
+            ("gateway_connections_shed", "Closed at once: too many.", layout.S_CONNECTIONS_SHED),
             ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
             ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
         ):
@@ -529,6 +538,17 @@ def _cache(rows: list[_Row]) -> Metric:
     for row in rows:
         for at, result in enumerate(layout.CACHE_RESULTS):
             family.add_metric([row.name, result], row.words[layout.ROW_CACHE + at])
+    return family
+
+
+def _shed(rows: list[_Row]) -> Metric:
+    """Return the requests refused for load, by why."""
+    family = CounterMetricFamily(
+        "gateway_shed", "Requests refused for load, by why.", labels=["service", "reason"]
+    )
+    for row in rows:
+        for at, reason in enumerate(layout.SHED_REASONS):
+            family.add_metric([row.name, reason], row.words[layout.ROW_SHED + at])
     return family
 
 

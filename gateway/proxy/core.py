@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.proxy.errors import Failure
     from gateway.proxy.kept import KeptAssets
     from gateway.proxy.links import Answered, Client
+    from gateway.proxy.queue import ServiceQueue
     from gateway.proxy.record import Recorder
     from gateway.proxy.tunnel import Tunnel
 
@@ -37,7 +38,8 @@ class Core(Shared):
     """One worker's shared state. ``clock`` is monotonic, ``wall`` the epoch's, both in seconds.
 
     ``random`` gives octets of a cryptographic source, ``draw`` so many random bits; ``on_turn`` is
-    called with the time at every turn of the timer wheel.
+    called with the time at every turn of the timer wheel; ``soon`` calls in the loop's next turn
+    (None: the loop itself does).
     """
 
     __slots__ = (
@@ -55,8 +57,10 @@ class Core(Shared):
         "kept",
         "loop",
         "platform",
+        "queues",
         "reports",
         "requests",
+        "soon",
         "tunnels",
     )
 
@@ -73,8 +77,10 @@ class Core(Shared):
         slab: int,
         slabs: int,
         on_turn: Callable[[float], None] | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.loop = loop
+        self.soon = loop.call_soon if soon is None else soon
         self.clock = clock
         self.wall = wall
         self.draw = draw
@@ -93,6 +99,8 @@ class Core(Shared):
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
+        #: The services' queues in which requests wait.
+        self.queues: set[ServiceQueue] = set()
         self.draining = False
         self.forced_stable = False
         self._words = words
@@ -120,8 +128,17 @@ class Core(Shared):
         self._beat = self.loop.call_later(TICK, self._turn)
         now = self.clock()
         self.wheel.advance(now)
+        if self.queues:
+            self.turn_queues(now)
         if self._on_turn is not None:
             self._on_turn(now)
+
+    def turn_queues(self, now: float) -> None:
+        """Have the queues look at what no event tells them: places that others left, time."""
+        for queue in tuple(self.queues):
+            queue.turn(now)
+            if not queue.waiting:
+                self.queues.discard(queue)
 
     def date_line(self) -> bytes:
         """Return the ``Date`` line of now (RFC 9110 section 6.6.1), made once a second."""
@@ -142,7 +159,10 @@ class Core(Shared):
         total = sum(
             words[layout.slab_at(slab) + layout.S_CONNECTIONS] for slab in range(self._slabs)
         )
-        return total <= self.serving.limits.connections
+        if total <= self.serving.limits.connections:
+            return True
+        words[self._slab + layout.S_CONNECTIONS_SHED] += 1
+        return False
 
     def dismiss(self, connection: Client) -> None:
         """Count a connection out."""

@@ -149,6 +149,7 @@ class DownstreamConnection(ClientStream):
     _taking: cython.bint
     _fresh: cython.bint
     _head_begun: cython.bint
+    _idle_until: cython.double
     _lingering: cython.longlong
     _unread: cython.Py_ssize_t
     _deadline: cython.double
@@ -194,6 +195,7 @@ class DownstreamConnection(ClientStream):
         self._taking = False
         self._fresh = False
         self._head_begun = False
+        self._idle_until = _NEVER
         self._lingering = -1
         self._unread = 0
         self._deadline = _NEVER
@@ -363,6 +365,11 @@ class DownstreamConnection(ClientStream):
     def full(self) -> bool:
         """Whether the client has more to read than it should have."""
         return self._full
+
+    @property
+    def held(self) -> bool:
+        """Whether the client is kept from sending: the backend does not take what it has sent."""
+        return self._held
 
     def inform(self, head: Head) -> None:
         """Pass a 1xx answer on; HTTP/1.0 knows none."""
@@ -548,8 +555,9 @@ class DownstreamConnection(ClientStream):
             data = data[at:]
             if not data:
                 if self._head_begun:
+                    # Silence goes on being counted from where it began: such lines buy no time.
                     self._head_begun = False
-                    self._arm(self._wheel.now + self._shared.serving.limits.idle_timeout)
+                    self._arm(self._idle_until)
                 return True
         try:
             head = Head(data, 0)
@@ -603,6 +611,7 @@ class DownstreamConnection(ClientStream):
             return True
         if not self._head_begun:
             self._head_begun = True
+            self._idle_until = self._deadline
             self._arm(self._wheel.now + self._shared.serving.limits.header_timeout)
         self._ahead = data
         return True

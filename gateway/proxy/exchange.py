@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from gateway.proxy.guard import RouteGuard
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
+    from gateway.proxy.queue import ServiceQueue
     from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
     from gateway.proxy.tally import ServiceTally
     from gateway.proxy.upstream import UpstreamConnection
@@ -133,6 +134,8 @@ _QUIET_DROP = HOP_BY_HOP | mask(
 )
 _QUIET_DROP_MASK = cython.declare(cython.ulonglong, _QUIET_DROP)
 _NEVER = cython.declare(cython.double, NEVER)
+#: More requests in flight than a machine has: no bound.
+_UNBOUNDED = cython.declare(cython.ulonglong, 1 << 62)
 _RETRY = cython.declare(cython.int, RETRY)
 _RESCUE = cython.declare(cython.int, RESCUE)
 _MARK = cython.declare(cython.int, MARK)
@@ -143,6 +146,8 @@ _UNTIMED = cython.declare(cython.int, UNTIMED)
 _ASSET = cython.declare(cython.int, ASSET)
 #: What a client did itself: it left, stopped reading, or sent what is no request's content.
 _CLIENTS_OWN = frozenset(kind.name for kind in KINDS.values() if kind.source is Source.DOWNSTREAM)
+#: Methods that a metric has a label for.
+_METHODS = frozenset(name.encode() for name in layout.METHODS[:-1])
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
@@ -211,6 +216,7 @@ class RouteView:
     any_closed: cython.bint
     weight: cython.int
     max_in_flight: cython.int
+    queue: ServiceQueue
     rewrite_host: cython.bint
     release_lines: tuple[bytes, ...]
     strip: cython.int
@@ -250,6 +256,7 @@ class RouteView:
         self.any_closed = self.blue.closed or self.green.closed
         self.weight = service.weight
         self.max_in_flight = service.max_in_flight
+        self.queue = service.queue
         self.rewrite_host = service.rewrite_host
         self.release_lines = service.release_lines
         self.strip = route.strip
@@ -657,7 +664,11 @@ class Exchange:
     #: Whether content is awaited before the request goes on.
     _awaits: cython.bint
     _body_ended: cython.bint
+    _whole_at: cython.double
     _entered: cython.bint
+    #: Whether it waits for a place in flight; since when, then for how long (below 0: it did not).
+    _waits: cython.bint
+    _queued: cython.double
     _recorded: cython.bint
     _at_once: cython.bint
     _status: cython.int
@@ -734,7 +745,10 @@ class Exchange:
         self._deaf = False
         self._awaits = False
         self._body_ended = self._framing == _BODY_NONE
+        self._whole_at = started
         self._entered = False
+        self._waits = False
+        self._queued = -1.0
         self._recorded = False
         self._at_once = False
         self._status = 0
@@ -801,6 +815,10 @@ class Exchange:
             self._pending_size += len(framed)
             if len(self._pending) > 64:  # an object for each octet would be fifty times as much
                 self._pending = [b"".join(self._pending)]
+        if self._waits:
+            if self._pending_size > _MAX_PENDING and not ended:
+                self.downstream.pause()
+            return True
         if not ended and self._pending_size < self.serving.limits.await_body:
             return True
         self._awaits = False
@@ -1273,10 +1291,59 @@ class Exchange:
         False where there is none to ask, which is answered then.
         """
         view = self._view
-        if not self._shared.recorder.enter(view.row, view.max_in_flight):
-            name = self.route.service_name
-            raise Failure("overload", f"{view.max_in_flight} requests of {name}")
+        # An integration check is told what the color can do, however many others there are.
+        if self._only:
+            self._shared.recorder.enter(view.row, _UNBOUNDED)
+        elif view.queue.waiting or not self._shared.recorder.enter(view.row, view.max_in_flight):
+            self._queue_up()
+            return False
         self._entered = True
+        return self._pick()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _queue_up(self) -> cython.bint:
+        """Wait for a place in flight. What the gateway asks on its own account does not wait."""
+        queue = self._view.queue
+        if self.downstream.listener < 0 or not queue.join(self, self.core, self._turn):
+            queue.refused(0, self._turn)
+            raise Failure("overload", self.route.service_name)
+        self._waits = True
+        self._queued = self._turn
+        return True
+
+    def on_turn(self) -> None:
+        """Go on with the place in flight that it has waited for: the queue has counted it in."""
+        self._waits = False
+        self._entered = True
+        self._turn = self.core.clock()
+        self._queued = self._turn - self._queued
+        try:
+            if self._pick():
+                self._forward()
+        except Failure as failure:
+            self._give_up(failure)
+
+    def on_waited(self) -> None:
+        """No place came in time: the queue has let it go."""
+        self._waits = False
+        self._queued = self.core.clock() - self._queued
+        self._give_up(Failure("overload", f"waited for {self.route.service_name}"))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _wait_no_more(self) -> cython.bint:
+        """Leave the queue: the client is gone, or its time is over."""
+        self._waits = False
+        self._queued = self.core.clock() - self._queued
+        self._view.queue.leave(self)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _pick(self) -> cython.bint:
+        """Make the attempt at one of the side's endpoints; where it has none, at the other's."""
+        view = self._view
         pool: Pool = view.green if self._green else view.blue
         if self._attempt_at(pool):
             return self._judge_by(_STRAY if self._strayed else 0)
@@ -1557,12 +1624,13 @@ class Exchange:
         if self._report is not None:
             self._take_report(payload, ended)
             return
-        if (attempt is None and not self._awaits) or self._deaf:
+        if (attempt is None and not self._awaits and not self._waits) or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
             framed = _chunked(payload, ended, trailers)
         if ended:
             self._body_ended = True
+            self._whole_at = self.core.clock()
         if attempt is None:
             self._await(framed, ended)
             return
@@ -2346,13 +2414,17 @@ class Exchange:
         """The whole request took too long."""
         attempt = self._attempt
         failure = Failure("total-timeout")
-        if self._first is None:
+        if self._waits:
+            # Nobody has been asked: it is no backend's silence.
+            self._wait_no_more()
+            failure = Failure("overload", f"waited for {self.route.service_name}")
+        elif self._first is None:
             self._first = failure.name
         if attempt is not None and attempt._first and self._kept_waiting(attempt):
             self._hear_fault(failure)
         if attempt is not None and self._status == 0:
-            # Silence for as long as that is the backend's.
-            if self._view.again.verdicts.of(failure.name) & MARK:
+            # A client that takes its time with its content opens no breaker by it.
+            if self._took_longer(attempt) and self._view.again.verdicts.of(failure.name) & MARK:
                 attempt.mark(False)
             attempt.abandon()
         if self._report is not None:
@@ -2367,10 +2439,23 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _kept_waiting(self, attempt: Attempt) -> cython.bint:
-        """Tell whether it is the backend, and not the client, who took all of the time."""
+        """Tell whether it is the backend, and not the client, who took the time."""
         if self._heard == 0:
-            return attempt.connection is None or attempt.request_sent
+            return self._took_longer(attempt)
         return not self.downstream.full
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _took_longer(self, attempt: Attempt) -> cython.bint:
+        """Tell whether a backend that has said nothing took more of the time than the client, who
+        had content to send first.
+        """
+        now: cython.double = self.core.clock()
+        if attempt.connection is None:
+            return True
+        if not self._body_ended:
+            return self.downstream.held
+        return now - self._whole_at >= self._whole_at - self._started
 
     @cython.ccall
     def on_client_left(self, failure: Failure) -> None:
@@ -2414,6 +2499,8 @@ class Exchange:
         if self._recorded:
             return True
         self._recorded = True
+        if self._waits:
+            self._wait_no_more()
         if self._report is not None:
             self._report = None
             self.core.reports.leave()
@@ -2421,6 +2508,8 @@ class Exchange:
             row = view.row
             if self._entered:
                 recorder.leave(row)
+                if view.queue.waiting:
+                    view.queue.wake(self.core)
         if assignment is not None:
             weight = assignment.weight
             key = assignment.key
@@ -2462,6 +2551,7 @@ class Exchange:
         )
         if self._admission is not None:
             outcome.subject = self._admission.shown
+        outcome.queued = self._queued
         recorder.record(outcome)
         if self._heard != 0:
             self._tell_tally(weight, key, override)
@@ -2489,6 +2579,9 @@ class Exchange:
         self._heard = 0
         # 429: a limit was met, which whoever has more of the traffic meets more often.
         if tally is None or override or heard in {0, 429}:
+            return True
+        # 501 to a word that no application knows: a stranger says it where a release is to go back.
+        if heard == 501 and self._method not in _METHODS:
             return True
         if self._error and self._error in _CLIENTS_OWN:
             return True

@@ -71,6 +71,11 @@ class QuietStream(ClientStream):
         """Nobody reads slowly."""
         return False
 
+    @property
+    def held(self) -> bool:
+        """Nobody sends."""
+        return False
+
     def transport(self) -> asyncio.Transport:
         """There is none: no tunnel begins here."""
         raise RuntimeError("a request without a client has no transport")

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 MAX_VALUE = 512
 MAX_LINE = 4096
 
-_HEX = "0123456789abcdef"
-
 
 def _safe_table() -> bytes:
     """Build the table of octets that stand for themselves in a JSON string."""
@@ -100,7 +98,8 @@ _S_TUNNELS = cython.declare(cython.Py_ssize_t, layout.S_TUNNELS)
 def escaped(value: bytes) -> str:
     """Return the inside of a JSON string for these octets (RFC 8259 section 7).
 
-    They are read as UTF-8; what is not UTF-8 becomes U+FFFD.
+    They are read as UTF-8; what is not UTF-8 becomes U+FFFD. What is not printable is written as
+    ``\\u``: no terminal that shows the log is moved by it, no reader of it sees another line.
     """
     i: cython.Py_ssize_t
     safe: bytes = _SAFE
@@ -116,10 +115,13 @@ def _escape(value: bytes) -> str:
         code = ord(letter)
         if code in _SHORT:
             pieces.append(_SHORT[code])
-        elif code < 0x20:
-            pieces.append("\\u00" + _HEX[code >> 4] + _HEX[code & 15])
-        else:
+        elif letter.isprintable():
             pieces.append(letter)
+        elif code < 0x10000:
+            pieces.append(f"\\u{code:04x}")
+        else:
+            code -= 0x10000
+            pieces.append(f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
     return "".join(pieces)
 
 
@@ -237,7 +239,8 @@ class Outcome:
     ``weight``, ``key`` and ``first`` are the release analysis's: the weight in force when the
     request was assigned, the opaque cohort key, and the first attempt's failure (None: it did not
     fail), whatever was done about it afterwards. ``side`` is layout's side index.
-    ``subject``, set afterwards, stands for who asked (empty: not known).
+    ``subject``, set afterwards, stands for who asked (empty: not known), ``queued`` for the seconds
+    that it waited for a place in flight (below 0: it did not).
     """
 
     head: Head | None
@@ -266,6 +269,7 @@ class Outcome:
     served_by: str
     tunnel: cython.bint
     subject: str = cython.declare(str, visibility="public")
+    queued: cython.double = cython.declare(cython.double, visibility="public")
 
     def __init__(  # noqa: PLR0913, PLR0917 - everything that is known
         self,
@@ -380,6 +384,7 @@ class Outcome:
         self.served_by = served_by
         self.tunnel = tunnel
         self.subject = ""
+        self.queued = -1.0
         return True
 
 
@@ -538,6 +543,9 @@ class Recorder:
         if upstream >= 0:
             line.put(b',"upstream_ms":')
             line.millis(upstream)
+        if outcome.queued >= 0.0:
+            line.put(b',"queued_ms":')
+            line.millis(_micros(outcome.queued))
         self._more(line, outcome, room)
         return line.take()
 

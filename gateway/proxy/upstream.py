@@ -320,7 +320,10 @@ class UpstreamConnection:
         self._head = head
         if self._body == _BODY_NONE:
             if here:
-                raise WireError("bad-answer", "octets behind an answer without a body")
+                # The answer is whole without them. It is the client who asked for HEAD, or with a
+                # condition: where a backend answers that with content, whoever asks so again and
+                # again must not open its breaker. The next answer never begins with them.
+                self._transport.abort()
             self._complete(head)
             attempt.on_head(head, b"", True)  # type: ignore[attr-defined]
             return True

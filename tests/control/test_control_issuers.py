@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import random
 from collections.abc import AsyncIterator, Callable
@@ -29,15 +30,18 @@ class Source:
         self.body = OLD
         self.status = 200
         self.asked = 0
+        self.coding = ""
+        self.asked_for = ""
         app = web.Application()
         app.router.add_get("/jwks", self._answer)
         app.router.add_get("/elsewhere", self._redirect)
         self.server = TestServer(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
-        del request
         self.asked += 1
-        return web.Response(body=self.body, status=self.status)
+        self.asked_for = request.headers.get("Accept-Encoding", "")
+        fields = {"Content-Encoding": self.coding} if self.coding else {}
+        return web.Response(body=self.body, status=self.status, headers=fields)
 
     async def _redirect(self, request: web.Request) -> web.Response:
         raise web.HTTPFound("/jwks")
@@ -212,6 +216,14 @@ async def test_a_key_set_without_end_is_not_read(source: Source) -> None:
     source.body = b" " * 300_000
     with pytest.raises(SourceError, match="more than 256 KiB"):
         await read_url(source.url)
+
+
+async def test_a_key_set_is_never_decompressed(source: Source) -> None:
+    """A hundred KiB that become a hundred MiB: refused by its first field, not by its size."""
+    source.body, source.coding = gzip.compress(b" " * 100_000_000), "gzip"
+    with pytest.raises(SourceError, match="compressed"):
+        await read_url(source.url)
+    assert source.asked_for == "identity"
 
 
 async def test_a_source_that_no_scheme_names_is_read_no_more(

@@ -361,6 +361,7 @@ async def test_connections_in_a_handshake_stand_under_the_bound() -> None:
         writer.close()
         await rig.until(layout.S_CONNECTIONS, 2)
         assert rig.word(layout.S_ACCEPTED) == 4
+        assert rig.word(layout.S_CONNECTIONS_SHED) == 2
         assert rig.word(layout.S_TLS_FAILED) == 0
         held[0][1].close()
         await rig.until(layout.S_CONNECTIONS, 1)
