@@ -94,6 +94,8 @@ class CertificateWatch:
         #: By place: why what stands in the files is not served.
         self._trouble: dict[str, str] = {}
         self._alerted: set[tuple[str, int, int]] = set()
+        #: One look at a time: what an earlier one found must not overrule a later one's.
+        self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
         """Look every few seconds, until cancelled."""
@@ -106,6 +108,10 @@ class CertificateWatch:
 
     async def turn(self) -> None:
         """Look once."""
+        async with self._looking:
+            await self._turn()
+
+    async def _turn(self) -> None:
         certificates = list(in_force(self._switch.settings))
         # In a thread: a slow disk stalls no loop.
         found = await asyncio.to_thread(self._look, certificates) if certificates else Found()
