@@ -98,8 +98,8 @@ def extensions() -> list[Any]:
         include_path=[SOURCES],
         compiler_directives={
             "language_level": "3",
-            # None where an object was meant is an AttributeError, as in plain Python, and not the end
-            # of the process: 1.7 % of a request's instructions.
+            # None where an object was meant is an AttributeError, as in plain Python, and not the
+            # end of the process: 1.7 % of a request's instructions.
             "nonecheck": True,
             "embedsignature": True,
             # Bounds checks stay on, and integer division stays Python's: what is compiled must

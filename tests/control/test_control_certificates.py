@@ -79,6 +79,7 @@ async def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     try:
         await watched.world.start()
         await watched.world.worker()
+        await watched.look()  # behind control's own first look
         yield watched
     finally:
         await watched.world.close()
