@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import random
+import ssl
 import time
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tests.support.certificates import Authority, Made, key_pem, rsa_key
 AUTHORITY = Authority()
 SITE = AUTHORITY.make("Blkout.example", "*.blkout.example", "192.0.2.1")
 OTHER = AUTHORITY.make("other.example")
+ODD = AUTHORITY.odd()
 WEAK = AUTHORITY.make("a", key=ec.generate_private_key(ec.SECP192R1()))
 
 
@@ -75,6 +79,7 @@ def test_a_file_with_both_in_it_gives_each_its_part() -> None:
             "key",
             "has 1024 bits",
         ),
+        (ODD.certificate, ODD.key, "certificate", "has parts that cannot be read"),
         (WEAK.certificate, WEAK.key, "certificate", "OpenSSL does not take it: ee key too small"),
     ],
 )
@@ -82,6 +87,24 @@ def test_what_is_of_no_use(certificate: bytes, key: bytes, which: str, message: 
     with pytest.raises(PairError, match=message) as caught:
         pair("here", certificate, key)
     assert caught.value.which == which
+
+
+def test_nothing_but_a_pair_error_comes_of_what_a_file_may_hold() -> None:
+    """A certificate with a few octets changed: what the parser raises at it is its own affair."""
+    whole = ssl.PEM_cert_to_DER_cert(SITE.certificate.decode())
+    chance = random.Random(1)
+    told: dict[str, int] = {}
+    for _ in range(400):
+        octets = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            octets[chance.randrange(len(octets))] = chance.randrange(256)
+        body = base64.encodebytes(octets)
+        pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+        try:
+            pair("here", pem, SITE.key)
+        except PairError as error:
+            told[str(error)] = told.get(str(error), 0) + 1
+    assert told["the certificate's public key cannot be read"] > 0
 
 
 def test_a_file_is_told_by_its_place_and_never_by_its_content(tmp_path: Path) -> None:
