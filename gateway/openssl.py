@@ -39,7 +39,8 @@ def load_authorities(context: ssl.SSLContext, octets: bytes) -> None:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         why = getattr(error, "reason", None) or "no certificate that can be read"
         what = why.lower().replace("_", " ")
-        raise ValueError(f"OpenSSL does not take these authorities: {what}") from None
+        expected = "expected certificates (PEM)"
+        raise ValueError(f"OpenSSL does not take these authorities: {what}, {expected}") from None
 
 
 def try_authorities(octets: bytes) -> None:

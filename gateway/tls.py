@@ -95,6 +95,7 @@ class Front:
         self._curve = curve
         self._client_ca = client_ca
         self._taken = _take(tls, client_ca)
+        self._turn_at: float
         self._begin(now)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import resource
 import ssl
 from collections.abc import Iterator
 from functools import cache
+from typing import Literal
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_a_turn_without_descriptors_leaves_what_was_and_is_made_up_for() -> None
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
-def test_what_cannot_be_served_now_is_not_taken_for_served(version: str) -> None:
+def test_what_cannot_be_served_now_is_not_taken_for_served(version: Literal["1.2", "1.3"]) -> None:
     mine = front(SITE)
     renewed = ListenerTls(certificates=(OTHER, RSA), min_version=version)
     with no_descriptors(), pytest.raises(ValueError, match="too many open files"):
@@ -164,7 +165,7 @@ def test_what_cannot_be_served_now_is_not_taken_for_served(version: str) -> None
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 @pytest.mark.parametrize("left", [1, 2, 3])
 def test_what_fails_halfway_serves_on_as_before(
-    monkeypatch: pytest.MonkeyPatch, version: str, left: int
+    monkeypatch: pytest.MonkeyPatch, version: Literal["1.2", "1.3"], left: int
 ) -> None:
     """Of four loadings, two for contexts of their own and two for the listener's."""
     mine = front(SITE)
