@@ -37,7 +37,7 @@ from gateway.control.certificates import CertificateWatch
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
-from gateway.control.issuers import Issuers
+from gateway.control.issuers import Issuers, read_url
 from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
@@ -90,6 +90,8 @@ class Outside:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    #: Reads an issuer's keys. Raises SourceError.
+    fetch: Callable[[str], Awaitable[bytes]] = read_url
 
 
 class Control:
@@ -169,6 +171,7 @@ class Control:
             random=chance,
             clock=time.monotonic,
             wall=time.time,
+            fetch=self._outside.fetch,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(

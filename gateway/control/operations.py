@@ -302,7 +302,17 @@ class Operations:
         # The file, and files that it names, are read in a thread: a slow disk stalls no loop.
         settings = await asyncio.to_thread(self._load)
         new_hosts = [url for each in settings.services for url in (*each.blue, *each.green)]
-        await switch.parts.resolver.prepare(_hosts(new_hosts), seconds=NAMES_BOUND)
+        try:
+            await asyncio.gather(
+                switch.parts.resolver.prepare(_hosts(new_hosts), seconds=NAMES_BOUND),
+                switch.expect_keys(settings.template.auth),
+            )
+            return await self._put_into_force(caller, settings)
+        finally:
+            switch.settle_keys()
+
+    async def _put_into_force(self, caller: Caller, settings: Settings) -> Reloaded:
+        switch = self._board
         async with switch.lock:
             switch.check_revision(caller)
             kept = await switch.parts.store.load()
@@ -316,7 +326,7 @@ class Operations:
                 number = switch.parts.hub.number
                 return Reloaded(changes=(), drift=drift, number=number)
             number, began = await switch.commit(caller, "config.reload", state, settings=settings)
-        self.reloaded(settings)
+        self.reloaded(switch.settings)
         switch.parts.events.publish("config", changes=list(changes))
         applied = await switch.parts.hub.acknowledged(number, began=began)
         return Reloaded(changes=tuple(changes), drift=drift, number=number, applied=applied)
