@@ -185,7 +185,7 @@ class Server:
             )
         identity = auth.identify(token, settings.tokens)
         if identity is None:
-            self._logins.failed_from(address)
+            self._logins.failed_from(address, token)
         else:
             self._logins.succeeded(address, token)
         return identity
