@@ -98,6 +98,8 @@ class MetricsView:
     issuers: Sequence[tuple[str, float, int, int]] = ()
     #: Logins of the admin API that failed, by result.
     logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
+    #: Requests of the admin API that could not be read.
+    unread: int = 0
     #: Those places in whose files stands what is not served.
     certificates_refused: frozenset[str] = frozenset()
 
@@ -393,7 +395,7 @@ class GatewayCollector(Collector):
         yield reloads
 
     def _issuers(self) -> Iterator[Metric]:
-        """Yield how issuers' keys are read, and failed logins of the admin API."""
+        """Yield how issuers' keys are read, and what the admin API refused."""
         read = GaugeMetricFamily(
             "gateway_issuer_keys_timestamp_seconds",
             "When an issuer's keys were last read, in seconds since the epoch; 0: never.",
@@ -414,6 +416,8 @@ class GatewayCollector(Collector):
         for result, count in self._view.logins_failed:
             failed.add_metric([result], count)
         yield failed
+        about = "Requests of the admin API that could not be read."
+        yield CounterMetricFamily("gateway_admin_requests_refused", about, value=self._view.unread)
 
     def _certificates(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
@@ -457,11 +461,8 @@ class GatewayCollector(Collector):
         handshakes = CounterMetricFamily(
             "gateway_tls_handshakes", "TLS handshakes of clients.", labels=["result"]
         )
-        for result, word in (
-            ("full", layout.S_TLS_FULL),
-            ("resumed", layout.S_TLS_RESUMED),
-            ("failed", layout.S_TLS_FAILED),
-        ):
+        words = layout.S_TLS_FULL, layout.S_TLS_RESUMED, layout.S_TLS_FAILED
+        for result, word in zip(("full", "resumed", "failed"), words, strict=True):
             handshakes.add_metric([result], board.total(word))
         yield handshakes
         stalls = [board.slab(worker.slab)[layout.S_STALL_MAX] for worker in board.workers()]
