@@ -5,7 +5,7 @@ Nothing is decided here. Each handler has its call's name (see ``calls``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gateway.admin.logins import Logins
     from gateway.admin.pictures import Pictures
     from gateway.admin.release_pictures import ReleasePictures
+    from gateway.admin.speaker import Unread
     from gateway.config.snapshot import Color
     from gateway.control.desk import ColorOrRole, Facts, Outcome
     from gateway.control.operations import Operations
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from gateway.control.switchboard import Caller, Switchboard, Written
 
     Decision = Callable[[State, Facts], Outcome]
+
+
+#: Nanoseconds for which the octets of a scrape are given to whoever asks: it needs no token, and
+#: costs control's loop milliseconds.
+SCRAPE_KEPT: Final = 1_000_000_000
 
 
 class Api(Handlers):
@@ -48,9 +54,13 @@ class Api(Handlers):
         releases: ReleaseCalls,
         runs: ReleasePictures,
         logins: Logins,
+        unread: Unread,
     ) -> None:
         super().__init__(switchboard, shown)
         self._logins = logins
+        self._unread = unread
+        #: When the last scrape's octets were made, of which state, and they themselves.
+        self._scraped: tuple[int, State, bytes] | None = None
         self._releases = releases
         self._runs = runs
         self._operations = operations
@@ -100,10 +110,16 @@ class Api(Handlers):
         return answer(models.HealthAnswer(status="ok"))
 
     async def metrics(self, inbound: Inbound) -> web.Response:
-        """``GET /metrics``."""
+        """``GET /metrics``: made anew once in a second at most, and after each write."""
         del inbound
+        now, state, kept = self._shown.clock(), self._switch.state, self._scraped
+        if kept is None or now - kept[0] >= SCRAPE_KEPT or kept[1] is not state:
+            kept = self._scraped = now, state, exposition.render(self._view(now))
+        return web.Response(body=kept[2], headers={"Content-Type": exposition.CONTENT_TYPE})
+
+    def _view(self, now: int) -> exposition.MetricsView:
         parts = self._switch.parts
-        view = exposition.MetricsView(
+        return exposition.MetricsView(
             board=parts.board,
             topology=parts.hub.topology,
             traffic=parts.hub.traffic,
@@ -111,7 +127,7 @@ class Api(Handlers):
             lagging_workers=len(parts.hub.behind(parts.hub.number)),
             state_in_memory=bool(parts.store.fallback),
             platform=self._shown.platform.look(),
-            now=self._shown.clock(),
+            now=now,
             version=VERSION,
             build=hot.compiled_state(),
             release=self._runs.metrics(self._switch.state.run),
@@ -122,9 +138,7 @@ class Api(Handlers):
             issuers=() if parts.issuers is None else parts.issuers.seen(parts.hub.topology.auth),
             logins_failed=self._logins.counts,
             certificates_refused=self._switch.certificates_refused(),
-        )
-        return web.Response(
-            body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}
+            unread=self._unread.count,
         )
 
     # --- traffic ----------------------------------------------------------------------------------

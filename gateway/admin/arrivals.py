@@ -14,6 +14,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from gateway.admin.sources import oldest_of_the_most, source_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -49,8 +51,8 @@ class Arrivals:
         self._tasks = tasks
         self._most = most
         self._timeout = timeout
-        #: In the order in which they came.
-        self._shaking: dict[asyncio.Task[None], socket.socket] = {}
+        #: In the order in which they came: their sockets, and whom they come from.
+        self._shaking: dict[asyncio.Task[None], tuple[socket.socket, str]] = {}
         self._accepting = tasks.start(self._accept(), name="accept at the admin address")
 
     def __len__(self) -> int:
@@ -59,7 +61,7 @@ class Arrivals:
     def close(self) -> None:
         """Accept no more, and end handshakes; connections stay open."""
         self._accepting.cancel()
-        for task, taken in list(self._shaking.items()):
+        for task, (taken, _) in list(self._shaking.items()):
             _end(task, taken)
         self._listener.close()
 
@@ -67,17 +69,17 @@ class Arrivals:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                taken, _ = await loop.sock_accept(self._listener)
+                taken, address = await loop.sock_accept(self._listener)
             except OSError as error:
                 log.warning("no connection to the admin address can be accepted: %s", error)
                 await asyncio.sleep(BREATH)
                 continue
             if len(self._shaking) >= self._most:
-                # Who has come first has had the most time: it gives way.
-                task = next(iter(self._shaking))
-                _end(task, self._shaking.pop(task))
+                # Of those that hold most places, who has come first has had the most time.
+                task = oldest_of_the_most({each: of for each, (_, of) in self._shaking.items()})
+                _end(task, self._shaking.pop(task)[0])
             task = self._tasks.start(self._shake(taken), name="handshake at the admin address")
-            self._shaking[task] = taken
+            self._shaking[task] = taken, source_of(address[0])
             task.add_done_callback(lambda done: self._shaking.pop(done, None))
 
     async def _shake(self, taken: socket.socket) -> None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from gateway.control.settings import Token, TokenRole
 
@@ -38,10 +39,14 @@ class Identity:
         return RANKS[self.role] >= RANKS[role]
 
 
-def bearer(field: str | None) -> bytes | None:
-    """Return the token of an Authorization field (RFC 6750 section 2.1), None without one."""
-    if field is None or len(field) > MAX_TOKEN:
+def bearer(fields: Sequence[str]) -> bytes | None:
+    """Return the token of a request's one Authorization field (RFC 6750 section 2.1), or None.
+
+    Of two fields none counts: who reads the other one would see somebody else.
+    """
+    if len(fields) != 1 or len(fields[0]) > MAX_TOKEN:
         return None
+    field = fields[0]
     scheme, _, token = field.partition(" ")
     token = token.strip()
     if scheme.lower() != "bearer" or not token:
@@ -74,6 +79,17 @@ def host_accepted(host: str | None, names: Iterable[str], *, unix: bool) -> bool
     if name in LOOPBACK or _loopback(name):
         return True
     return name in {each.lower() for each in names}
+
+
+def authorities(host: str | None, target: str) -> tuple[str | None, ...]:
+    """Return each name that a request is addressed to: Host's, and that of its target.
+
+    A target in absolute form (RFC 9112, 3.2.2) has one, and it is that one which counts.
+    """
+    _, scheme, rest = target.partition("://")
+    if target.startswith("/") or not scheme:
+        return (host,)
+    return host, re.split("[/?#]", rest, maxsplit=1)[0]
 
 
 def _name(host: str) -> str | None:

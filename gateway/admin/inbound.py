@@ -77,7 +77,8 @@ async def _raw(request: web.Request, call: Call) -> bytes:
             f"the body is {request.content_type}, expected application/json",
             headers={"Accept": "application/json"},
         )
-    if raw and (coding := request.headers.get("Content-Encoding", "identity")) != "identity":
+    coding = ", ".join(request.headers.getall("Content-Encoding", ()))
+    if raw and coding.strip().lower() not in {"", "identity"}:
         # RFC 9110 section 15.5.16: the answer says what would have been taken.
         raise ProblemError(
             415,

@@ -2,9 +2,10 @@
 
 A guess is a bearer token that nobody has. Each address has a burst of them and then one in a while
 (a bucket that leaks); beyond it every call from there is 429, right or wrong, so that guessing
-learns nothing. Two things keep that from being a way to lock somebody out: the buckets are the
-addresses' own, and a token that was good from an address is good from there on, whatever else
-comes from it (a monitor with an old token on the same machine as the pipeline).
+learns nothing. Three things keep that from being a way to lock somebody out: the buckets are the
+addresses' own; a token that is good and was so from an address is looked at from there, whatever
+else comes from it; and the same wrong token again is no guess, so that a monitor with an old token
+on the same machine as the pipeline takes one guess of theirs, however often it asks.
 
 Memory is bounded by ``MAX_ADDRESSES``; the one that failed longest ago is forgotten first. What is
 told grows with the logarithm of an attack's length, not with its rate.
@@ -13,11 +14,12 @@ told grows with the logarithm of an attack's length, not with its rate.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import math
 from collections import Counter, OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+from gateway.admin.sources import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +30,8 @@ SECONDS_PER_GUESS: Final = 6.0
 #: Addresses that are kept, and pairs of address and token that were good.
 MAX_ADDRESSES: Final = 1024
 MAX_KNOWN: Final = 1024
+#: Wrong tokens of an address that are told from new ones, as digests.
+MAX_WRONG: Final = 16
 #: Seconds from one report to the next: the first, doubled while it goes on, up to the second.
 REPORT_AFTER: Final = 60.0
 REPORT_AT_MOST: Final = 3600.0
@@ -48,6 +52,14 @@ class Report:
     others: int
 
 
+@dataclass(slots=True)
+class _Bucket:
+    """``empty_at`` is when it will have leaked empty; ``wrong``'s last was presented last."""
+
+    empty_at: float
+    wrong: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+
+
 class Logins:
     """The buckets. ``clock`` is monotonic, in seconds; ``report`` is called with what to tell."""
 
@@ -60,8 +72,8 @@ class Logins:
         self.failed = 0
         self.limited = 0
         self._report = report
-        #: By bucket: when it will have leaked empty, in the order of the last failure.
-        self._empty_at: OrderedDict[str, float] = OrderedDict()
+        #: By source, in the order of the last failure.
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._known: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         self._since: Counter[str] = Counter()
         self._others = 0
@@ -70,7 +82,7 @@ class Logins:
         self._pause = REPORT_AFTER
 
     def __repr__(self) -> str:
-        return f"<Logins {len(self._empty_at)} addresses, {self.failed} failed>"
+        return f"<Logins {len(self._buckets)} addresses, {self.failed} failed>"
 
     @property
     def counts(self) -> tuple[tuple[str, int], ...]:
@@ -79,34 +91,46 @@ class Logins:
 
     def wait(self, address: str, token: bytes) -> float:
         """Return for how many seconds this token is not looked at from there; 0: it is."""
-        bucket = _bucket(address)
-        now = self._clock()
-        empty_at = self._empty_at.get(bucket)
-        if empty_at is None or (bucket, _digest(token)) in self._known:
+        source = source_of(address)
+        bucket = self._buckets.get(source)
+        if bucket is None:
             return 0.0
-        over = (empty_at - now) - (self.burst - 1) * SECONDS_PER_GUESS
+        over = (bucket.empty_at - self._clock()) - (self.burst - 1) * SECONDS_PER_GUESS
         if over <= 0:
             return 0.0
-        self._count(bucket, refused=True)
+        digest = _digest(token)
+        if (source, digest) in self._known or digest in bucket.wrong:
+            return 0.0
+        self._count(source, refused=True)
         return over
 
     def succeeded(self, address: str, token: bytes) -> None:
         """Remember that a token was good from an address."""
-        key = (_bucket(address), _digest(token))
+        key = (source_of(address), _digest(token))
         self._known[key] = None
         self._known.move_to_end(key)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
 
-    def failed_from(self, address: str) -> None:
-        """Count a guess."""
-        bucket = _bucket(address)
+    def failed_from(self, address: str, token: bytes) -> None:
+        """Count a token that nobody has: a guess, unless it was wrong from there before."""
+        source, digest = source_of(address), _digest(token)
+        self._known.pop((source, digest), None)
         now = self._clock()
-        empty_at = max(self._empty_at.pop(bucket, now), now) + SECONDS_PER_GUESS
-        self._empty_at[bucket] = empty_at
-        if len(self._empty_at) > MAX_ADDRESSES:
-            self._empty_at.popitem(last=False)
-        self._count(bucket, refused=False)
+        bucket = self._buckets.pop(source, None) or _Bucket(now)
+        self._buckets[source] = bucket
+        if len(self._buckets) > MAX_ADDRESSES:
+            self._buckets.popitem(last=False)
+        if digest in bucket.wrong:
+            bucket.wrong.move_to_end(digest)
+        else:
+            bucket.wrong[digest] = None
+            if len(bucket.wrong) > MAX_WRONG:
+                bucket.wrong.popitem(last=False)
+            # Whatever is made of it: nobody waits for longer than a bucket takes to empty.
+            full = now + self.burst * SECONDS_PER_GUESS
+            bucket.empty_at = min(max(bucket.empty_at, now) + SECONDS_PER_GUESS, full)
+        self._count(source, refused=False)
 
     def turn(self) -> None:
         """Tell what is due; call it now and then."""
@@ -116,12 +140,12 @@ class Logins:
         elif not self._since and now >= self._tell_at + self._pause:
             self._pause = REPORT_AFTER
 
-    def _count(self, bucket: str, *, refused: bool) -> None:
+    def _count(self, source: str, *, refused: bool) -> None:
         self.failed += 1
         self.limited += refused
         self._refused += refused
-        if bucket in self._since or len(self._since) < MAX_ADDRESSES:
-            self._since[bucket] += 1
+        if source in self._since or len(self._since) < MAX_ADDRESSES:
+            self._since[source] += 1
         else:
             self._others += 1
         self.turn()
@@ -141,17 +165,3 @@ class Logins:
 
 def _digest(token: bytes) -> bytes:
     return hashlib.sha256(token).digest()
-
-
-def _bucket(address: str) -> str:
-    """Return what an address is counted under: an IPv6 host has a whole /64 to come from."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        if not parsed.is_loopback:
-            return str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)

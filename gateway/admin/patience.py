@@ -2,14 +2,20 @@
 
 aiohttp waits for a first head for ever, and for a reader that does not read. A ``Patient`` stands
 before its protocol, hands everything on, and cuts a connection whose head, whose reading or whose
-next request takes too long; at the bound the one that has waited longest without a request under
-way gives way to the newcomer. A request under way has its own bounds (the body's time, the call's).
+next request takes too long; at the bound one without a request under way gives way to the newcomer:
+of those whose address holds most of them the one that has waited longest. A request is under way
+once it is known who calls, and has its own bounds then (the body's time, the call's).
+
+What strangers ask for is cheap and not free: so many of them are answered in a while, whatever
+their connections ask, and the others wait in line. So they cannot take the loop from an operator.
 """
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
+
+from gateway.admin.sources import oldest_of_the_most, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 HEAD_TIMEOUT: Final = 10.0
 NEXT_TIMEOUT: Final = 60.0
 MAX_CONNECTIONS: Final = 256
+#: Answers to strangers in ``TURN`` seconds: 200 in a second.
+TURN: Final = 0.05
+STRANGERS: Final = 10
 
 
 class Patience:
@@ -40,6 +49,10 @@ class Patience:
         self._waiting: dict[Patient, None] = {}
         self._busy: set[Patient] = set()
         self._by_protocol: dict[object, Patient] = {}
+        #: Strangers that wait for their turn, and how many more are answered in this one.
+        self._line: dict[Patient, asyncio.Future[None]] = {}
+        self._left = 0
+        self._turning = False
 
     def __len__(self) -> int:
         return len(self._by_protocol)
@@ -61,15 +74,48 @@ class Patience:
         patient = self._by_protocol.get(protocol)
         if patient is not None:
             self._busy.discard(patient)
+            self._waiting.pop(patient, None)
             self._waiting[patient] = None
             patient.wait(self.next_timeout)
+
+    async def turn(self, protocol: object) -> None:
+        """Wait until a stranger is to be answered. Raises ConnectionError where it has left."""
+        patient = self._by_protocol.get(protocol)
+        if patient is None:
+            raise ConnectionResetError("the client has left")
+        if not self._turning:
+            self._begin_turn()
+        if self._left > 0:
+            self._left -= 1
+            return
+        waiter = self._line[patient] = asyncio.get_running_loop().create_future()
+        try:
+            await waiter
+        finally:
+            self._line.pop(patient, None)
+
+    def _begin_turn(self) -> None:
+        """Answer who waits in line; go on for as long as somebody asks."""
+        self._left = STRANGERS
+        for patient in list(self._line)[:STRANGERS]:
+            waiter = self._line.pop(patient)
+            if not waiter.done():
+                waiter.set_result(None)
+                self._left -= 1
+        self._turning = True
+        asyncio.get_running_loop().call_later(TURN, self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turning = False
+        if self._line:
+            self._begin_turn()
 
     def admit(self, patient: Patient) -> bool:
         """Take a connection in; False where all that there may be have a request under way."""
         if len(self._by_protocol) >= self.most:
-            oldest = next(iter(self._waiting), None)
-            if oldest is None:
+            if not self._waiting:
                 return False
+            oldest = oldest_of_the_most({each: each.source for each in self._waiting})
             self.dismiss(oldest)
             oldest.cut()
         self._by_protocol[patient.inner] = patient
@@ -81,6 +127,9 @@ class Patience:
         self._by_protocol.pop(patient.inner, None)
         self._waiting.pop(patient, None)
         self._busy.discard(patient)
+        waiter = self._line.pop(patient, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(ConnectionResetError("the client has left"))
 
 
 class Patient(asyncio.Protocol):
@@ -88,6 +137,8 @@ class Patient(asyncio.Protocol):
 
     def __init__(self, all_of_them: Patience, inner: Any) -> None:
         self.inner = inner
+        #: Whom it comes from (``source_of``).
+        self.source = ""
         self._all = all_of_them
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -111,6 +162,8 @@ class Patient(asyncio.Protocol):
         """Take it in, or cut it."""
         # By no isinstance: uvloop's transports are asyncio's by their methods alone.
         self._transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.source = source_of(peer[0]) if isinstance(peer, tuple) else "unix"
         if not self._all.admit(self):
             self._refused = True
             self.cut()

@@ -12,10 +12,11 @@ from aiohttp import HttpVersion11, web
 
 from gateway.admin import auth
 from gateway.admin.arrivals import Arrivals
-from gateway.admin.calls import CALLS, HTML, Call
+from gateway.admin.calls import CALLS, Call
 from gateway.admin.inbound import MAX_BODY, read
 from gateway.admin.patience import Patience
 from gateway.admin.problems import ProblemError, plain_problem, problem_answer
+from gateway.admin.speaker import MALFORMED, bear, speakers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.admin.inbound import Inbound
     from gateway.admin.logins import Logins
     from gateway.admin.replay import Replays
+    from gateway.admin.speaker import Unread
     from gateway.control.settings import Settings
     from gateway.control.tasks import Tasks
     from gateway.tls import Front
@@ -55,12 +57,14 @@ class Server:
         replays: Replays,
         settings: Callable[[], Settings],
         logins: Logins,
+        unread: Unread,
     ) -> None:
         self._handlers = handlers
         self._streams = streams
         self._replays = replays
         self._settings = settings
         self._logins = logins
+        self._unread = unread
         self._runner: web.AppRunner | None = None
         #: One for TCP and one for the Unix socket: strangers to the first must not fill the second.
         self.patience: dict[bool, Patience] = {}
@@ -81,18 +85,14 @@ class Server:
     ) -> None:
         """Serve on listening sockets that are open already, over TLS where a front is given."""
         self._runner = web.AppRunner(
-            self.application(),
-            access_log=None,
-            shutdown_timeout=SHUTDOWN,
-            handle_signals=False,
-            # Content is looked at by the parser, before anybody knows who sends it.
-            auto_decompress=False,
+            self.application(), shutdown_timeout=SHUTDOWN, handle_signals=False
         )
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         # aiohttp's own sites take no protocol but theirs, which waits for a slow client for ever.
         assert self._runner.server is not None
-        self.patience = {unix: Patience(self._runner.server) for unix in (False, True)}
+        speaker = speakers(self._runner.server, self._unread)
+        self.patience = {unix: Patience(speaker) for unix in (False, True)}
         for each in sockets:
             if each.family == socket.AF_UNIX:
                 self._servers.append(await loop.create_unix_server(self.patience[True], sock=each))
@@ -114,7 +114,16 @@ class Server:
 
     def _endpoint(self, call: Call) -> Endpoint:
         async def endpoint(request: web.Request) -> web.StreamResponse:
-            identity = self._admit(request, call)
+            patience = self._patience(request)
+            try:
+                identity = self._admit(request, call)
+            except ProblemError:
+                await patience.turn(request.protocol)
+                raise
+            if identity is None:
+                await patience.turn(request.protocol)
+            else:
+                patience.began(request.protocol)
             if call.name in self._streams:
                 return await self._streams[call.name](request)
             try:
@@ -144,7 +153,10 @@ class Server:
         settings = self._settings()
         unix = _unix(request)
         self._logins.turn()
-        if not auth.host_accepted(request.headers.get("Host"), settings.admin_hosts, unix=unix):
+        if not all(
+            auth.host_accepted(each, settings.admin_hosts, unix=unix)
+            for each in auth.authorities(request.headers.get("Host"), request.raw_path)
+        ):
             raise ProblemError(
                 421,
                 "unknown-host",
@@ -153,7 +165,7 @@ class Server:
             )
         if call.role is None:
             return None
-        token = auth.bearer(request.headers.get("Authorization"))
+        token = auth.bearer(request.headers.getall("Authorization", ()))
         identity = self._known(request, token, settings) if token is not None else None
         if identity is None:
             known = "no such token" if token is not None else "a bearer token is needed"
@@ -185,7 +197,7 @@ class Server:
             )
         identity = auth.identify(token, settings.tokens)
         if identity is None:
-            self._logins.failed_from(address)
+            self._logins.failed_from(address, token)
         else:
             self._logins.succeeded(address, token)
         return identity
@@ -193,24 +205,32 @@ class Server:
     @web.middleware
     async def _as_problems(self, request: web.Request, handler: Endpoint) -> web.StreamResponse:
         """Turn every refusal and every failure into a problem."""
-        patience = self.patience[_unix(request)] if self.patience else None
-        if patience is not None:
-            patience.began(request.protocol)
+        patience = self._patience(request)
         try:
             return await handler(request)
         except ProblemError as error:
             return problem_answer(error)
         except web.HTTPException as error:
+            await patience.turn(request.protocol)
             problem = plain_problem(error.status)
             if "Allow" in error.headers:
                 problem.headers["Allow"] = error.headers["Allow"]
             return problem_answer(problem)
-        except Exception:
+        except web.RequestPayloadError:
+            self._unread.count += 1
+            answer = problem_answer(plain_problem(400, detail=MALFORMED))
+            answer.force_close()
+            return answer
+        except Exception as error:
+            if isinstance(error, ConnectionError) and _has_left(request):
+                raise  # nobody's news
             log.exception("%s %s failed", request.method, request.path)
             return problem_answer(plain_problem(500, "internal-error", "see the gateway's log"))
         finally:
-            if patience is not None:
-                patience.ended(request.protocol)
+            patience.ended(request.protocol)
+
+    def _patience(self, request: web.Request) -> Patience:
+        return self.patience[_unix(request)]
 
 
 async def _unheard(request: web.Request) -> None:
@@ -230,6 +250,10 @@ async def _invite(request: web.Request) -> None:
         request.writer.output_size = 0
 
 
+def _has_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
 def _unix(request: web.Request) -> bool:
     transport = request.transport
     sock = transport.get_extra_info("socket") if transport is not None else None
@@ -237,13 +261,5 @@ def _unix(request: web.Request) -> bool:
 
 
 async def _always(request: web.Request, response: web.StreamResponse) -> None:
-    """Add what every answer bears."""
     del request
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    # No page of another origin embeds what is here, or keeps a handle on a window of it.
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-    response.headers["Cross-Origin-Opener-Policy"] = "same-origin"
-    if response.content_type != HTML:
-        response.headers["Content-Security-Policy"] = "default-src 'none'; frame-ancestors 'none'"
+    bear(response)

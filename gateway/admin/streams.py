@@ -110,8 +110,16 @@ def _openapi() -> bytes:
 def _page(text: str) -> web.Response:
     """Return a page that may run its own inline script and style and load nothing else."""
     return web.Response(
-        text=text, content_type=HTML, headers={"Content-Security-Policy": policy(text)}
+        body=_encoded(text),
+        content_type=HTML,
+        charset="utf-8",
+        headers={"Content-Security-Policy": policy(text)},
     )
+
+
+@cache
+def _encoded(text: str) -> bytes:
+    return text.encode()
 
 
 @cache

@@ -22,6 +22,7 @@ from gateway.admin.release_pictures import ReleasePictures
 from gateway.admin.releases import ReleaseApi
 from gateway.admin.replay import Replays
 from gateway.admin.server import Server
+from gateway.admin.speaker import Unread
 from gateway.admin.streams import Streams
 from gateway.admin.told import note_failed_logins
 from gateway.board import layout
@@ -105,6 +106,7 @@ class Control:
         self.events = Events(f"{time.time_ns() // 1_000_000:x}")
         self.news = HealthNews(self.events)
         self.logins = Logins(self._logins_failed, time.monotonic)
+        self._unread = Unread()
         self.switchboard: Switchboard
         self.operations: Operations
         self.platform: PlatformWatch
@@ -250,7 +252,9 @@ class Control:
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
-        api = Api(switch, self.operations, shown, self.release_calls, runs, self.logins)
+        api = Api(
+            switch, self.operations, shown, self.release_calls, runs, self.logins, self._unread
+        )
         streams = Streams(self.events)
         self._server = Server(
             _handlers(api) | _handlers(breakers) | _handlers(releases),
@@ -258,6 +262,7 @@ class Control:
             Replays(self._outside.store, time.time),
             lambda: switch.settings,
             self.logins,
+            self._unread,
         )
         if switch.settings.admin_tls is not None:
             self._admin_front = Front(

@@ -99,6 +99,8 @@ class MetricsView:
     issuers: Sequence[tuple[str, float, int, int]] = ()
     #: Logins of the admin API that failed, by result.
     logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
+    #: Requests of the admin API that could not be read.
+    unread: int = 0
     #: Those places in whose files stands what is not served.
     certificates_refused: frozenset[str] = frozenset()
 
@@ -201,6 +203,8 @@ class GatewayCollector(Collector):
         view = self._view
         yield from trust.issuers(view.issuers)
         yield trust.logins(view.logins_failed)
+        about = "Requests of the admin API that could not be read."
+        yield CounterMetricFamily("gateway_admin_requests_refused", about, value=view.unread)
         yield from trust.certificates(view.certificates, view.certificates_refused)
 
     def _rows(self) -> Iterator[_Row]:
@@ -419,11 +423,8 @@ class GatewayCollector(Collector):
         handshakes = CounterMetricFamily(
             "gateway_tls_handshakes", "TLS handshakes of clients.", labels=["result"]
         )
-        for result, word in (
-            ("full", layout.S_TLS_FULL),
-            ("resumed", layout.S_TLS_RESUMED),
-            ("failed", layout.S_TLS_FAILED),
-        ):
+        words = layout.S_TLS_FULL, layout.S_TLS_RESUMED, layout.S_TLS_FAILED
+        for result, word in zip(("full", "resumed", "failed"), words, strict=True):
             handshakes.add_metric([result], board.total(word))
         yield handshakes
         stalls = [board.slab(worker.slab)[layout.S_STALL_MAX] for worker in board.workers()]

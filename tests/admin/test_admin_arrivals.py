@@ -42,6 +42,13 @@ class Place:
     async def plain(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
 
+    async def flood(self, connections: int) -> list[asyncio.StreamWriter]:
+        """Connect from another address of this machine, and say nothing."""
+        return [
+            (await asyncio.open_connection("127.0.0.1", self.port, local_addr=("127.0.0.2", 0)))[1]
+            for _ in range(connections)
+        ]
+
     async def until(self, shaking: int) -> None:
         async with asyncio.timeout(5):
             while len(self.arrivals) != shaking:
@@ -116,6 +123,22 @@ async def test_at_the_bound_who_came_first_gives_way() -> None:
             writer.close()
 
 
+async def test_at_the_bound_who_holds_most_places_gives_way() -> None:
+    """However fast one address connects, whoever comes from another is let to the end."""
+    async with place(most=4) as at:
+        held = await at.flood(4)
+        await at.until(4)
+        reader, writer = await at.plain()
+        held += await at.flood(40)
+        await at.until(4)
+        # It has its place, and shakes hands now.
+        await writer.start_tls(known(), server_hostname="localhost")
+        writer.write(b"hello")
+        assert await asyncio.wait_for(reader.readexactly(5), 5) == b"hello"
+        for each in (*held, writer):
+            each.close()
+
+
 async def test_other_authorities_of_callers_count_from_the_next_connection_on() -> None:
     async with place() as at:
         open_before = await asyncio.open_connection(
@@ -183,6 +206,7 @@ async def test_it_closes_with_handshakes_under_way() -> None:
         test_who_says_nothing_is_cut_in_time,
         functools.partial(test_what_is_no_handshake_is_closed_and_others_are_served, b"GET / HTTP"),
         test_at_the_bound_who_came_first_gives_way,
+        test_at_the_bound_who_holds_most_places_gives_way,
         test_other_authorities_of_callers_count_from_the_next_connection_on,
         test_it_closes_with_handshakes_under_way,
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import itertools
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -15,13 +17,14 @@ from gateway.admin.logins import (
     BURST,
     MAX_ADDRESSES,
     MAX_KNOWN,
+    MAX_WRONG,
     REPORT_AFTER,
     REPORT_AT_MOST,
     SECONDS_PER_GUESS,
     Logins,
     Report,
 )
-from tests.control.world import OPERATOR, VIEWER, World, client, running
+from tests.control.world import OPERATOR, TOKENS, VIEWER, World, client, running, token
 
 GOOD = b"good"
 
@@ -32,16 +35,18 @@ class Desk:
     def __init__(self) -> None:
         self.now = 1000.0
         self.told: list[Report] = []
+        self._new = itertools.count()
         self.logins = Logins(self.told.append, lambda: self.now)
 
-    def guess(self, address: str = "192.0.2.1", token: bytes = b"bad") -> bool:
-        """Present a token; tell whether it was looked at."""
+    def guess(self, address: str = "192.0.2.1", token: bytes = b"") -> bool:
+        """Present a token, another one each time; tell whether it was looked at."""
+        token = token or b"bad %d" % next(self._new)
         if self.logins.wait(address, token) > 0:
             return False
         if token == GOOD:
             self.logins.succeeded(address, token)
         else:
-            self.logins.failed_from(address)
+            self.logins.failed_from(address, token)
         return True
 
 
@@ -84,6 +89,50 @@ def test_a_token_that_was_good_from_an_address_stays_good_there() -> None:
     assert not desk.guess("127.0.0.1", b"another")
 
 
+def test_the_same_wrong_token_again_is_no_guess() -> None:
+    """A monitor with an old token, and a control process that does not know the pipeline yet."""
+    desk = Desk()
+    for _ in range(3600):
+        desk.now += 0.5
+        assert desk.guess("192.0.2.1", b"old")
+        desk.now += 0.5
+        assert desk.logins.wait("192.0.2.1", GOOD) == 0
+    assert desk.logins.counts == (("unknown", 3600), ("limited", 0))
+
+
+def test_a_wrong_token_of_before_is_answered_as_before_and_others_are_not() -> None:
+    desk = Desk()
+    assert desk.guess(token=b"old")
+    while desk.guess():
+        pass
+    assert desk.guess(token=b"old")
+    assert not desk.guess(token=GOOD)
+    # It is another's only there.
+    assert sum(desk.guess("192.0.2.2", b"old") for _ in range(5)) == 5
+    assert sum(desk.guess("192.0.2.2") for _ in range(50)) == BURST - 1
+
+
+def test_a_token_that_is_good_no_more_keeps_nobody_out() -> None:
+    desk = Desk()
+    assert desk.guess(token=b"old")
+    desk.logins.succeeded("192.0.2.1", b"old")
+    for _ in range(3600):
+        desk.now += 1.0
+        desk.logins.failed_from("192.0.2.1", b"old")
+    assert not desk.logins._known
+    assert desk.guess(token=GOOD)
+
+
+def test_nobody_waits_for_longer_than_a_bucket_takes_to_empty() -> None:
+    desk = Desk()
+    for at in range(5000):
+        desk.logins.failed_from("192.0.2.1", b"%d" % at)
+    assert desk.logins.wait("192.0.2.1", GOOD) <= SECONDS_PER_GUESS
+    desk.now += SECONDS_PER_GUESS
+    assert desk.guess(token=GOOD)
+    assert len(desk.logins._buckets["192.0.2.1"].wrong) == MAX_WRONG
+
+
 def test_a_64_of_ipv6_is_one_address() -> None:
     desk = Desk()
     assert sum(desk.guess(f"2001:db8::{at:x}") for at in range(1, 1000)) == BURST
@@ -96,7 +145,7 @@ def test_memory_is_bounded() -> None:
     for at in range(20_000):
         desk.guess(f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}")
         desk.logins.succeeded("192.0.2.1", b"%d" % at)
-    assert len(desk.logins._empty_at) == MAX_ADDRESSES
+    assert len(desk.logins._buckets) == MAX_ADDRESSES
     assert len(desk.logins._known) == MAX_KNOWN
     assert len(desk.logins._since) <= MAX_ADDRESSES
     assert "20000 failed" in repr(desk.logins)
@@ -146,7 +195,10 @@ async def test_guessing_is_429_with_retry_after(
     async with client(world, VIEWER) as viewer:
         assert (await viewer.get("/v1/status")).status == 200
     async with client(world, "a-secret-guess") as guesser:
-        statuses = [(await guesser.get("/v1/status")).status for _ in range(6)]
+        statuses = [
+            (await guesser.get("/v1/status", headers=_bearer(f"a-secret-guess-{at}"))).status
+            for at in range(6)
+        ]
         assert statuses == [401, 401, 401, 429, 429, 429]
         async with guesser.put("/v1/traffic", json={"candidate": 1}) as answer:
             assert answer.status == 429
@@ -175,6 +227,36 @@ async def test_guessing_is_429_with_retry_after(
     assert (rows[0]["actor"], rows[0]["address"]) == ("nobody", "127.0.0.1")
     assert "a-secret-guess" not in caplog.text
     assert "a-secret-guess" not in json.dumps(rows)
+
+
+async def test_a_token_that_was_taken_out_keeps_its_address_no_more(world: World) -> None:
+    """A monitor that goes on with the old one takes no rollback away from the pipeline."""
+    world.settings = dataclasses.replace(
+        world.settings,
+        tokens=(
+            *(each for each in TOKENS if each.name != "pipeline"),
+            token("pipeline", "operator", "rotated"),
+        ),
+    )
+    async with client(world, OPERATOR) as monitor:
+        assert (await monitor.get("/v1/status")).status == 200
+        async with client(world) as admin, admin.post("/v1/config/reload", json={}) as answer:
+            assert answer.status == 200
+        statuses = {(await monitor.get("/v1/status")).status for _ in range(50)}
+        assert statuses == {401}
+    async with client(world, "rotated") as pipeline:
+        assert (await pipeline.post("/v1/rollback", json={})).status == 200
+
+
+async def test_a_control_process_that_knows_nobody_yet_lets_the_pipeline_in(world: World) -> None:
+    async with client(world, "an-old-token") as monitor, client(world, OPERATOR) as pipeline:
+        statuses = {(await monitor.get("/v1/status")).status for _ in range(50)}
+        assert statuses == {401}
+        assert (await pipeline.post("/v1/rollback", json={})).status == 200
+
+
+def _bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
 
 
 async def _failed(api: aiohttp.ClientSession) -> list[dict[str, object]]:

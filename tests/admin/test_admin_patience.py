@@ -139,6 +139,25 @@ async def test_beyond_the_bound_who_waits_longest_gives_way(world: World) -> Non
         writer.close()
 
 
+async def test_beyond_the_bound_the_address_that_holds_most_gives_way(world: World) -> None:
+    patience = _patience(world)
+    patience.most = 5
+    patience.head_timeout = patience.next_timeout = 60.0
+    kept = await _connect(world)
+    port = int(world.url.rpartition(":")[2])
+    flood = [
+        await asyncio.open_connection("127.0.0.1", port, local_addr=("127.0.0.2", 0))
+        for _ in range(40)
+    ]
+    for reader, _ in flood[:30]:
+        assert await _gone(reader) == b""
+    kept[1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert b" 200 " in await kept[0].readline()
+    for _, writer in (kept, *flood):
+        writer.close()
+
+
 async def test_a_request_under_way_gives_way_to_nobody(world: World) -> None:
     patience = _patience(world)
     patience.most = 2

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from gateway.admin import api
 from gateway.config.certificates import DAY, read_pair
 from gateway.config.snapshot import Listener, ListenerTls, TlsCertificate
 from gateway.control import certificates
@@ -237,8 +238,9 @@ def anothers(folder: Path) -> None:
 
 @pytest.mark.parametrize("harm", [gone, emptied, unreadable, anothers])
 async def test_what_is_of_no_use_is_told_once_and_not_served(
-    watched: Watched, harm: Callable[[Path], None]
+    watched: Watched, harm: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(api, "SCRAPE_KEPT", 0)
     await watched.look()
     harm(watched.folder)
     await watched.look()
