@@ -298,6 +298,12 @@ def said_fields(schemes: Sequence[AuthScheme]) -> tuple[bytes, ...]:
     return tuple(sorted(name.encode("ascii") for name in names))
 
 
+def credential_fields(schemes: Sequence[AuthScheme]) -> tuple[bytes, ...]:
+    """Return the fields of their own, in lower case, that credentials come in."""
+    fields = [each.api_keys.field for each in schemes if each.api_keys is not None]
+    return tuple(sorted({field.lower().encode("ascii") for field in fields if field is not None}))
+
+
 def address_check(route: Route, counts: AuthCounts) -> AddressCheck | None:
     """Return a route's address lists; None where it has none."""
     return AddressCheck(route.allow, route.deny, counts) if route.allow or route.deny else None

@@ -1627,7 +1627,7 @@ class Exchange:
         if (attempt is None and not self._awaits and not self._waits) or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
-            framed = _chunked(payload, ended, trailers)
+            framed = _chunked(payload, ended, trailers, self.serving.private)
         if ended:
             self._body_ended = True
             self._whole_at = self.core.clock()
@@ -2610,10 +2610,12 @@ class Exchange:
         return (2 if self._candidate else 0) + (1 if self._green else 0)
 
 
-def _chunked(payload: bytes, ended: bool, trailers: Head | None) -> bytes:
+def _chunked(
+    payload: bytes, ended: bool, trailers: Head | None, private: frozenset[bytes]
+) -> bytes:
     """Return content as the next chunk, and the last one where it has ended."""
     framed: bytes = encode_chunk(payload) if payload else b""
-    return framed + encode_last_chunk(trailers) if ended else framed
+    return framed + encode_last_chunk(trailers, private) if ended else framed
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

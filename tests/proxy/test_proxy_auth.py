@@ -140,6 +140,40 @@ def test_one_address_in_any_spelling_is_one(rig: Rig, peer: str, fields: str, st
         assert refused(rig, fields)[0] == status
 
 
+# --- what a client says of itself behind its content ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-User-Id",
+        "x_user_id",
+        "X-Client-Name",
+        "X-API-Key",
+        "x_api-key",
+        "X-Identity",
+        "X-CSP-Nonce",
+    ],
+)
+@pytest.mark.parametrize("peer", ["192.0.2.1", "198.51.100.1"])
+def test_no_trailer_says_what_only_the_gateway_or_a_proxy_may(
+    whole: Rig, name: str, peer: str
+) -> None:
+    """Backends that join trailers to the fields (RFC 9110 section 6.5.1) would believe it."""
+    rig = whole
+    proxies = ("198.51.100.0/24",)
+    rig.serve(guarded(cohort=Cohort(header="X-Identity"), trusted_proxies=proxies))
+    rig.connect(peer).send(
+        b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\nx\r\n0\r\nX-Sum: 1\r\n" + name.encode() + b": root\r\n\r\n"
+    )
+    backend = rig.backend()
+    assert bytes(backend.transport.sent).endswith(b"\r\n1\r\nx\r\n0\r\nx-sum: 1\r\n\r\n")
+    backend.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
+
+
 # --- the gateway's own checks ---------------------------------------------------------------------
 
 PROBES = b"a secret of control's own, 32 octets"
