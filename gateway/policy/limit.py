@@ -23,6 +23,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import cython
+from gateway.config.snapshot import LONGEST_OWED, seconds_owed
 from gateway.policy.cohort import address_key
 
 #: Cells of a set: two cache lines.
@@ -134,6 +135,9 @@ class Limit:
     ) -> None:
         if count < 1 or period <= 0 or burst < 0:
             raise ValueError(f"no such limit: {count} in {period} s, burst {burst}")
+        # Times stay far inside of 64 bits, whatever the rate.
+        if seconds_owed(count, period, burst) > LONGEST_OWED:
+            raise ValueError(f"a burst of {burst} at {count} in {period} s is more than a year's")
         self.interval = max(round(period * _SECOND / count), 1)
         self.tolerance = self.interval * burst
         self.quota = burst + 1

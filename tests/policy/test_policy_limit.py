@@ -44,6 +44,20 @@ def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     assert not _admits(limit, "192.0.2.1", NOW + SECOND)
 
 
+@pytest.mark.parametrize("burst", [364, 106_751, 200_000, 10**9])
+def test_a_burst_that_takes_years_is_no_limit(burst: int) -> None:
+    """In 64 bits it would overflow, or wrap and admit everything."""
+    with pytest.raises(ValueError, match="more than a year"):
+        Limit(_table(), b"r", 1, 86_400.0, burst)
+
+
+def test_the_longest_limit_counts_as_any_other() -> None:
+    limit = Limit(_table(), b"r", 1, 86_400.0, 363)
+    now = 2**62  # a machine that has been up for longer than any
+    assert sum(_admits(limit, "192.0.2.1", now) for _ in range(1000)) == 364
+    assert limit.reset == 86_400 * SECOND
+
+
 def test_over_a_stretch_of_time_it_admits_the_rate_and_the_burst() -> None:
     limit = Limit(_table(), b"r", 100, 1.0, 50)
     step = SECOND // 1000  # ten times the rate
