@@ -1493,13 +1493,19 @@ class Exchange:
     def _leave_out(self) -> cython.bint:
         """Take off what the client may not say of itself, and credentials that are spent.
 
-        Trusted proxies and internal callers may, unless who asks was verified here.
+        Internal callers may, unless who asks was verified here; a trusted proxy may say whom it
+        vouches for, and nothing that the gateway says itself: what it did not remove of its own
+        clients' would be believed.
         """
         admission = self._admission
         memo = self._memo
-        names: tuple[bytes, ...] = self.serving.unwanted
+        serving = self.serving
+        names: tuple[bytes, ...] = serving.unwanted
         if memo.trusted or memo.internal:
-            names = self.serving.said if admission is not None and admission.subject else ()
+            if admission is not None and admission.subject:
+                names = serving.said
+            else:
+                names = () if memo.internal else serving.said_here
         if names:
             self.head.leave_out(names)
         if admission is not None and admission.spent:

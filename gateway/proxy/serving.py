@@ -185,9 +185,10 @@ class Serving:
     caches: bool
     #: How reports of violations are taken; None: they are not.
     reports: CspReports | None = None
-    #: Lower-case names of the fields that the gateway tells backends by who asks, and those with
-    #: what only trusted peers may say.
+    #: Lower-case names of the fields that the gateway tells backends by who asks; those less the
+    #: one that trusted proxies vouch by; those with it.
     said: tuple[bytes, ...] = ()
+    said_here: tuple[bytes, ...] = ()
     unwanted: tuple[bytes, ...] = ()
     #: Names that no trailer of a request may have, whoever sends it: those, what credentials come
     #: in, and the number of a page. Backends may take a trailer for a field of the head.
@@ -313,6 +314,7 @@ class Builder:
             caches=self._caches,
             reports=topology.csp_reports,
             said=said,
+            said_here=tuple(name for name in said if name != cohort.header),
             unwanted=_unwanted(said, cohort.header),
             private=_private(_unwanted(said, cohort.header), topology.auth),
             acme_folder=topology.acme_folder,

@@ -419,7 +419,22 @@ def test_forged_identities_reach_no_backend(
     assert b"root" not in got.values()
 
 
-def test_a_trusted_peer_may_say_who_it_is_for(rig: Rig) -> None:
+@pytest.mark.parametrize("auth", [(), ("users",)])
+def test_no_client_behind_a_load_balancer_forges_what_the_gateway_says(
+    rig: Rig, auth: tuple[str, ...]
+) -> None:
+    """It removes the field that it vouches by; of the others it knows nothing."""
+    more: dict[str, Any] = {"auth_optional": True} if auth else {}
+    cohort, proxies = Cohort(header="X-Cohort"), ("192.0.2.0/24",)
+    rig.serve(guarded(*auth, cohort=cohort, trusted_proxies=proxies, **more))
+    got = asked(rig, "X-Forwarded-For: 203.0.113.5\r\n" + FORGED)
+    assert [name for name, value in got.items() if value == b"root"] == [b"x-cohort"]
+    # One field may be both: then it is the proxy's to say.
+    rig.serve(guarded(*auth, cohort=Cohort(header="X-User-Id"), trusted_proxies=proxies, **more))
+    assert asked(rig, "X-User-Id: bob\r\nX-Client-Name: root\r\n")[b"x-user-id"] == b"bob"
+
+
+def test_an_internal_caller_may_say_who_it_is_for(rig: Rig) -> None:
     rig.serve(guarded(cohort=Cohort(header="X-Cohort"), internal_callers=("192.0.2.0/24",)))
     got = asked(rig, "X-User-Id: bob\r\nX-Cohort: bob\r\n")
     assert (got[b"x-user-id"], got[b"x-cohort"]) == (b"bob", b"bob")
