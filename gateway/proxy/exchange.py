@@ -1184,6 +1184,14 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _recall(self) -> cython.bint:
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _is_somebodys(self) -> cython.bint:
+        """Tell whether who asks has an identity: verified here, or vouched for by a peer."""
+        if self._admission is not None and self._admission.subject:
+            return True
+        return (self._memo.trusted or self._memo.internal) and self._identity() is not None
+
         """Phase 6: a copy of that side. True where it answers, or where one is waited for."""
         cache = self.core.cache
         view = self._view
@@ -1199,10 +1207,7 @@ class Exchange:
             told = forwarded_host(head.get(X_FORWARDED_HOST), host)
             if told != host:
                 host = host + b"," + told
-        if memo.trusted or memo.internal:
-            authorized = authorized or self._identity() is not None
-        if self._admission is not None and self._admission.subject:
-            authorized = True
+        authorized = authorized or self._is_somebodys()
         host = host.lower()
         target: bytes = strip_target(self._target) if view.overridable else self._target
         cookie: bytes = b""
@@ -1732,7 +1737,12 @@ class Exchange:
                     attempt.abandon()
                     self._ask_kept()
                 return
-            if self.core.kept is not None and not self._candidate and not self.to_head:
+            if (
+                self.core.kept is not None
+                and not self._candidate
+                and not self.to_head
+                and not self._is_somebodys()
+            ):
                 self._keeper = self.core.kept.keeper(self._host, self._target, self.head, head)
                 if self._keeper is not None and not self._keeper.take(body, ended):
                     self._keeper = None
