@@ -2527,6 +2527,9 @@ class Exchange:
                 if view.queue.waiting:
                     view.queue.wake(self.core)
         if assignment is not None:
+        if self._forwarded_at == 0.0 and self.serving.overridable:
+            # Refused, redirected or answered from here: no request line was made of it.
+            self._target = strip_target(self._target)
             weight = assignment.weight
             key = assignment.key
             override = assignment.override

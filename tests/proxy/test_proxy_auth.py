@@ -227,6 +227,19 @@ def test_no_stranger_passes_as_one_of_the_gateways_own_checks(
     assert not rig.dialling
 
 
+def test_no_testers_token_is_in_the_log_of_what_was_refused(rig: Rig) -> None:
+    more: dict[str, Any] = {"cohort": Cohort(secret=TESTERS)}
+    rig.serve(guarded(deny=("192.0.2.0/24",), **more))
+    target = f"/a?x=1&gw_override={override_of()}&y"
+    assert rig.client.get(target).answer().status == 403
+    rig.core.redirects = {0: 443}
+    assert rig.client.get(target).answer().status == 308
+    rig.core.redirects = {}
+    assert rig.client.get("http://a.example" + target).answer().status == 403
+    assert [line["target"] for line in rig.log] == ["/a?x=1&y"] * 3
+    rig.over([403, 308, 403])
+
+
 def test_the_gateways_own_check_passes_without_being_asked(rig: Rig) -> None:
     """So that the test above can fail; and the backend learns neither token nor an identity."""
     rig.serve(guarded("users", deny=("192.0.2.0/24",), cohort=Cohort(probe_secret=PROBES)))
