@@ -1082,7 +1082,8 @@ class Exchange:
             self._host,
             self._client,
             memo.tls,
-            memo.internal,
+            # What the gateway asks on its own account, nobody is to pay for.
+            memo.internal or self.downstream.listener < 0,
             self._identity() if memo.trusted or memo.internal else None,
             self._started,
             self.core.wall(),
