@@ -30,6 +30,7 @@ MEMO_SIZE = 4096
 #: The longest text that may be an address with a port.
 _MAX_ADDRESS = 64
 
+_PROTOCOLS = frozenset((b"http", b"https"))
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = re.compile(
     rb"[ \t]*(?:(%s)=(%s|\"(?:[^\"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*\"))?[ \t]*([;,]|\Z)"
@@ -181,9 +182,18 @@ def _unquoted(text: bytes) -> bytes:
     return re.sub(rb"\\(.)", rb"\1", text[1 : len(text) - 1])
 
 
-def forwarded_proto(value: bytes | None, own: bytes) -> bytes:
-    """Return a trusted proxy's ``X-Forwarded-Proto`` where it is one, else the connection's own."""
-    return value if value is not None and value in {b"http", b"https"} else own
+def forwarded_proto(value: bytes | None, own: bytes, proxies: int = 1) -> bytes:
+    """Return a trusted proxy's ``X-Forwarded-Proto`` where it is one, else the connection's own.
+
+    Of a list, the element of the proxy that the client is at, ``proxies`` from the right: those
+    before it are the client's own. A shorter one was not added to by all: its first counts.
+    """
+    if value is None:
+        return own
+    if value not in _PROTOCOLS:
+        members = value.rsplit(b",", MAX_HOPS)
+        value = members[max(len(members) - max(proxies, 1), 0)].strip(b" \t").lower()
+    return value if value in _PROTOCOLS else own
 
 
 def forwarded_host(value: bytes | None, own: bytes) -> bytes:

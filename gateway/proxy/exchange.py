@@ -899,8 +899,7 @@ class Exchange:
         tls: cython.bint = memo.tls
         if memo.trusted:
             # Where a trusted proxy ends TLS, it is the proxy who knows.
-            told = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if tls else b"")
-            tls = told in _TLS
+            tls = self._proto_told(b"s" if tls else b"") in _TLS
         if (
             view is None
             or view.route is not route
@@ -973,7 +972,7 @@ class Exchange:
         port = self._shared.redirects.get(self.downstream.listener)
         if port is None:
             return False
-        if self._memo.trusted and self.head.get(X_FORWARDED_PROTO) == b"https":
+        if self._memo.trusted and self._proto_told(b"") == b"https":
             return False
         if not self._host:
             raise Failure("bad-request", "no host to redirect to")
@@ -1204,7 +1203,7 @@ class Exchange:
         secure: cython.bint = memo.tls
         authorized: cython.bint = self._seen & _AUTHORIZATION_BIT != 0
         if memo.trusted:
-            secure = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if secure else b"") in _TLS
+            secure = self._proto_told(b"s" if secure else b"") in _TLS
             told = forwarded_host(head.get(X_FORWARDED_HOST), host)
             if told != host:
                 host = host + b"," + told
@@ -1548,7 +1547,7 @@ class Exchange:
         return forwarded_block(
             self._client,
             chain[len(chain) - 1],
-            forwarded_proto(head.get(X_FORWARDED_PROTO), proto),
+            self._proto_told(proto),
             forwarded_host(head.get(X_FORWARDED_HOST), memo.host_field),
             b"",
             chain[1 : len(chain) - 1],
@@ -1557,6 +1556,11 @@ class Exchange:
     # --- reports of violations ------------------------------------------------------------------
 
     @cython.cfunc
+    @cython.cfunc
+    def _proto_told(self, own: bytes) -> bytes:
+        """Return what a trusted proxy says that the client speaks, else ``own``."""
+        return forwarded_proto(self.head.get(X_FORWARDED_PROTO), own, len(self._chain) - 1)
+
     @cython.exceptval(check=True)
     def _begin_report(self) -> cython.bint:
         """Take a browser's report of a content policy's violation: it is read here."""
