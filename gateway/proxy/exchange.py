@@ -493,7 +493,10 @@ class Attempt:
 
     def on_inform(self, head: Head) -> None:
         """A 1xx answer: passed on."""
-        self._exchange.downstream.inform(head)
+        exchange = self._exchange
+        if exchange._view.security is not None:
+            exchange._view.security.undress(head)
+        exchange.downstream.inform(head)
 
     def on_head(self, head: Head, body: bytes, ended: bool) -> None:
         """The final answer's head, with what there is of its body."""
@@ -1183,15 +1186,15 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _recall(self) -> cython.bint:
-    @cython.cfunc
-    @cython.exceptval(check=True)
     def _is_somebodys(self) -> cython.bint:
         """Tell whether who asks has an identity: verified here, or vouched for by a peer."""
         if self._admission is not None and self._admission.subject:
             return True
         return (self._memo.trusted or self._memo.internal) and self._identity() is not None
 
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _recall(self) -> cython.bint:
         """Phase 6: a copy of that side. True where it answers, or where one is waited for."""
         cache = self.core.cache
         view = self._view
@@ -1553,14 +1556,14 @@ class Exchange:
             chain[1 : len(chain) - 1],
         )
 
-    # --- reports of violations ------------------------------------------------------------------
-
-    @cython.cfunc
     @cython.cfunc
     def _proto_told(self, own: bytes) -> bytes:
         """Return what a trusted proxy says that the client speaks, else ``own``."""
         return forwarded_proto(self.head.get(X_FORWARDED_PROTO), own, len(self._chain) - 1)
 
+    # --- reports of violations ------------------------------------------------------------------
+
+    @cython.cfunc
     @cython.exceptval(check=True)
     def _begin_report(self) -> cython.bint:
         """Take a browser's report of a content policy's violation: it is read here."""
@@ -2059,6 +2062,8 @@ class Exchange:
         self._status = 101
         if attempt._first:
             self._heard = 101
+        if self._view.security is not None:
+            self._view.security.undress(head)
         # Now: it may stay open for hours.
         self._tell_tally(weight, key, override)
         tunnel = Tunnel(
@@ -2522,6 +2527,9 @@ class Exchange:
         self._recorded = True
         if self._waits:
             self._wait_no_more()
+        if self._forwarded_at == 0.0 and self.serving.overridable:
+            # Refused, redirected or answered from here: no request line was made of it.
+            self._target = strip_target(self._target)
         if self._report is not None:
             self._report = None
             self.core.reports.leave()
@@ -2532,9 +2540,6 @@ class Exchange:
                 if view.queue.waiting:
                     view.queue.wake(self.core)
         if assignment is not None:
-        if self._forwarded_at == 0.0 and self.serving.overridable:
-            # Refused, redirected or answered from here: no request line was made of it.
-            self._target = strip_target(self._target)
             weight = assignment.weight
             key = assignment.key
             override = assignment.override

@@ -78,6 +78,21 @@ def test_what_leaks_is_taken_off_on_routes_without_a_profile(rig: Rig) -> None:
     rig.over([200])
 
 
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"101 Switching Protocols"])
+def test_interim_answers_do_not_say_what_the_backend_runs(rig: Rig, status: bytes) -> None:
+    rig.serve(topology(removed=("server", "x-powered-by")))
+    rig.client.get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    rig.backend().answers(
+        b"HTTP/1.1 " + status + b"\r\nServer: leaky/1.0\r\nX-Powered-By: luck\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nLink: </a.css>\r\n\r\n"
+    )
+    received = rig.client.received.lower()
+    assert received.startswith(b"http/1.1 " + status[:3])
+    assert b"link: </a.css>" in received
+    assert b"server" not in received
+    assert b"x-powered-by" not in received
+
+
 def test_a_profile_may_override_the_backend(rig: Rig) -> None:
     profile = SecurityProfile(
         name="page", fields=(("X-Frame-Options", "DENY"),), override=("x-frame-options",)
