@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_HOPS = 32
 #: Longer ``Forwarded`` values are not read, in octets.
 MAX_FORWARDED = 4096
-#: Addresses whose reading is kept; dropped when full.
+#: Addresses whose reading is kept, unless it is said otherwise; dropped when full.
 MEMO_SIZE = 4096
 #: The longest text that may be an address with a port.
 _MAX_ADDRESS = 64
@@ -52,8 +52,10 @@ class ProxyTrust:
     _networks: dict[tuple[int, int], set[int]]
     #: Text as it came: the address in its one spelling (empty: none), whether it is trusted.
     _known: dict[str, tuple[str, bool]]
+    _remembers: cython.Py_ssize_t
 
-    def __init__(self, networks: Sequence[str] = ()) -> None:
+    def __init__(self, networks: Sequence[str] = (), remembers: int = MEMO_SIZE) -> None:
+        self._remembers = remembers
         self._networks = {}
         self._known = {}
         for text in networks:
@@ -108,7 +110,7 @@ class ProxyTrust:
             known = self._judge(text)
             if len(text) > _MAX_ADDRESS:
                 return known
-            if len(self._known) >= MEMO_SIZE:
+            if len(self._known) >= self._remembers:
                 self._known.clear()
             self._known[text] = known
         return known

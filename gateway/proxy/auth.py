@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Verified tokens that a scheme remembers in each worker; the oldest goes first.
 MEMO_SIZE = 10_000
+#: Addresses that a list remembers the reading of: there may be as many lists as routes.
+MAX_ADDRESSES = 512
 #: Seconds between two words to control about unknown keys of one issuer.
 TELL_EVERY = 1.0
 #: Seconds after which a client may ask again where an issuer's keys were never read.
@@ -86,16 +88,19 @@ class KeyRing:
 class AddressCheck:
     """Lets in whom ``allow`` names (nobody named: everybody) and ``deny`` does not."""
 
-    def __init__(self, allow: Sequence[str], deny: Sequence[str], counts: AuthCounts) -> None:
-        self._allow = ProxyTrust(allow) if allow else None
-        self._deny = ProxyTrust(deny)
+    def __init__(
+        self, allow: ProxyTrust | None, deny: ProxyTrust | None, counts: AuthCounts
+    ) -> None:
+        self._allow = allow
+        self._deny = deny
         self._counts = counts
 
     def check(self, asked: Asked, admission: Admission) -> None:
         """Decide by the client's address, that behind trusted proxies."""
         del admission
         client = asked.client
-        if self._deny.trusts(client) or not (self._allow is None or self._allow.trusts(client)):
+        denied = self._deny is not None and self._deny.trusts(client)
+        if denied or not (self._allow is None or self._allow.trusts(client)):
             self._counts.count("address")
             raise Failure("forbidden")
 
@@ -304,9 +309,25 @@ def credential_fields(schemes: Sequence[AuthScheme]) -> tuple[bytes, ...]:
     return tuple(sorted({field.lower().encode("ascii") for field in fields if field is not None}))
 
 
-def address_check(route: Route, counts: AuthCounts) -> AddressCheck | None:
-    """Return a route's address lists; None where it has none."""
-    return AddressCheck(route.allow, route.deny, counts) if route.allow or route.deny else None
+class AddressLists:
+    """Routes' lists of networks. Those that are alike are one: each remembers addresses."""
+
+    def __init__(self, counts: AuthCounts) -> None:
+        self._counts = counts
+        self._made: dict[tuple[str, ...], ProxyTrust] = {}
+
+    def check(self, route: Route) -> AddressCheck | None:
+        """Return a route's check; None where it has no list. Raises ValueError."""
+        if not route.allow and not route.deny:
+            return None
+        return AddressCheck(self._of(route.allow), self._of(route.deny), self._counts)
+
+    def _of(self, networks: tuple[str, ...]) -> ProxyTrust | None:
+        if not networks:
+            return None
+        if networks not in self._made:
+            self._made[networks] = ProxyTrust(networks, remembers=MAX_ADDRESSES)
+        return self._made[networks]
 
 
 def auth_check(route: Route, schemes: Mapping[str, Scheme], counts: AuthCounts) -> AuthCheck | None:

@@ -132,6 +132,10 @@ def test_what_is_remembered_is_bounded() -> None:
     for n in range(3 * forwarded.MEMO_SIZE):
         assert trust.chain("10.0.0.1", f"172.{n >> 16}.{(n >> 8) & 255}.{n & 255}".encode())[1]
     assert not trust.trusts("1" * 10_000)
+    small = ProxyTrust(["10.0.0.0/8"], remembers=2)
+    for _ in range(3):
+        assert [small.trusts(f"10.0.0.{n}") for n in range(5)] == [True] * 5
+        assert not small.trusts("192.0.2.1")
 
 
 @pytest.mark.parametrize(

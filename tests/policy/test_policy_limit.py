@@ -176,6 +176,18 @@ def test_which_keys_share_a_set_is_the_secrets() -> None:
     assert len(set(sets(b"two", crowded))) > len(crowded) // 2
 
 
+def test_a_thousand_limits_remember_no_more_clients_than_one() -> None:
+    table = _table()
+    limits = [Limit(table, b"r %d" % at, 1, 1.0, 0) for at in range(1000)]
+    for at in range(3 * MEMO_SIZE):
+        limits[at % 1000].ask(f"192.0.2.{at % 256}", NOW)
+    assert 0 < len(table.keys) <= MEMO_SIZE
+    # One client is not the same to two limits.
+    assert _admits(limits[0], "192.0.2.1", NOW)
+    assert not _admits(limits[0], "192.0.2.1", NOW)
+    assert _admits(limits[1], "192.0.2.1", NOW)
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_a_million_keys_take_no_more_memory_than_the_table_and_the_memo() -> None:
     words = array("Q", bytes(8 * 32 * 1024 * WAYS * CELL))

@@ -105,6 +105,29 @@ def test_address_lists_let_in_whom_they_name_and_deny_wins(
         assert counted(rig, "address") == 1
 
 
+def test_routes_with_the_same_list_share_what_it_remembers(rig: Rig) -> None:
+    lists: list[dict[str, Any]] = [
+        {"allow": ("192.0.2.0/24",)},
+        {"allow": ("192.0.2.0/24",), "deny": ("192.0.2.9/32",)},
+        {"deny": ("192.0.2.0/24",)},
+    ]
+    routes = [Route(path=f"/{at}", service="web", **each) for at, each in enumerate(lists)]
+    rig.serve(topology(number=2, routes=routes))
+    found = [rig.core.serving.router.lookup(b"a.example", b"/%d" % at) for at in range(3)]
+    checks: list[Any] = [route.guard.checks[0] for route in found]  # type: ignore[attr-defined]
+    assert checks[0]._allow is checks[1]._allow is checks[2]._deny
+    assert checks[0]._deny is None
+    assert checks[2]._allow is None
+    statuses = []
+    for peer in ("192.0.2.9", "192.0.2.1", "203.0.113.1"):
+        for at in range(3):
+            rig.connect(peer).get(f"/{at}")
+            if rig.client.received == b"":
+                rig.backend().ok()
+            statuses.append(rig.client.answer().status)
+    assert statuses == [200, 403, 403, 200, 200, 403, 403, 403, 200]
+
+
 def test_the_address_is_the_one_behind_trusted_proxies(rig: Rig) -> None:
     rig.serve(guarded(allow=("203.0.113.7/32",), trusted_proxies=("192.0.2.0/24",)))
     asked(rig, "X-Forwarded-For: 203.0.113.7\r\n")
