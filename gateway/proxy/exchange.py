@@ -2532,7 +2532,7 @@ class Exchange:
             self._target = strip_target(self._target)
         if self._report is not None:
             self._report = None
-            self.core.reports.leave()
+            self.core.reports.leave(self._client)
         if view is not None:
             row = view.row
             if self._entered:

@@ -25,7 +25,7 @@ from gateway.config.snapshot import (
     ServiceTraffic,
     Watch,
 )
-from gateway.proxy.reports import MAX_OPEN, ReportDesk
+from gateway.proxy.reports import MAX_OF_CLIENT, MAX_OPEN, ReportDesk
 from tests.support.rig import Answer, Rig, board, service, topology, traffic
 
 APP = Cors(
@@ -547,20 +547,49 @@ def test_another_cors_profile_is_in_force_at_once(rig: Rig) -> None:
 def test_so_many_clients_and_reports_at_a_time() -> None:
     words = board()
     desk = ReportDesk(words)
-    assert [take(desk, 1) for _ in range(60)] == [""] * 60
+    assert [take_whole(desk, 1) for _ in range(60)] == [""] * 60
     assert take(desk, 1) == "too-many-reports"
-    assert [take(desk, 2) for _ in range(60)] == [""] * 60
-    assert [take(desk, 3) for _ in range(9)] == [""] * (MAX_OPEN - 120) + ["overload"]
-    for _ in range(MAX_OPEN):
-        desk.leave()
+    clients = range(2, 2 + MAX_OPEN // MAX_OF_CLIENT)
+    for client in clients:
+        answers = [take(desk, client) for _ in range(MAX_OF_CLIENT + 1)]
+        assert answers == [""] * MAX_OF_CLIENT + ["too-many-reports"]
+    assert take(desk, 99) == "overload"
+    for client in clients:
+        for _ in range(MAX_OF_CLIENT):
+            desk.leave(f"192.0.2.{client}")
     # Who was refused for want of room has not used up anything of its own.
-    assert [take(desk, 3) for _ in range(60)] == [""] * 52 + ["too-many-reports"] * 8
+    left = 60 - MAX_OF_CLIENT
+    assert [take_whole(desk, 2) for _ in range(left + 1)] == [""] * left + ["too-many-reports"]
+    assert [take_whole(desk, 99) for _ in range(60)] == [""] * 60
+
+
+def test_an_ipv6_network_is_one_reporter() -> None:
+    desk = ReportDesk(board())
+    asked = (CspReports(), b"POST", b"application/csp-report")
+    found = [desk.refusal(*asked, f"2001:db8::{at}", 100.0) for at in range(MAX_OF_CLIENT + 1)]
+    assert [failure is None for failure in found] == [True] * MAX_OF_CLIENT + [False]
+    for at in range(MAX_OF_CLIENT):
+        desk.leave(f"2001:db8::{at}")
+    assert desk.refusal(*asked, "2001:db8::9", 100.0) is None
+
+
+def test_no_few_addresses_keep_others_reports_out(rig: Rig) -> None:
+    takes_reports(rig, 10_000)
+    for last in range(3):
+        for _ in range(MAX_OPEN // 3 + 1):
+            rig.connect(f"203.0.113.{last}").send(
+                b"POST /.well-known/gateway/csp-reports HTTP/1.1\r\nHost: a.example\r\n"
+                b"Content-Type: application/csp-report\r\nContent-Length: 100\r\n\r\n"
+            )
+    rig.connect("192.0.2.77")
+    assert report(rig, violation()).status == 204
+    rig.over()
 
 
 def test_a_clients_reports_are_the_machines_not_each_workers() -> None:
     words = board()
     one, other = ReportDesk(words), ReportDesk(words)
-    answers = [take(each, 1) for _ in range(40) for each in (one, other)]
+    answers = [take_whole(each, 1) for _ in range(40) for each in (one, other)]
     assert answers == [""] * 60 + ["too-many-reports"] * 20
     assert take(other, 2) == ""
     assert take(other, 1, now=102.0) == ""  # one a second comes back
@@ -573,6 +602,14 @@ def take(desk: ReportDesk, client: int, now: float = 100.0) -> str:
         CspReports(), b"POST", b"application/csp-report", f"192.0.2.{client}", now
     )
     return "" if failure is None else failure.name
+
+
+def take_whole(desk: ReportDesk, client: int) -> str:
+    """Take in a report that is over at once."""
+    failure = take(desk, client)
+    if not failure:
+        desk.leave(f"192.0.2.{client}")
+    return failure
 
 
 def test_whoever_makes_up_cookies_is_one_reporter_all_the_same(rig: Rig) -> None:
