@@ -78,6 +78,32 @@ def test_what_leaks_is_taken_off_on_routes_without_a_profile(rig: Rig) -> None:
     rig.over([200])
 
 
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /nowhere HTTP/1.1\r\nHost: a.example\r\n\r\n", 404),
+        (b"GET /plain HTTP/1.1\r\nHost: a.example\r\n\r\n", 403),
+        (b"GET /page HTTP/1.1\r\nHost: a.example\r\n\r\n", 403),
+        (b"GET /page HTTP/1.1\r\nBad Field: x\r\n\r\n", 400),
+        (b"GET /page/../.. HTTP/1.1\r\nHost: a.example\r\n\r\n", 400),
+        (b"DELETE /.well-known/gateway/status HTTP/1.1\r\nHost: a.example\r\n\r\n", 405),
+    ],
+)
+def test_no_answer_of_the_gateways_own_is_sniffed(rig: Rig, request_: bytes, status: int) -> None:
+    """Whether or not a route, and with it a profile, is known by then; never twice."""
+    profile = SecurityProfile(name="page", fields=(("X-Content-Type-Options", "nosniff"),))
+    everybody = ("0.0.0.0/0",)
+    routes = [
+        Route(path="/plain", service="web", deny=everybody),
+        Route(path="/page", service="web", deny=everybody, security="page"),
+    ]
+    rig.serve(topology(number=2, routes=routes, profiles=(profile,)))
+    rig.client.send(request_)
+    answer = rig.client.answer()
+    assert answer.status == status
+    assert answer.all(b"x-content-type-options") == [b"nosniff"]
+
+
 @pytest.mark.parametrize("status", [b"103 Early Hints", b"101 Switching Protocols"])
 def test_interim_answers_do_not_say_what_the_backend_runs(rig: Rig, status: bytes) -> None:
     rig.serve(topology(removed=("server", "x-powered-by")))
