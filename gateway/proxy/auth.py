@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.board import layout
 from gateway.config.keyset import KeySet, read_keyset
-from gateway.policy.auth.apikeys import ApiKeyBook
+from gateway.policy.auth.apikeys import PREFIX, ApiKeyBook
 from gateway.policy.auth.subject import CredentialError, Subject
 from gateway.policy.auth.token import verify
 from gateway.policy.forwarded import ProxyTrust
@@ -35,6 +35,7 @@ TELL_EVERY = 1.0
 #: Seconds after which a client may ask again where an issuer's keys were never read.
 KEYS_RETRY = 5.0
 
+_KEY_PREFIX = PREFIX.encode("ascii")
 _AUTHORIZATION_BIT = 1 << AUTHORIZATION
 _RESULTS = {name: at for at, name in enumerate(layout.AUTH_RESULTS)}
 
@@ -112,26 +113,33 @@ class KeyScheme:
         self.name = scheme.name
         self._book = ApiKeyBook(scheme.name, config.keys, config.name_field)
         self._field = None if config.field is None else config.field.lower().encode("ascii")
+        #: What carries nothing but keys.
+        self.fields = () if self._field is None else (self._field,)
 
-    def admit(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
-        """Return whose key came; None: none did. Raises CredentialError.
-
-        The key itself goes no further: no backend needs it.
-        """
+    def admit(self, asked: Asked, bearer: bytes | None) -> Subject | None:
+        """Return whose key came; None: none did. Raises CredentialError."""
         if self._field is not None:
             values = asked.head.find_all(self._field)
             if len(values) > 1:
                 raise CredentialError("more than one key")
             if values:
-                subject = self._book.find(values[0])
-                admission.spent += (self._field,)
-                return subject
+                return self._book.find(values[0])
         # Three parts between dots are a token's: another scheme's to read.
         if bearer is None or bearer.count(b".") == 2:
             return None
-        subject = self._book.find(bearer)
-        admission.spent += (b"authorization",)
-        return subject
+        return self._book.find(bearer)
+
+    def is_key(self, bearer: bytes) -> bool:
+        """Tell whether a credential that was not asked for is a key all the same."""
+        if bearer.startswith(_KEY_PREFIX):
+            return True
+        if bearer.count(b".") == 2:
+            return False
+        try:
+            self._book.find(bearer)
+        except CredentialError:
+            return False
+        return True
 
 
 class TokenScheme:
@@ -141,15 +149,16 @@ class TokenScheme:
         self.name = scheme.name
         self._config = config
         self._ring = ring
+        #: None of its own: a token comes in ``Authorization``, and is the backend's to read, too.
+        self.fields: tuple[bytes, ...] = ()
         self._own = read_keyset(config.keys) if config.keys else None
         self._memo: dict[bytes, Subject] = {}
         self._of: KeySet | None = None
 
-    def admit(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
+    def admit(self, asked: Asked, bearer: bytes | None) -> Subject | None:
         """Return whose token came; None: none did. Raises CredentialError, or Failure where the
         issuer's keys were never read.
         """
-        del admission
         if bearer is None:
             return None
         keys = self._own if self._own is not None else self._ring.of(self._config.source)
@@ -177,6 +186,12 @@ class TokenScheme:
         self._memo[digest] = subject
         return subject
 
+    @staticmethod
+    def is_key(bearer: bytes) -> bool:
+        """Tell of no credential that it is a key."""
+        del bearer
+        return False
+
 
 Scheme = KeyScheme | TokenScheme
 
@@ -193,6 +208,7 @@ class AuthCheck:
         scopes: Sequence[str] = (),
     ) -> None:
         self._schemes = tuple(schemes)
+        self._fields = tuple(field for each in schemes for field in each.fields)
         self._counts = counts
         self._optional = optional
         self._scopes = frozenset(scopes)
@@ -201,10 +217,14 @@ class AuthCheck:
         self._more = self._asks + b', error="insufficient_scope", scope=%s\r\n' % wanted
 
     def check(self, asked: Asked, admission: Admission) -> None:
-        """Admit a subject, or an anonymous request where that may be; refuse all else."""
+        """Admit a subject, or an anonymous request where that may be; refuse all else.
+
+        No backend gets a key, whoever admitted the request and however the field is spelled.
+        """
+        admission.spent = self._fields
         try:
             bearer = _bearer(asked.head)
-            subject = self._subject(asked, bearer, admission)
+            subject = self._subject(asked, bearer)
         except CredentialError as error:
             self._counts.count("invalid")
             admission.lines += self._asks + (
@@ -226,11 +246,13 @@ class AuthCheck:
             admission.lines += self._more
             raise Failure("forbidden")
         self._counts.count("admitted")
+        if bearer is not None and any(each.is_key(bearer) for each in self._schemes):
+            admission.spent += (b"authorization",)
         admission.subject = subject.name
         admission.shown = subject.shown
         admission.upstream += subject.lines
 
-    def _subject(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
+    def _subject(self, asked: Asked, bearer: bytes | None) -> Subject | None:
         """Return who it is, None where nothing came that says so.
 
         Raises CredentialError where all that came is of no use; Failure where that cannot be told.
@@ -239,7 +261,7 @@ class AuthCheck:
         unavailable: Failure | None = None
         for scheme in self._schemes:
             try:
-                subject = scheme.admit(asked, bearer, admission)
+                subject = scheme.admit(asked, bearer)
             except CredentialError as error:
                 refused = refused or error
             except Failure as failure:

@@ -436,6 +436,41 @@ def test_remembered_tokens_are_bounded(whole: Rig, monkeypatch: pytest.MonkeyPat
     assert len(scheme._memo) == 3
 
 
+@pytest.mark.parametrize("field", ["X-API-Key", "X_API_Key", "x-api_key"])
+@pytest.mark.parametrize(
+    ("auth", "more", "fields"),
+    [
+        (("partners", "users"), {}, bearer(token())),
+        (("users", "partners"), {}, bearer(token())),
+        (("users", "partners"), {}, bearer(KEY)),
+        (("partners",), {}, bearer(KEY)),
+        (("partners",), {"auth_optional": True}, ""),
+    ],
+)
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_no_key_goes_upstream_whoever_admits_the_request(
+    rig: Rig, auth: tuple[str, ...], more: dict[str, Any], fields: str, field: str, key: str
+) -> None:
+    rig.serve(guarded(*auth, **more))
+    rig.client.get("/", f"{field}: {key}\r\n" + fields)
+    if field == "X-API-Key" and key == OTHER and fields.count(".") != 2:
+        # A wrong key in the right place: nothing else admits it.
+        assert rig.client.answer().status == 401
+        assert not rig.dialling
+        return
+    backend = rig.backend()
+    assert b"gwk_" not in bytes(backend.transport.sent)
+    backend.ok()
+    assert rig.client.answer().status == 200
+
+
+def test_a_backends_own_credential_beside_a_key_goes_to_it(rig: Rig) -> None:
+    rig.serve(guarded("partners"))
+    got = asked(rig, f"X-API-Key: {KEY}\r\n" + bearer("opaque-and-not-ours"))
+    assert got[b"authorization"] == b"Bearer opaque-and-not-ours"
+    assert b"x-api-key" not in got
+
+
 # --- what clients say of themselves --------------------------------------------------------------
 
 FORGED = (
