@@ -21,6 +21,7 @@ from gateway.config.browsers import PAGE
 from gateway.config.cross_auth import auth_faults
 from gateway.config.cross_browsers import browser_faults, route_faults
 from gateway.config.cross_health import health_faults
+from gateway.config.cross_limits import limit_faults
 from gateway.config.faults import Fault, suggestion
 from gateway.config.scalars import parse_size
 from gateway.config.schema import Admin, Cache
@@ -307,5 +308,6 @@ def cross_faults(data: Mapping[str, Data]) -> list[Fault]:
         *_routes(data),
         *browser_faults(data),
         *auth_faults(data),
+        *limit_faults(data),
         *_steps(data),
     ]

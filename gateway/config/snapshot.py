@@ -197,6 +197,15 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     error_pages: tuple[ErrorPage, ...] = ()
 
 
+#: Seconds that a rate limit's used up quota may take to be there again: a year.
+LONGEST_OWED = 365 * 86_400
+
+
+def seconds_owed(count: int, period: float, burst: int) -> float:
+    """Return how far ahead a limit's time may be: all of its burst, one more, and one asked for."""
+    return (burst + 2) * period / count
+
+
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """``count`` requests in ``period`` seconds and ``burst`` more at once, of the whole machine.
 

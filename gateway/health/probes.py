@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 #: Octets of an answer that are read, and of these kept as evidence.
 MAX_BODY = 64 * 1024
 KEPT_BODY = 256
+#: How the gateway's listener answers a connection that is one too many.
+FULL = 503
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,10 @@ class NetworkProbes:
         """Send a sequence's next request; say what is wrong with the answer."""
         request = run.take()
         sent = fill(request, run.values)
-        run.answer = answer = await self._ask(door.origin, sent, door.fields(color), OWN)
+        answer = await self._ask(door.origin, sent, door.fields(color), OWN)
+        if _turned_away(answer):
+            raise aiohttp.ServerDisconnectedError(f"as many connections as it may have: {FULL}")
+        run.answer = answer
         detail = _hidden(answer) or judge(request.expected, answer)
         if not detail:
             run.values |= captured(request, answer)
@@ -281,6 +286,16 @@ def _hidden(answer: Answer) -> str:
         if name in answer.fields:
             return f"answered {answer.status} by the gateway itself ({answer.fields[name]})"
     return ""
+
+
+def _turned_away(answer: Answer) -> bool:
+    """Tell whether the connection was one too many for the machine (``limits.connections``).
+
+    That is said before any request is read, so that it is about no color: the only answer of the
+    gateway's without a request's id. A stranger's idle connections must take no service down.
+    """
+    said = answer.fields.get("x-gateway-error")
+    return answer.status == FULL and said == "overload" and "x-request-id" not in answer.fields
 
 
 def _said(error: Exception) -> str:

@@ -25,11 +25,12 @@ if TYPE_CHECKING:
 MAX_HOPS = 32
 #: Longer ``Forwarded`` values are not read, in octets.
 MAX_FORWARDED = 4096
-#: Addresses whose reading is kept; dropped when full.
+#: Addresses whose reading is kept, unless it is said otherwise; dropped when full.
 MEMO_SIZE = 4096
 #: The longest text that may be an address with a port.
 _MAX_ADDRESS = 64
 
+_PROTOCOLS = frozenset((b"http", b"https"))
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = re.compile(
     rb"[ \t]*(?:(%s)=(%s|\"(?:[^\"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*\"))?[ \t]*([;,]|\Z)"
@@ -51,8 +52,10 @@ class ProxyTrust:
     _networks: dict[tuple[int, int], set[int]]
     #: Text as it came: the address in its one spelling (empty: none), whether it is trusted.
     _known: dict[str, tuple[str, bool]]
+    _remembers: cython.Py_ssize_t
 
-    def __init__(self, networks: Sequence[str] = ()) -> None:
+    def __init__(self, networks: Sequence[str] = (), remembers: int = MEMO_SIZE) -> None:
+        self._remembers = remembers
         self._networks = {}
         self._known = {}
         for text in networks:
@@ -107,7 +110,7 @@ class ProxyTrust:
             known = self._judge(text)
             if len(text) > _MAX_ADDRESS:
                 return known
-            if len(self._known) >= MEMO_SIZE:
+            if len(self._known) >= self._remembers:
                 self._known.clear()
             self._known[text] = known
         return known
@@ -181,9 +184,18 @@ def _unquoted(text: bytes) -> bytes:
     return re.sub(rb"\\(.)", rb"\1", text[1 : len(text) - 1])
 
 
-def forwarded_proto(value: bytes | None, own: bytes) -> bytes:
-    """Return a trusted proxy's ``X-Forwarded-Proto`` where it is one, else the connection's own."""
-    return value if value is not None and value in {b"http", b"https"} else own
+def forwarded_proto(value: bytes | None, own: bytes, proxies: int = 1) -> bytes:
+    """Return a trusted proxy's ``X-Forwarded-Proto`` where it is one, else the connection's own.
+
+    Of a list, the element of the proxy that the client is at, ``proxies`` from the right: those
+    before it are the client's own. A shorter one was not added to by all: its first counts.
+    """
+    if value is None:
+        return own
+    if value not in _PROTOCOLS:
+        members = value.rsplit(b",", MAX_HOPS)
+        value = members[max(len(members) - max(proxies, 1), 0)].strip(b" \t").lower()
+    return value if value in _PROTOCOLS else own
 
 
 def forwarded_host(value: bytes | None, own: bytes) -> bytes:

@@ -23,14 +23,15 @@ from __future__ import annotations
 from hashlib import blake2b
 
 import cython
+from gateway.config.snapshot import LONGEST_OWED, seconds_owed
 from gateway.policy.cohort import address_key
 
 #: Cells of a set: two cache lines.
 WAYS = 8
 #: Words of a cell: the key (0: free) and its time.
 CELL = 2
-#: Keys whose hash a worker remembers, per limit; dropped when full.
-MEMO_SIZE = 4096
+#: Keys whose hash a worker remembers, of all limits together; dropped when full.
+MEMO_SIZE = 8192
 _MAX_MEMO_KEY = 256
 _SECOND = 1_000_000_000
 
@@ -47,6 +48,8 @@ class LimiterTable:
     _words: memoryview = cython.declare(cython.ulonglong[:])  # type: ignore[misc]
     _at: cython.Py_ssize_t
     _mask: cython.ulonglong
+    #: By limit and client: the hash that stands for both.
+    keys: dict[tuple[bytes, object], int] = cython.declare(dict, visibility="readonly")
     secret: bytes = cython.declare(bytes, visibility="readonly")
     words: memoryview = cython.declare(object, visibility="readonly")
 
@@ -58,6 +61,7 @@ class LimiterTable:
         self._at = at
         self._mask = sets - 1
         self.secret = secret
+        self.keys = {}
 
     def __repr__(self) -> str:
         return f"<LimiterTable of {(self._mask + 1) * WAYS} keys>"
@@ -124,7 +128,7 @@ class Limit:
     window: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
     _table: LimiterTable
     _keyed: object
-    _memo: dict[object, int]
+    _identity: bytes
     _key: cython.ulonglong
     _cell: cython.Py_ssize_t
     _time: cython.longlong
@@ -134,6 +138,9 @@ class Limit:
     ) -> None:
         if count < 1 or period <= 0 or burst < 0:
             raise ValueError(f"no such limit: {count} in {period} s, burst {burst}")
+        # Times stay far inside of 64 bits, whatever the rate.
+        if seconds_owed(count, period, burst) > LONGEST_OWED:
+            raise ValueError(f"a burst of {burst} at {count} in {period} s is more than a year's")
         self.interval = max(round(period * _SECOND / count), 1)
         self.tolerance = self.interval * burst
         self.quota = burst + 1
@@ -148,7 +155,7 @@ class Limit:
             digest_size=8,
             person=b"gateway-limit",
         )
-        self._memo = {}
+        self._identity = identity
         self._key = 0
         self._cell = 0
         self._time = 0
@@ -162,8 +169,8 @@ class Limit:
         ``client`` is an address as text (of IPv6 its /64 counts) or an identity's octets. Nothing
         is counted: ``take`` does that, before anything else is asked.
         """
-        key: cython.ulonglong = self._memo.get(client) or self._hash(client)
         table = self._table
+        key: cython.ulonglong = table.keys.get((self._identity, client)) or self._hash(client)
         cell: cython.Py_ssize_t = table.find(key)
         time: cython.longlong = table.time_at(cell)
         furthest: cython.longlong = now + self.tolerance
@@ -204,7 +211,8 @@ class Limit:
         # 0 marks a free cell.
         key = int.from_bytes(state.digest(), "big") or 1
         if len(octets) <= _MAX_MEMO_KEY:
-            if len(self._memo) >= MEMO_SIZE:
-                self._memo.clear()
-            self._memo[client] = key
+            keys = self._table.keys
+            if len(keys) >= MEMO_SIZE:
+                keys.clear()
+            keys[self._identity, client] = key
         return key

@@ -109,6 +109,12 @@ class SecurityFields:
         return lines
 
     @cython.ccall
+    def undress(self, head: Head) -> None:
+        """Take off an interim answer's head what is not to be there; nothing is added to it."""
+        if self._drop or self._lengths:
+            head.sift(self._drop, self._lengths, self._sifted)
+
+    @cython.ccall
     def block(self, seen: cython.ulonglong, found: cython.ulonglong = 0) -> bytes:
         """Return the lines to add, CRLFs included.
 

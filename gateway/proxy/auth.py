@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.board import layout
 from gateway.config.keyset import KeySet, read_keyset
-from gateway.policy.auth.apikeys import ApiKeyBook
+from gateway.policy.auth.apikeys import PREFIX, ApiKeyBook
 from gateway.policy.auth.subject import CredentialError, Subject
 from gateway.policy.auth.token import verify
 from gateway.policy.forwarded import ProxyTrust
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 #: Verified tokens that a scheme remembers in each worker; the oldest goes first.
 MEMO_SIZE = 10_000
+#: Addresses that a list remembers the reading of: there may be as many lists as routes.
+MAX_ADDRESSES = 512
 #: Seconds between two words to control about unknown keys of one issuer.
 TELL_EVERY = 1.0
 #: Seconds after which a client may ask again where an issuer's keys were never read.
 KEYS_RETRY = 5.0
 
+_KEY_PREFIX = PREFIX.encode("ascii")
 _AUTHORIZATION_BIT = 1 << AUTHORIZATION
 _RESULTS = {name: at for at, name in enumerate(layout.AUTH_RESULTS)}
 
@@ -86,16 +89,19 @@ class KeyRing:
 class AddressCheck:
     """Lets in whom ``allow`` names (nobody named: everybody) and ``deny`` does not."""
 
-    def __init__(self, allow: Sequence[str], deny: Sequence[str], counts: AuthCounts) -> None:
-        self._allow = ProxyTrust(allow) if allow else None
-        self._deny = ProxyTrust(deny)
+    def __init__(
+        self, allow: ProxyTrust | None, deny: ProxyTrust | None, counts: AuthCounts
+    ) -> None:
+        self._allow = allow
+        self._deny = deny
         self._counts = counts
 
     def check(self, asked: Asked, admission: Admission) -> None:
         """Decide by the client's address, that behind trusted proxies."""
         del admission
         client = asked.client
-        if self._deny.trusts(client) or not (self._allow is None or self._allow.trusts(client)):
+        denied = self._deny is not None and self._deny.trusts(client)
+        if denied or not (self._allow is None or self._allow.trusts(client)):
             self._counts.count("address")
             raise Failure("forbidden")
 
@@ -107,26 +113,33 @@ class KeyScheme:
         self.name = scheme.name
         self._book = ApiKeyBook(scheme.name, config.keys, config.name_field)
         self._field = None if config.field is None else config.field.lower().encode("ascii")
+        #: What carries nothing but keys.
+        self.fields = () if self._field is None else (self._field,)
 
-    def admit(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
-        """Return whose key came; None: none did. Raises CredentialError.
-
-        The key itself goes no further: no backend needs it.
-        """
+    def admit(self, asked: Asked, bearer: bytes | None) -> Subject | None:
+        """Return whose key came; None: none did. Raises CredentialError."""
         if self._field is not None:
             values = asked.head.find_all(self._field)
             if len(values) > 1:
                 raise CredentialError("more than one key")
             if values:
-                subject = self._book.find(values[0])
-                admission.spent += (self._field,)
-                return subject
+                return self._book.find(values[0])
         # Three parts between dots are a token's: another scheme's to read.
         if bearer is None or bearer.count(b".") == 2:
             return None
-        subject = self._book.find(bearer)
-        admission.spent += (b"authorization",)
-        return subject
+        return self._book.find(bearer)
+
+    def is_key(self, bearer: bytes) -> bool:
+        """Tell whether a credential that was not asked for is a key all the same."""
+        if bearer.startswith(_KEY_PREFIX):
+            return True
+        if bearer.count(b".") == 2:
+            return False
+        try:
+            self._book.find(bearer)
+        except CredentialError:
+            return False
+        return True
 
 
 class TokenScheme:
@@ -136,15 +149,16 @@ class TokenScheme:
         self.name = scheme.name
         self._config = config
         self._ring = ring
+        #: None of its own: a token comes in ``Authorization``, and is the backend's to read, too.
+        self.fields: tuple[bytes, ...] = ()
         self._own = read_keyset(config.keys) if config.keys else None
         self._memo: dict[bytes, Subject] = {}
         self._of: KeySet | None = None
 
-    def admit(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
+    def admit(self, asked: Asked, bearer: bytes | None) -> Subject | None:
         """Return whose token came; None: none did. Raises CredentialError, or Failure where the
         issuer's keys were never read.
         """
-        del admission
         if bearer is None:
             return None
         keys = self._own if self._own is not None else self._ring.of(self._config.source)
@@ -172,6 +186,12 @@ class TokenScheme:
         self._memo[digest] = subject
         return subject
 
+    @staticmethod
+    def is_key(bearer: bytes) -> bool:
+        """Tell of no credential that it is a key."""
+        del bearer
+        return False
+
 
 Scheme = KeyScheme | TokenScheme
 
@@ -188,6 +208,7 @@ class AuthCheck:
         scopes: Sequence[str] = (),
     ) -> None:
         self._schemes = tuple(schemes)
+        self._fields = tuple(field for each in schemes for field in each.fields)
         self._counts = counts
         self._optional = optional
         self._scopes = frozenset(scopes)
@@ -196,10 +217,14 @@ class AuthCheck:
         self._more = self._asks + b', error="insufficient_scope", scope=%s\r\n' % wanted
 
     def check(self, asked: Asked, admission: Admission) -> None:
-        """Admit a subject, or an anonymous request where that may be; refuse all else."""
+        """Admit a subject, or an anonymous request where that may be; refuse all else.
+
+        No backend gets a key, whoever admitted the request and however the field is spelled.
+        """
+        admission.spent = self._fields
         try:
             bearer = _bearer(asked.head)
-            subject = self._subject(asked, bearer, admission)
+            subject = self._subject(asked, bearer)
         except CredentialError as error:
             self._counts.count("invalid")
             admission.lines += self._asks + (
@@ -221,11 +246,13 @@ class AuthCheck:
             admission.lines += self._more
             raise Failure("forbidden")
         self._counts.count("admitted")
+        if bearer is not None and any(each.is_key(bearer) for each in self._schemes):
+            admission.spent += (b"authorization",)
         admission.subject = subject.name
         admission.shown = subject.shown
         admission.upstream += subject.lines
 
-    def _subject(self, asked: Asked, bearer: bytes | None, admission: Admission) -> Subject | None:
+    def _subject(self, asked: Asked, bearer: bytes | None) -> Subject | None:
         """Return who it is, None where nothing came that says so.
 
         Raises CredentialError where all that came is of no use; Failure where that cannot be told.
@@ -234,7 +261,7 @@ class AuthCheck:
         unavailable: Failure | None = None
         for scheme in self._schemes:
             try:
-                subject = scheme.admit(asked, bearer, admission)
+                subject = scheme.admit(asked, bearer)
             except CredentialError as error:
                 refused = refused or error
             except Failure as failure:
@@ -298,9 +325,31 @@ def said_fields(schemes: Sequence[AuthScheme]) -> tuple[bytes, ...]:
     return tuple(sorted(name.encode("ascii") for name in names))
 
 
-def address_check(route: Route, counts: AuthCounts) -> AddressCheck | None:
-    """Return a route's address lists; None where it has none."""
-    return AddressCheck(route.allow, route.deny, counts) if route.allow or route.deny else None
+def credential_fields(schemes: Sequence[AuthScheme]) -> tuple[bytes, ...]:
+    """Return the fields of their own, in lower case, that credentials come in."""
+    fields = [each.api_keys.field for each in schemes if each.api_keys is not None]
+    return tuple(sorted({field.lower().encode("ascii") for field in fields if field is not None}))
+
+
+class AddressLists:
+    """Routes' lists of networks. Those that are alike are one: each remembers addresses."""
+
+    def __init__(self, counts: AuthCounts) -> None:
+        self._counts = counts
+        self._made: dict[tuple[str, ...], ProxyTrust] = {}
+
+    def check(self, route: Route) -> AddressCheck | None:
+        """Return a route's check; None where it has no list. Raises ValueError."""
+        if not route.allow and not route.deny:
+            return None
+        return AddressCheck(self._of(route.allow), self._of(route.deny), self._counts)
+
+    def _of(self, networks: tuple[str, ...]) -> ProxyTrust | None:
+        if not networks:
+            return None
+        if networks not in self._made:
+            self._made[networks] = ProxyTrust(networks, remembers=MAX_ADDRESSES)
+        return self._made[networks]
 
 
 def auth_check(route: Route, schemes: Mapping[str, Scheme], counts: AuthCounts) -> AuthCheck | None:

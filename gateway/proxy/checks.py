@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.policy.cors import CorsRules
-from gateway.proxy.auth import AuthCounts, address_check, auth_check, build_schemes
+from gateway.proxy.auth import AddressLists, AuthCounts, auth_check, build_schemes
 from gateway.proxy.crossorigin import CorsFields, CorsPreflight
 from gateway.proxy.guard import RouteGuard
 from gateway.proxy.limiting import buckets_of, limit_checks, limiter_table
@@ -48,6 +48,7 @@ class Guards:
         self._cors = cors
         self._limiters = limiters
         self._counts = counts
+        self._addresses = AddressLists(counts)
 
     def of(self, route: Route, row: int) -> RouteGuard | None:
         """Return a route's guard; None where nothing is asked.
@@ -61,7 +62,7 @@ class Guards:
         addresses, subjects = self._limiters.of(route, row)
         found: tuple[Check | None, ...] = (
             None if rules is None else CorsFields(rules),
-            address_check(route, self._counts),
+            self._addresses.check(route),
             addresses,
             None if rules is None else CorsPreflight(rules),
             auth_check(route, self.schemes, self._counts),

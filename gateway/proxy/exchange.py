@@ -493,7 +493,10 @@ class Attempt:
 
     def on_inform(self, head: Head) -> None:
         """A 1xx answer: passed on."""
-        self._exchange.downstream.inform(head)
+        exchange = self._exchange
+        if exchange._view.security is not None:
+            exchange._view.security.undress(head)
+        exchange.downstream.inform(head)
 
     def on_head(self, head: Head, body: bytes, ended: bool) -> None:
         """The final answer's head, with what there is of its body."""
@@ -899,8 +902,7 @@ class Exchange:
         tls: cython.bint = memo.tls
         if memo.trusted:
             # Where a trusted proxy ends TLS, it is the proxy who knows.
-            told = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if tls else b"")
-            tls = told in _TLS
+            tls = self._proto_told(b"s" if tls else b"") in _TLS
         if (
             view is None
             or view.route is not route
@@ -973,7 +975,7 @@ class Exchange:
         port = self._shared.redirects.get(self.downstream.listener)
         if port is None:
             return False
-        if self._memo.trusted and self.head.get(X_FORWARDED_PROTO) == b"https":
+        if self._memo.trusted and self._proto_told(b"") == b"https":
             return False
         if not self._host:
             raise Failure("bad-request", "no host to redirect to")
@@ -1082,7 +1084,8 @@ class Exchange:
             self._host,
             self._client,
             memo.tls,
-            memo.internal,
+            # What the gateway asks on its own account, nobody is to pay for.
+            memo.internal or self.downstream.listener < 0,
             self._identity() if memo.trusted or memo.internal else None,
             self._started,
             self.core.wall(),
@@ -1183,6 +1186,14 @@ class Exchange:
 
     @cython.cfunc
     @cython.exceptval(check=True)
+    def _is_somebodys(self) -> cython.bint:
+        """Tell whether who asks has an identity: verified here, or vouched for by a peer."""
+        if self._admission is not None and self._admission.subject:
+            return True
+        return (self._memo.trusted or self._memo.internal) and self._identity() is not None
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
     def _recall(self) -> cython.bint:
         """Phase 6: a copy of that side. True where it answers, or where one is waited for."""
         cache = self.core.cache
@@ -1195,14 +1206,11 @@ class Exchange:
         secure: cython.bint = memo.tls
         authorized: cython.bint = self._seen & _AUTHORIZATION_BIT != 0
         if memo.trusted:
-            secure = forwarded_proto(head.get(X_FORWARDED_PROTO), b"s" if secure else b"") in _TLS
+            secure = self._proto_told(b"s" if secure else b"") in _TLS
             told = forwarded_host(head.get(X_FORWARDED_HOST), host)
             if told != host:
                 host = host + b"," + told
-        if memo.trusted or memo.internal:
-            authorized = authorized or self._identity() is not None
-        if self._admission is not None and self._admission.subject:
-            authorized = True
+        authorized = authorized or self._is_somebodys()
         host = host.lower()
         target: bytes = strip_target(self._target) if view.overridable else self._target
         cookie: bytes = b""
@@ -1493,13 +1501,19 @@ class Exchange:
     def _leave_out(self) -> cython.bint:
         """Take off what the client may not say of itself, and credentials that are spent.
 
-        Trusted proxies and internal callers may, unless who asks was verified here.
+        Internal callers may, unless who asks was verified here; a trusted proxy may say whom it
+        vouches for, and nothing that the gateway says itself: what it did not remove of its own
+        clients' would be believed.
         """
         admission = self._admission
         memo = self._memo
-        names: tuple[bytes, ...] = self.serving.unwanted
+        serving = self.serving
+        names: tuple[bytes, ...] = serving.unwanted
         if memo.trusted or memo.internal:
-            names = self.serving.said if admission is not None and admission.subject else ()
+            if admission is not None and admission.subject:
+                names = serving.said
+            else:
+                names = () if memo.internal else serving.said_here
         if names:
             self.head.leave_out(names)
         if admission is not None and admission.spent:
@@ -1536,11 +1550,16 @@ class Exchange:
         return forwarded_block(
             self._client,
             chain[len(chain) - 1],
-            forwarded_proto(head.get(X_FORWARDED_PROTO), proto),
+            self._proto_told(proto),
             forwarded_host(head.get(X_FORWARDED_HOST), memo.host_field),
             b"",
             chain[1 : len(chain) - 1],
         )
+
+    @cython.cfunc
+    def _proto_told(self, own: bytes) -> bytes:
+        """Return what a trusted proxy says that the client speaks, else ``own``."""
+        return forwarded_proto(self.head.get(X_FORWARDED_PROTO), own, len(self._chain) - 1)
 
     # --- reports of violations ------------------------------------------------------------------
 
@@ -1627,7 +1646,7 @@ class Exchange:
         if (attempt is None and not self._awaits and not self._waits) or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
-            framed = _chunked(payload, ended, trailers)
+            framed = _chunked(payload, ended, trailers, self.serving.private)
         if ended:
             self._body_ended = True
             self._whole_at = self.core.clock()
@@ -1726,7 +1745,12 @@ class Exchange:
                     attempt.abandon()
                     self._ask_kept()
                 return
-            if self.core.kept is not None and not self._candidate and not self.to_head:
+            if (
+                self.core.kept is not None
+                and not self._candidate
+                and not self.to_head
+                and not self._is_somebodys()
+            ):
                 self._keeper = self.core.kept.keeper(self._host, self._target, self.head, head)
                 if self._keeper is not None and not self._keeper.take(body, ended):
                     self._keeper = None
@@ -2038,6 +2062,8 @@ class Exchange:
         self._status = 101
         if attempt._first:
             self._heard = 101
+        if self._view.security is not None:
+            self._view.security.undress(head)
         # Now: it may stay open for hours.
         self._tell_tally(weight, key, override)
         tunnel = Tunnel(
@@ -2501,9 +2527,12 @@ class Exchange:
         self._recorded = True
         if self._waits:
             self._wait_no_more()
+        if self._forwarded_at == 0.0 and self.serving.overridable:
+            # Refused, redirected or answered from here: no request line was made of it.
+            self._target = strip_target(self._target)
         if self._report is not None:
             self._report = None
-            self.core.reports.leave()
+            self.core.reports.leave(self._client)
         if view is not None:
             row = view.row
             if self._entered:
@@ -2610,10 +2639,12 @@ class Exchange:
         return (2 if self._candidate else 0) + (1 if self._green else 0)
 
 
-def _chunked(payload: bytes, ended: bool, trailers: Head | None) -> bytes:
+def _chunked(
+    payload: bytes, ended: bool, trailers: Head | None, private: frozenset[bytes]
+) -> bytes:
     """Return content as the next chunk, and the last one where it has ended."""
     framed: bytes = encode_chunk(payload) if payload else b""
-    return framed + encode_last_chunk(trailers) if ended else framed
+    return framed + encode_last_chunk(trailers, private) if ended else framed
 
 
 def _is_whole(head: Head, to_head: cython.bint) -> bool:

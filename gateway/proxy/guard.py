@@ -64,7 +64,7 @@ class Admission:
 class Asked:
     """A request as the checks see it. Times are seconds: ``now`` monotonic, ``wall`` the epoch's.
 
-    ``client`` is the address behind trusted proxies, ``internal`` whether the peer is a caller of
+    ``client`` is the address behind trusted proxies, ``internal`` whether who asks is of
     the platform's own, ``identity`` what a trusted peer vouches for (None: nothing).
     """
 

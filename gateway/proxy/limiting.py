@@ -141,6 +141,8 @@ def buckets_of(
         identity = f"{where} {at} {keys}".encode()
         limit = Limit(table, identity, each.count, each.period, each.burst)
         name = each.name or (f"{keys}-{at + 1}" if len(limits) > 1 else keys)
+        if not each.name and not where:
+            name = f"global-{name}"  # a route's own stand beside it
         stage = after if "subject" in each.key else before
         stage.append(Bucket(limit, each.key, each.dry_run, name))
     return before, after

@@ -22,6 +22,8 @@ PHRASES[499] = b"Client Closed Request"
 #: Seconds that a client is asked to wait after a 503 where nothing better is known.
 RETRY_AFTER = 1
 
+#: On every one, whether a route (and its profile, which may say it, too) is known or none.
+_NOSNIFF = b"X-Content-Type-Options: nosniff\r\n"
 _PROBLEM_LINES = b"Content-Type: application/problem+json\r\nCache-Control: no-store\r\n"
 
 
@@ -56,6 +58,8 @@ def problem(
 
     ``page`` stands in place of the problem document.
     """
+    if b"x-content-type-options:" not in extra.lower():
+        extra += _NOSNIFF
     body = document(failure, status) if page is None else page.body
     lines = _PROBLEM_LINES if page is None else page.lines
     if not keep:

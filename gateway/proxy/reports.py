@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gateway.policy.cohort import address_key
 from gateway.policy.cspreport import Violation, read_reports
 from gateway.policy.limit import Limit
 from gateway.proxy.errors import Failure
@@ -24,6 +25,8 @@ REPORTS_PATH = b"/.well-known/gateway/csp-reports"
 _TYPES = frozenset((b"application/csp-report", b"application/reports+json", b"application/json"))
 #: Reports that are being received at a time.
 MAX_OPEN = 128
+#: And of one client: more than a browser has connections.
+MAX_OF_CLIENT = 8
 #: Seconds that one may take to arrive.
 TIMEOUT = 10.0
 _MINUTE = 60.0
@@ -34,13 +37,15 @@ class ReportDesk:
     the machine, whichever worker it came to, and a flood of clients takes no memory.
     """
 
-    __slots__ = ("_limit", "_open", "_per_minute", "_words")
+    __slots__ = ("_limit", "_of_client", "_open", "_per_minute", "_words")
 
     def __init__(self, words: memoryview) -> None:
         self._words = words
         self._limit: Limit | None = None
         self._per_minute = 0
         self._open = 0
+        #: Reports being received, by the client's address (of IPv6 its /64).
+        self._of_client: dict[bytes, int] = {}
 
     def __repr__(self) -> str:
         return f"<ReportDesk open={self._open}>"
@@ -64,15 +69,26 @@ class ReportDesk:
         limit = self._limited(settings.per_minute)
         if limit.ask(client, int(now * 1e9)) > 0:
             return Failure("too-many-reports")
+        key = address_key(client)
+        held = self._of_client.get(key, 0)
+        if held >= MAX_OF_CLIENT:
+            # Whoever keeps many of them waiting takes no place from others.
+            return Failure("too-many-reports")
         if self._open >= MAX_OPEN:
             return Failure("overload", "reports")
         limit.take()
+        self._of_client[key] = held + 1
         self._open += 1
         return None
 
-    def leave(self) -> None:
-        """A report that was taken in is over, whatever became of it."""
+    def leave(self, client: str) -> None:
+        """A client's report that was taken in is over, whatever became of it."""
         self._open -= 1
+        key = address_key(client)
+        if self._of_client[key] == 1:
+            del self._of_client[key]
+        else:
+            self._of_client[key] -= 1
 
 
 def violations_of(body: bytes, host: bytes) -> list[Violation]:

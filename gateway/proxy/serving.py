@@ -38,8 +38,8 @@ from gateway.policy.fallback import ErrorPages
 from gateway.policy.forwarded import ProxyTrust
 from gateway.policy.retry import Budget, Verdicts
 from gateway.policy.route import Router
-from gateway.policy.security import SecurityFields
-from gateway.proxy.auth import KeyRing, said_fields
+from gateway.policy.security import NONCE_FIELD, SecurityFields
+from gateway.proxy.auth import KeyRing, credential_fields, said_fields
 from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.checks import GuardBuilder
 from gateway.proxy.degraded import Degraded, DegradedBuilder
@@ -50,7 +50,7 @@ from gateway.proxy.storefile import SCOPE_OCTETS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gateway.config.snapshot import CspReports
+    from gateway.config.snapshot import AuthScheme, CspReports
     from gateway.config.snapshot import Endpoint as EndpointConfig
     from gateway.config.snapshot import Pool as PoolConfig
     from gateway.proxy.checks import Guards
@@ -185,10 +185,14 @@ class Serving:
     caches: bool
     #: How reports of violations are taken; None: they are not.
     reports: CspReports | None = None
-    #: Lower-case names of the fields that the gateway tells backends by who asks, and those with
-    #: what only trusted peers may say.
+    #: Lower-case names of the fields that the gateway tells backends by who asks; those less the
+    #: one that trusted proxies vouch by; those with it.
     said: tuple[bytes, ...] = ()
+    said_here: tuple[bytes, ...] = ()
     unwanted: tuple[bytes, ...] = ()
+    #: Names that no trailer of a request may have, whoever sends it: those, what credentials come
+    #: in, and the number of a page. Backends may take a trailer for a field of the head.
+    private: frozenset[bytes] = frozenset()
     #: Where an ACME client leaves its challenges; empty: nowhere.
     acme_folder: str = ""
 
@@ -310,7 +314,9 @@ class Builder:
             caches=self._caches,
             reports=topology.csp_reports,
             said=said,
+            said_here=tuple(name for name in said if name != cohort.header),
             unwanted=_unwanted(said, cohort.header),
+            private=_private(_unwanted(said, cohort.header), topology.auth),
             acme_folder=topology.acme_folder,
         )
         self._topology = topology
@@ -516,6 +522,14 @@ class _Dresses:
 def _unwanted(said: tuple[bytes, ...], header: bytes | None) -> tuple[bytes, ...]:
     """Return the fields of identity that clients may not send: the gateway's and proxies'."""
     return said if header is None or header in said else (*said, header)
+
+
+def _private(names: tuple[bytes, ...], schemes: tuple[AuthScheme, ...]) -> frozenset[bytes]:
+    """Return what requests' trailers may not be called; ``_`` counts as ``-``."""
+    return frozenset(
+        name.replace(b"_", b"-")
+        for name in (*names, *credential_fields(schemes), NONCE_FIELD.lower())
+    )
 
 
 def _route(

@@ -215,14 +215,21 @@ FORBIDDEN_TRAILERS = frozenset(
 FORBIDDEN_TRAILER_PREFIXES = (b"x-release-", b"x-forwarded-", b"x-gateway-")
 
 
-def encode_last_chunk(trailers: Head | None) -> bytes:
-    """Return the end of a chunked body, with the trailers that may be passed on."""
+def encode_last_chunk(trailers: Head | None, private: frozenset[bytes] = frozenset()) -> bytes:
+    """Return the end of a chunked body, with the trailers that may be passed on.
+
+    ``private`` are more names that are not: lower case, with ``-`` for ``_``.
+    """
     if trailers is None:
         return LAST_CHUNK
     lines: list[bytes] = []
     for name, value in trailers.items():
         # `X_Forwarded_For` is `X-Forwarded-For` to a backend that makes CGI variables of fields.
         folded = name.replace(b"_", b"-")
-        if folded not in FORBIDDEN_TRAILERS and not folded.startswith(FORBIDDEN_TRAILER_PREFIXES):
+        if (
+            folded not in FORBIDDEN_TRAILERS
+            and folded not in private
+            and not folded.startswith(FORBIDDEN_TRAILER_PREFIXES)
+        ):
             lines.append(name + b": " + value + b"\r\n")
     return b"0\r\n" + b"".join(lines) + b"\r\n"

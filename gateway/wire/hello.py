@@ -5,6 +5,9 @@ and have the server raise numbers of up to 8,192 bits to powers of as many, 350 
 handshake over X25519, for a packet of its own (CVE-2022-40735). OpenSSL offers these groups, and
 Python's ``ssl`` has no call that takes them away and leaves more than one other.
 
+And a server name that is none (RFC 6066 section 3): of octets beyond ASCII Python makes no name,
+and says so on stderr for each hello.
+
 Everything else is OpenSSL's to judge: what is no hello, or none that can be read, is left to it.
 """
 
@@ -31,6 +34,7 @@ FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
 
 _HANDSHAKE: Final = 22
 _CLIENT_HELLO: Final = 1
+_SERVER_NAME: Final = 0
 _SUPPORTED_GROUPS: Final = 10
 _KEY_SHARE: Final = 51
 
@@ -43,7 +47,7 @@ def judge(octets: bytes) -> int:
     if not message:
         return MORE
     # What is no hello is refused by OpenSSL, in its words.
-    return REFUSED if message[0] == _CLIENT_HELLO and _asks_for_fields(message) else FINE
+    return REFUSED if message[0] == _CLIENT_HELLO and _refused(message) else FINE
 
 
 @cython.cfunc
@@ -77,8 +81,10 @@ def _assembled(octets: bytes) -> bytes | None:
 
 
 @cython.cfunc
-def _asks_for_fields(message: bytes) -> cython.bint:
-    """Tell whether a whole hello has a share of such a group, or no curve to fall back on."""
+def _refused(message: bytes) -> cython.bint:
+    """Tell whether a whole hello has a share of such a group, no curve to fall back on, or a name
+    that is none.
+    """
     at: cython.Py_ssize_t = 4 + 2 + 32
     kind: cython.int
     length: cython.Py_ssize_t
@@ -99,10 +105,28 @@ def _asks_for_fields(message: bytes) -> cython.bint:
         if kind == _KEY_SHARE:
             if _has_field_share(message, at + 2, min(at + length, end)):
                 return True
+        elif kind == _SERVER_NAME:
+            if not _is_named(message, at + 2, min(at + length, end)):
+                return True
         elif kind == _SUPPORTED_GROUPS and not _has_curve(message, at + 2, min(at + length, end)):
             return True
         at += length
     return False
+
+
+@cython.cfunc
+def _is_named(message: bytes, at: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
+    """Tell whether the names of a list are visible ASCII; what runs over is OpenSSL's to refuse."""
+    length: cython.Py_ssize_t
+    while at + 3 <= end:
+        length = message[at + 1] << 8 | message[at + 2]
+        at += 3
+        while length > 0 and at < end:
+            if not 0x21 <= message[at] <= 0x7E:
+                return False
+            at += 1
+            length -= 1
+    return True
 
 
 @cython.cfunc

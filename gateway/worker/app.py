@@ -194,6 +194,8 @@ class Worker:
                 await self.apply(snapshot)
         except (snapshotfile.SnapshotFileError, ValueError) as error:
             logger.warning("the stored snapshot is of no use, waiting for control: %s", error)
+        except Exception:  # started again, it would meet the same file
+            logger.exception("the stored snapshot is of no use, waiting for control")
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()

@@ -76,6 +76,8 @@ class ControlLink:
                 await self._follow()
             except (OSError, ChannelError, asyncio.IncompleteReadError) as error:
                 logger.debug("control is away: %s", error)
+            except Exception:  # whatever it is: a worker that no longer follows is out of reach
+                logger.exception("what control said could not be taken, asking it again")
             await asyncio.sleep(RETRY)
 
     async def _follow(self) -> None:
@@ -113,6 +115,9 @@ class ControlLink:
             except ValueError as problem:
                 error = str(problem)
                 logger.warning("snapshot %d cannot be served: %s", message.number, error)
+            except Exception as problem:  # control must hear of it, whatever it is
+                error = f"{type(problem).__name__}: {problem}"
+                logger.exception("snapshot %d cannot be served", message.number)
             writer.write(encode(Ack(number=message.number, error=error)))
         elif isinstance(message, Addresses | KeySets):
             self._tell(message)

@@ -20,6 +20,13 @@ from gateway.policy.override import verify_probe
 
 SECRET = b"0123456789012345678901"
 NOW = 1_700_000_000.0
+#: Answers that no backend gives.
+OWN_ANSWERS = {
+    "/rescued": (200, {"X-Gateway-Served-By": "rescue"}),
+    "/failed": (502, {"X-Gateway-Error": "connect"}),
+    "/overload": (503, {"X-Gateway-Error": "overload", "X-Request-Id": "0123"}),
+    "/full": (503, {"X-Gateway-Error": "overload"}),
+}
 
 
 class Application:
@@ -44,10 +51,9 @@ class Application:
             request.transport.abort()
         if request.path == "/stalls":
             await asyncio.sleep(60)
-        if request.path == "/rescued":
-            return web.json_response({}, headers={"X-Gateway-Served-By": "rescue"})
-        if request.path == "/failed":
-            return web.json_response({}, status=502, headers={"X-Gateway-Error": "connect"})
+        if request.path in OWN_ANSWERS:
+            status, fields = OWN_ANSWERS[request.path]
+            return web.json_response({}, status=status, headers=fields)
         if request.path == "/nasty":
             return web.Response(status=500, body=b"\x1b[2J\xff\x00" * 200)
         return web.json_response(
@@ -170,6 +176,7 @@ async def test_l4_carries_values_and_its_token(
     [
         ("/rescued", 200, "answered 200 by the gateway itself (rescue)"),
         ("/failed", 502, "answered 502 by the gateway itself (connect)"),
+        ("/overload", 503, "answered 503 by the gateway itself (overload)"),
         ("/nasty", 500, "answered 500, expected 200"),
     ],
 )
@@ -214,6 +221,10 @@ async def test_a_door_that_is_shut_is_nobody_elses_fault(
     assert "the gateway's own listener" in result.detail
     result = await run(probes, application[1], Request(path="/gone"))
     assert (result.good, result.counts) == (False, False)
+    # One connection too many (a stranger's idle ones): said before any request is read.
+    result = await run(probes, application[1], Request(path="/"), Request(path="/full"))
+    assert (result.good, result.counts, result.status) == (False, False, None)
+    assert "the gateway's own listener: as many connections as it may have" in result.detail
     # An answer that breaks off is passed on by the gateway: that is its backend's.
     result = await run(probes, application[1], Request(path="/cut"))
     assert (result.good, result.counts) == (False, True)

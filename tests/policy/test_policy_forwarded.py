@@ -132,6 +132,10 @@ def test_what_is_remembered_is_bounded() -> None:
     for n in range(3 * forwarded.MEMO_SIZE):
         assert trust.chain("10.0.0.1", f"172.{n >> 16}.{(n >> 8) & 255}.{n & 255}".encode())[1]
     assert not trust.trusts("1" * 10_000)
+    small = ProxyTrust(["10.0.0.0/8"], remembers=2)
+    for _ in range(3):
+        assert [small.trusts(f"10.0.0.{n}") for n in range(5)] == [True] * 5
+        assert not small.trusts("192.0.2.1")
 
 
 @pytest.mark.parametrize(
@@ -234,17 +238,30 @@ def test_what_is_built_is_read_back(trust: ProxyTrust) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "proxies", "told"),
     [
-        (None, b"own"),
-        (b"https", b"https"),
-        (b"http", b"http"),
-        (b"ftp", b"own"),
-        (b"https,http", b"own"),
+        (None, 1, b"own"),
+        (b"https", 1, b"https"),
+        (b"http", 1, b"http"),
+        (b"HTTPS", 1, b"https"),
+        (b" https\t", 1, b"https"),
+        (b"ftp", 1, b"own"),
+        (b"", 1, b"own"),
+        (b"https,", 1, b"own"),
+        # Each proxy has added what it was spoken to in; what stands before is the client's.
+        (b"https,http", 1, b"http"),
+        (b"https, http", 2, b"https"),
+        (b"https, http, http", 2, b"http"),
+        # One of them has not.
+        (b"https", 3, b"https"),
+        (b"HTTPS,http", 3, b"https"),
+        # Nobody has said where the client is.
+        (b"https,http", 0, b"http"),
+        (b"https," * 50 + b"http", 100, b"own"),
     ],
 )
-def test_a_proxys_word_for_the_protocol(value: bytes | None, told: bytes) -> None:
-    assert forwarded_proto(value, b"own") == told
+def test_a_proxys_word_for_the_protocol(value: bytes | None, proxies: int, told: bytes) -> None:
+    assert forwarded_proto(value, b"own", proxies) == told
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,20 @@ def test_a_burst_passes_at_once_and_then_the_rate() -> None:
     assert not _admits(limit, "192.0.2.1", NOW + SECOND)
 
 
+@pytest.mark.parametrize("burst", [364, 106_751, 200_000, 10**9])
+def test_a_burst_that_takes_years_is_no_limit(burst: int) -> None:
+    """In 64 bits it would overflow, or wrap and admit everything."""
+    with pytest.raises(ValueError, match="more than a year"):
+        Limit(_table(), b"r", 1, 86_400.0, burst)
+
+
+def test_the_longest_limit_counts_as_any_other() -> None:
+    limit = Limit(_table(), b"r", 1, 86_400.0, 363)
+    now = 2**62  # a machine that has been up for longer than any
+    assert sum(_admits(limit, "192.0.2.1", now) for _ in range(1000)) == 364
+    assert limit.reset == 86_400 * SECOND
+
+
 def test_over_a_stretch_of_time_it_admits_the_rate_and_the_burst() -> None:
     limit = Limit(_table(), b"r", 100, 1.0, 50)
     step = SECOND // 1000  # ten times the rate
@@ -160,6 +174,18 @@ def test_which_keys_share_a_set_is_the_secrets() -> None:
     assert set(sets(b"one", crowded)) == {7}
     assert len(crowded) >= 4
     assert len(set(sets(b"two", crowded))) > len(crowded) // 2
+
+
+def test_a_thousand_limits_remember_no_more_clients_than_one() -> None:
+    table = _table()
+    limits = [Limit(table, b"r %d" % at, 1, 1.0, 0) for at in range(1000)]
+    for at in range(3 * MEMO_SIZE):
+        limits[at % 1000].ask(f"192.0.2.{at % 256}", NOW)
+    assert 0 < len(table.keys) <= MEMO_SIZE
+    # One client is not the same to two limits.
+    assert _admits(limits[0], "192.0.2.1", NOW)
+    assert not _admits(limits[0], "192.0.2.1", NOW)
+    assert _admits(limits[1], "192.0.2.1", NOW)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config.snapshot import RateLimit, Route
 from gateway.proxy.cache import COLLECTED_ENTRIES, MAX_COLLECTED, MAX_REFRESHES, Cache
-from tests.support.rig import Backend, Rig
+from tests.support.rig import Backend, Rig, topology
 
 FRESH = "Cache-Control: max-age=60\r\n"
 STALE = 'Cache-Control: public, max-age=1, stale-while-revalidate=600\r\nETag: "a"\r\n'
@@ -47,6 +48,17 @@ def all_room(rig: Rig) -> int:
 
 
 # --- validations beside -------------------------------------------------------------------------
+
+
+def test_a_validation_is_nobodys_request_to_pay_for(cached: Rig) -> None:
+    limit = RateLimit(count=1, period=1000.0, burst=1)
+    route = Route(path="/", service="web", cache=True, rate_limits=(limit,))
+    cached.serve(topology(number=2, routes=[route]))
+    backend = refreshing(cached)
+    assert cached.client.get("/a").answer().status == 429  # the client's two are used up
+    backend.answers(f"HTTP/1.1 304 Not Modified\r\n{FRESH}\r\n".encode())
+    assert cached.log[-1]["status"] == 200
+    cached.over()
 
 
 def test_a_validation_ends_where_nothing_of_its_answer_is_kept(cached: Rig) -> None:

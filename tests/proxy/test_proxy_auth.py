@@ -105,6 +105,29 @@ def test_address_lists_let_in_whom_they_name_and_deny_wins(
         assert counted(rig, "address") == 1
 
 
+def test_routes_with_the_same_list_share_what_it_remembers(rig: Rig) -> None:
+    lists: list[dict[str, Any]] = [
+        {"allow": ("192.0.2.0/24",)},
+        {"allow": ("192.0.2.0/24",), "deny": ("192.0.2.9/32",)},
+        {"deny": ("192.0.2.0/24",)},
+    ]
+    routes = [Route(path=f"/{at}", service="web", **each) for at, each in enumerate(lists)]
+    rig.serve(topology(number=2, routes=routes))
+    found = [rig.core.serving.router.lookup(b"a.example", b"/%d" % at) for at in range(3)]
+    checks: list[Any] = [route.guard.checks[0] for route in found]  # type: ignore[attr-defined]
+    assert checks[0]._allow is checks[1]._allow is checks[2]._deny
+    assert checks[0]._deny is None
+    assert checks[2]._allow is None
+    statuses = []
+    for peer in ("192.0.2.9", "192.0.2.1", "203.0.113.1"):
+        for at in range(3):
+            rig.connect(peer).get(f"/{at}")
+            if rig.client.received == b"":
+                rig.backend().ok()
+            statuses.append(rig.client.answer().status)
+    assert statuses == [200, 403, 403, 200, 200, 403, 403, 403, 200]
+
+
 def test_the_address_is_the_one_behind_trusted_proxies(rig: Rig) -> None:
     rig.serve(guarded(allow=("203.0.113.7/32",), trusted_proxies=("192.0.2.0/24",)))
     asked(rig, "X-Forwarded-For: 203.0.113.7\r\n")
@@ -138,6 +161,40 @@ def test_one_address_in_any_spelling_is_one(rig: Rig, peer: str, fields: str, st
         asked(rig, fields)
     else:
         assert refused(rig, fields)[0] == status
+
+
+# --- what a client says of itself behind its content ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X-User-Id",
+        "x_user_id",
+        "X-Client-Name",
+        "X-API-Key",
+        "x_api-key",
+        "X-Identity",
+        "X-CSP-Nonce",
+    ],
+)
+@pytest.mark.parametrize("peer", ["192.0.2.1", "198.51.100.1"])
+def test_no_trailer_says_what_only_the_gateway_or_a_proxy_may(
+    whole: Rig, name: str, peer: str
+) -> None:
+    """Backends that join trailers to the fields (RFC 9110 section 6.5.1) would believe it."""
+    rig = whole
+    proxies = ("198.51.100.0/24",)
+    rig.serve(guarded(cohort=Cohort(header="X-Identity"), trusted_proxies=proxies))
+    rig.connect(peer).send(
+        b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\nx\r\n0\r\nX-Sum: 1\r\n" + name.encode() + b": root\r\n\r\n"
+    )
+    backend = rig.backend()
+    assert bytes(backend.transport.sent).endswith(b"\r\n1\r\nx\r\n0\r\nx-sum: 1\r\n\r\n")
+    backend.ok()
+    assert rig.client.answer().status == 200
+    rig.over([200])
 
 
 # --- the gateway's own checks ---------------------------------------------------------------------
@@ -191,6 +248,19 @@ def test_no_stranger_passes_as_one_of_the_gateways_own_checks(
     answer = rig.client.get(target, fields).answer()
     assert answer.status == 401
     assert not rig.dialling
+
+
+def test_no_testers_token_is_in_the_log_of_what_was_refused(rig: Rig) -> None:
+    more: dict[str, Any] = {"cohort": Cohort(secret=TESTERS)}
+    rig.serve(guarded(deny=("192.0.2.0/24",), **more))
+    target = f"/a?x=1&gw_override={override_of()}&y"
+    assert rig.client.get(target).answer().status == 403
+    rig.core.redirects = {0: 443}
+    assert rig.client.get(target).answer().status == 308
+    rig.core.redirects = {}
+    assert rig.client.get("http://a.example" + target).answer().status == 403
+    assert [line["target"] for line in rig.log] == ["/a?x=1&y"] * 3
+    rig.over([403, 308, 403])
 
 
 def test_the_gateways_own_check_passes_without_being_asked(rig: Rig) -> None:
@@ -366,6 +436,41 @@ def test_remembered_tokens_are_bounded(whole: Rig, monkeypatch: pytest.MonkeyPat
     assert len(scheme._memo) == 3
 
 
+@pytest.mark.parametrize("field", ["X-API-Key", "X_API_Key", "x-api_key"])
+@pytest.mark.parametrize(
+    ("auth", "more", "fields"),
+    [
+        (("partners", "users"), {}, bearer(token())),
+        (("users", "partners"), {}, bearer(token())),
+        (("users", "partners"), {}, bearer(KEY)),
+        (("partners",), {}, bearer(KEY)),
+        (("partners",), {"auth_optional": True}, ""),
+    ],
+)
+@pytest.mark.parametrize("key", [KEY, OTHER])
+def test_no_key_goes_upstream_whoever_admits_the_request(
+    rig: Rig, auth: tuple[str, ...], more: dict[str, Any], fields: str, field: str, key: str
+) -> None:
+    rig.serve(guarded(*auth, **more))
+    rig.client.get("/", f"{field}: {key}\r\n" + fields)
+    if field == "X-API-Key" and key == OTHER and fields.count(".") != 2:
+        # A wrong key in the right place: nothing else admits it.
+        assert rig.client.answer().status == 401
+        assert not rig.dialling
+        return
+    backend = rig.backend()
+    assert b"gwk_" not in bytes(backend.transport.sent)
+    backend.ok()
+    assert rig.client.answer().status == 200
+
+
+def test_a_backends_own_credential_beside_a_key_goes_to_it(rig: Rig) -> None:
+    rig.serve(guarded("partners"))
+    got = asked(rig, f"X-API-Key: {KEY}\r\n" + bearer("opaque-and-not-ours"))
+    assert got[b"authorization"] == b"Bearer opaque-and-not-ours"
+    assert b"x-api-key" not in got
+
+
 # --- what clients say of themselves --------------------------------------------------------------
 
 FORGED = (
@@ -385,7 +490,22 @@ def test_forged_identities_reach_no_backend(
     assert b"root" not in got.values()
 
 
-def test_a_trusted_peer_may_say_who_it_is_for(rig: Rig) -> None:
+@pytest.mark.parametrize("auth", [(), ("users",)])
+def test_no_client_behind_a_load_balancer_forges_what_the_gateway_says(
+    rig: Rig, auth: tuple[str, ...]
+) -> None:
+    """It removes the field that it vouches by; of the others it knows nothing."""
+    more: dict[str, Any] = {"auth_optional": True} if auth else {}
+    cohort, proxies = Cohort(header="X-Cohort"), ("192.0.2.0/24",)
+    rig.serve(guarded(*auth, cohort=cohort, trusted_proxies=proxies, **more))
+    got = asked(rig, "X-Forwarded-For: 203.0.113.5\r\n" + FORGED)
+    assert [name for name, value in got.items() if value == b"root"] == [b"x-cohort"]
+    # One field may be both: then it is the proxy's to say.
+    rig.serve(guarded(*auth, cohort=Cohort(header="X-User-Id"), trusted_proxies=proxies, **more))
+    assert asked(rig, "X-User-Id: bob\r\nX-Client-Name: root\r\n")[b"x-user-id"] == b"bob"
+
+
+def test_an_internal_caller_may_say_who_it_is_for(rig: Rig) -> None:
     rig.serve(guarded(cohort=Cohort(header="X-Cohort"), internal_callers=("192.0.2.0/24",)))
     got = asked(rig, "X-User-Id: bob\r\nX-Cohort: bob\r\n")
     assert (got[b"x-user-id"], got[b"x-cohort"]) == (b"bob", b"bob")

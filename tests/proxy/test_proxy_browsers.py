@@ -25,7 +25,7 @@ from gateway.config.snapshot import (
     ServiceTraffic,
     Watch,
 )
-from gateway.proxy.reports import MAX_OPEN, ReportDesk
+from gateway.proxy.reports import MAX_OF_CLIENT, MAX_OPEN, ReportDesk
 from tests.support.rig import Answer, Rig, board, service, topology, traffic
 
 APP = Cors(
@@ -76,6 +76,47 @@ def test_what_leaks_is_taken_off_on_routes_without_a_profile(rig: Rig) -> None:
     assert b"x-other" in names
     assert not names & {b"server", b"x-powered-by"}
     rig.over([200])
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET /nowhere HTTP/1.1\r\nHost: a.example\r\n\r\n", 404),
+        (b"GET /plain HTTP/1.1\r\nHost: a.example\r\n\r\n", 403),
+        (b"GET /page HTTP/1.1\r\nHost: a.example\r\n\r\n", 403),
+        (b"GET /page HTTP/1.1\r\nBad Field: x\r\n\r\n", 400),
+        (b"GET /page/../.. HTTP/1.1\r\nHost: a.example\r\n\r\n", 400),
+        (b"DELETE /.well-known/gateway/status HTTP/1.1\r\nHost: a.example\r\n\r\n", 405),
+    ],
+)
+def test_no_answer_of_the_gateways_own_is_sniffed(rig: Rig, request_: bytes, status: int) -> None:
+    """Whether or not a route, and with it a profile, is known by then; never twice."""
+    profile = SecurityProfile(name="page", fields=(("X-Content-Type-Options", "nosniff"),))
+    everybody = ("0.0.0.0/0",)
+    routes = [
+        Route(path="/plain", service="web", deny=everybody),
+        Route(path="/page", service="web", deny=everybody, security="page"),
+    ]
+    rig.serve(topology(number=2, routes=routes, profiles=(profile,)))
+    rig.client.send(request_)
+    answer = rig.client.answer()
+    assert answer.status == status
+    assert answer.all(b"x-content-type-options") == [b"nosniff"]
+
+
+@pytest.mark.parametrize("status", [b"103 Early Hints", b"101 Switching Protocols"])
+def test_interim_answers_do_not_say_what_the_backend_runs(rig: Rig, status: bytes) -> None:
+    rig.serve(topology(removed=("server", "x-powered-by")))
+    rig.client.get("/", "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    rig.backend().answers(
+        b"HTTP/1.1 " + status + b"\r\nServer: leaky/1.0\r\nX-Powered-By: luck\r\n"
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nLink: </a.css>\r\n\r\n"
+    )
+    received = rig.client.received.lower()
+    assert received.startswith(b"http/1.1 " + status[:3])
+    assert b"link: </a.css>" in received
+    assert b"server" not in received
+    assert b"x-powered-by" not in received
 
 
 def test_a_profile_may_override_the_backend(rig: Rig) -> None:
@@ -532,20 +573,49 @@ def test_another_cors_profile_is_in_force_at_once(rig: Rig) -> None:
 def test_so_many_clients_and_reports_at_a_time() -> None:
     words = board()
     desk = ReportDesk(words)
-    assert [take(desk, 1) for _ in range(60)] == [""] * 60
+    assert [take_whole(desk, 1) for _ in range(60)] == [""] * 60
     assert take(desk, 1) == "too-many-reports"
-    assert [take(desk, 2) for _ in range(60)] == [""] * 60
-    assert [take(desk, 3) for _ in range(9)] == [""] * (MAX_OPEN - 120) + ["overload"]
-    for _ in range(MAX_OPEN):
-        desk.leave()
+    clients = range(2, 2 + MAX_OPEN // MAX_OF_CLIENT)
+    for client in clients:
+        answers = [take(desk, client) for _ in range(MAX_OF_CLIENT + 1)]
+        assert answers == [""] * MAX_OF_CLIENT + ["too-many-reports"]
+    assert take(desk, 99) == "overload"
+    for client in clients:
+        for _ in range(MAX_OF_CLIENT):
+            desk.leave(f"192.0.2.{client}")
     # Who was refused for want of room has not used up anything of its own.
-    assert [take(desk, 3) for _ in range(60)] == [""] * 52 + ["too-many-reports"] * 8
+    left = 60 - MAX_OF_CLIENT
+    assert [take_whole(desk, 2) for _ in range(left + 1)] == [""] * left + ["too-many-reports"]
+    assert [take_whole(desk, 99) for _ in range(60)] == [""] * 60
+
+
+def test_an_ipv6_network_is_one_reporter() -> None:
+    desk = ReportDesk(board())
+    asked = (CspReports(), b"POST", b"application/csp-report")
+    found = [desk.refusal(*asked, f"2001:db8::{at}", 100.0) for at in range(MAX_OF_CLIENT + 1)]
+    assert [failure is None for failure in found] == [True] * MAX_OF_CLIENT + [False]
+    for at in range(MAX_OF_CLIENT):
+        desk.leave(f"2001:db8::{at}")
+    assert desk.refusal(*asked, "2001:db8::9", 100.0) is None
+
+
+def test_no_few_addresses_keep_others_reports_out(rig: Rig) -> None:
+    takes_reports(rig, 10_000)
+    for last in range(3):
+        for _ in range(MAX_OPEN // 3 + 1):
+            rig.connect(f"203.0.113.{last}").send(
+                b"POST /.well-known/gateway/csp-reports HTTP/1.1\r\nHost: a.example\r\n"
+                b"Content-Type: application/csp-report\r\nContent-Length: 100\r\n\r\n"
+            )
+    rig.connect("192.0.2.77")
+    assert report(rig, violation()).status == 204
+    rig.over()
 
 
 def test_a_clients_reports_are_the_machines_not_each_workers() -> None:
     words = board()
     one, other = ReportDesk(words), ReportDesk(words)
-    answers = [take(each, 1) for _ in range(40) for each in (one, other)]
+    answers = [take_whole(each, 1) for _ in range(40) for each in (one, other)]
     assert answers == [""] * 60 + ["too-many-reports"] * 20
     assert take(other, 2) == ""
     assert take(other, 1, now=102.0) == ""  # one a second comes back
@@ -558,6 +628,14 @@ def take(desk: ReportDesk, client: int, now: float = 100.0) -> str:
         CspReports(), b"POST", b"application/csp-report", f"192.0.2.{client}", now
     )
     return "" if failure is None else failure.name
+
+
+def take_whole(desk: ReportDesk, client: int) -> str:
+    """Take in a report that is over at once."""
+    failure = take(desk, client)
+    if not failure:
+        desk.leave(f"192.0.2.{client}")
+    return failure
 
 
 def test_whoever_makes_up_cookies_is_one_reporter_all_the_same(rig: Rig) -> None:

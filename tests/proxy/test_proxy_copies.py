@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.config.snapshot import ServiceTraffic
+from gateway.config.snapshot import Cohort, ServiceTraffic
 from gateway.proxy.kept import KeptAssets
+from tests.proxy.test_proxy_auth import KEY, guarded
 from tests.support.rig import Rig, endpoint, pool, topology, traffic
 
 NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone"
@@ -128,6 +131,32 @@ def test_what_may_be_kept(
     rig.backend().ok(b"x", SCRIPT + answer_fields)
     thread.turn()
     assert len(list(folder.iterdir())) == kept
+    rig.over([200])
+
+
+@pytest.mark.parametrize(
+    ("auth", "more", "fields", "kept"),
+    [
+        (("partners",), {}, f"X-API-Key: {KEY}\r\n", 0),
+        (("partners",), {"auth_optional": True}, f"X-API-Key: {KEY}\r\n", 0),
+        (("partners",), {"auth_optional": True}, "", 1),
+        ((), {"trusted_proxies": ("192.0.2.0/24",)}, "X-Identity: bob\r\n", 0),
+        ((), {"internal_callers": ("192.0.2.0/24",)}, "X-Identity: bob\r\n", 0),
+        ((), {"trusted_proxies": ("192.0.2.0/24",)}, "", 1),
+        ((), {}, "X-Identity: bob\r\n", 1),  # nobody vouches for it
+    ],
+)
+def test_what_somebody_was_given_is_kept_for_nobody(
+    rig: Rig, tmp_path: Path, auth: tuple[str, ...], more: dict[str, Any], fields: str, kept: int
+) -> None:
+    guard = guarded(*auth, cohort=Cohort(header="X-Identity"), **more)
+    rig.serve(msgspec.structs.replace(guard, number=2, assets=("/assets/*",)))
+    thread = Thread(rig, tmp_path)
+    rig.core.kept = thread.kept
+    rig.client.get("/assets/a.js", fields)
+    rig.backend().ok(b"x", SCRIPT)
+    thread.turn()
+    assert len(list(tmp_path.iterdir())) == kept
     rig.over([200])
 
 

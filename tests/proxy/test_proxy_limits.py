@@ -89,6 +89,16 @@ def test_a_limit_of_all_routes_is_met_on_each(rig: Rig) -> None:
     assert client.answer().status == 429
 
 
+def test_a_common_limit_and_a_routes_have_different_names(rig: Rig) -> None:
+    two = (RateLimit(count=9, period=1.0), RateLimit(count=5, period=1.0, name="mine"))
+    limited(rig, ONE, common=two)
+    answer = asks(rig, rig.connect())
+    names = [part.partition(b";")[0] for part in answer.all(b"ratelimit")[0].split(b", ")]
+    assert names == [b'"global-client-1"', b'"mine"', b'"client"']
+    policies = answer.all(b"ratelimit-policy")[0].split(b", ")
+    assert [part.partition(b";")[0] for part in policies] == names
+
+
 def test_a_dry_run_only_counts(rig: Rig) -> None:
     limited(rig, RateLimit(count=1, period=60.0, dry_run=True))
     client = rig.connect()

@@ -211,6 +211,8 @@ def test_connections_over_the_machines_bound_are_closed_at_once(rig: Rig) -> Non
     assert third.closed
     told = third.answer()
     assert (told.status, told.field(b"retry-after")) == (503, b"1")
+    # Control's own checks know it by this: no request was read, so that it is about no color.
+    assert (told.field(b"x-gateway-error"), told.field(b"x-request-id")) == (b"overload", None)
     first.leaves()
     assert rig.connect().open
     rig.over([])

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import ssl
+import sys
 from typing import Any, cast
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.board import layout
 from gateway.config.snapshot import ListenerTls
 from gateway.proxy.tls import TlsConnection
 from gateway.tls import Front
+from gateway.wire.hello import FAILURE
 from tests.support.certificates import Authority
 from tests.support.faketransport import FakeTransport
 from tests.support.rig import START, Answer, Rig, read_answer
@@ -238,3 +240,23 @@ def test_the_end_is_told_and_what_comes_after_it_is_nothing(rig: Rig) -> None:
     assert client.answer().body == b"all the same"
     assert rig.words[layout.slab_at(0) + layout.S_TLS_FULL] == 1
     client.transport.reset()
+
+
+def test_a_name_that_is_none_writes_nothing_to_stderr(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unheard: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unheard.append)
+    two = (AUTHORITY.make("a.example").read(), AUTHORITY.make("b.example").read())
+    front = Front(ListenerTls(certificates=two), now=START)
+    rig.core.loop = cast("asyncio.AbstractEventLoop", Loop(rig))
+    transport = FakeTransport(rig.soon, peer=("192.0.2.1", 50000), octets=rig.octets)
+    transport.attach(TlsConnection(rig.core, 0, front))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = AUTHORITY.client(V13).wrap_bio(incoming, outgoing, server_hostname="zz.example")
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    transport.feed(outgoing.read().replace(b"zz.example", b"\xff\xff.example"))
+    assert bytes(transport.sent) == FAILURE
+    assert transport.lost
+    assert not unheard

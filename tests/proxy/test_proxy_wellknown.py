@@ -110,10 +110,18 @@ def test_nobody_but_a_trusted_proxy_is_believed_that_it_was_https(rig: Rig, fiel
     assert rig.client.answer().status == 308
 
 
-def test_what_a_trusted_proxy_took_in_over_https_is_served(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "X-Forwarded-Proto: https\r\n",
+        "X-Forwarded-Proto: HTTPS\r\n",
+        "X-Forwarded-For: 203.0.113.9, 192.0.2.7\r\nX-Forwarded-Proto: https, http\r\n",
+    ],
+)
+def test_what_a_trusted_proxy_took_in_over_https_is_served(rig: Rig, fields: str) -> None:
     rig.core.redirects = {0: 443}
     rig.serve(replace(topology(), trusted_proxies=("192.0.2.0/24",)))
-    rig.client.get("/", "X-Forwarded-Proto: https\r\n")
+    rig.client.get("/", fields)
     rig.backend().ok()
     assert rig.client.answer().status == 200
 

@@ -67,6 +67,39 @@ def test_a_field_without_a_share_is_refused_where_no_curve_is_offered() -> None:
     assert judge(changed) == REFUSED
 
 
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        (b"site.example", FINE),
+        (b"SITE-1_.exampl", FINE),
+        (b"192.0.2.1", FINE),  # not a name, but no harm
+        (b"xn--ls8h.example", FINE),
+        (b"\xff\xffte.example", REFUSED),
+        (b"s\xc3\xafte.example", REFUSED),
+        (b"site.exampl\x80", REFUSED),
+        (b"site\0.example", REFUSED),
+        (b"site .example", REFUSED),
+        (b"site\n.example", REFUSED),
+        (b"\x7fsite.example", REFUSED),
+    ],
+)
+def test_a_server_name_that_is_none_is_refused(name: bytes, verdict: int) -> None:
+    octets = hello()
+    at = octets.index(b"site.example")
+    # The lengths of the record, the message, all extensions, this one, the list and the name.
+    more = len(name) - len(b"site.example")
+    head = bytearray(octets[:at])
+    session = 5 + 4 + 2 + 32
+    ciphers = session + 1 + head[session]
+    compression = ciphers + 2 + int.from_bytes(head[ciphers : ciphers + 2], "big")
+    extensions = compression + 1 + head[compression]
+    for place in (3, 7, extensions, at - 7, at - 5, at - 2):
+        length = int.from_bytes(head[place : place + 2], "big") + more
+        head[place : place + 2] = length.to_bytes(2, "big")
+    octets = bytes(head) + name + octets[at + len(b"site.example") :]
+    assert judge(octets) == verdict
+
+
 def test_something_between_the_parts_of_a_hello_is_refused() -> None:
     parts = cut(hello(), 100)
     for between in (

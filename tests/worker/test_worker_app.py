@@ -6,6 +6,7 @@ import asyncio
 import os
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -15,8 +16,10 @@ from gateway.channel.messages import Ack, Addresses, Apply, Drain
 from gateway.config.snapshot import (
     OnControlLost,
     ServiceTraffic,
+    Topology,
     Traffic,
 )
+from gateway.proxy.serving import Builder
 from tests.support.worker import WorkerRig, backend, endpoint, snapshot
 
 
@@ -104,6 +107,42 @@ async def test_a_spoiled_file_is_passed_over(rig: WorkerRig) -> None:
         rig.control.say(snapshot(1, endpoint("blue", blue)))
         await rig.control.ack()
         assert (await rig.get()).endswith(b"blue")
+
+
+def broken(build: Builder, topology: Topology, traffic: Traffic) -> NoReturn:
+    raise OverflowError("value too large")
+
+
+async def test_a_snapshot_that_breaks_the_builder_is_refused_and_followed_by_the_next(
+    rig: WorkerRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with backend(b"blue") as blue, rig.running():
+        await rig.control.hello()
+        with monkeypatch.context() as patch:
+            patch.setattr(Builder, "build", broken)
+            rig.control.say(snapshot(1, endpoint("blue", blue)))
+            ack = await rig.control.ack()
+        assert ack == Ack(number=1, error="OverflowError: value too large")
+        assert "snapshot 1 cannot be served" in caplog.text
+        rig.control.say(snapshot(2, endpoint("blue", blue)))
+        assert await rig.control.ack() == Ack(number=2)
+        assert (await rig.get()).endswith(b"blue")
+
+
+async def test_a_stored_snapshot_that_breaks_the_builder_is_passed_over(
+    rig: WorkerRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with backend(b"blue") as blue:
+        left = snapshot(5, endpoint("blue", blue))
+        snapshotfile.write(rig.spec.snapshot_file, left)
+        with monkeypatch.context() as patch:
+            patch.setattr(Builder, "build", broken)
+            async with rig.running():
+                await rig.control.hello()
+                patch.undo()
+                rig.control.say(snapshot(6, endpoint("blue", blue)))
+                assert await rig.control.ack() == Ack(number=6)
+                assert (await rig.get()).endswith(b"blue")
 
 
 async def test_names_are_connected_to_where_control_says(rig: WorkerRig) -> None:
