@@ -97,19 +97,26 @@ class Requests:
         counted = self._by_address.get(key)
         if counted is None:
             if len(self._by_address) >= MAX_ADDRESSES:
-                self._thin_out(requests)
-                return
+                requests -= self._thin_out(requests)
+                if requests == 0:
+                    return
             counted = self._by_address[key] = Counted()
         counted.requests += requests
         counted.forwarded += requests if forwarded else 0
 
-    def _thin_out(self, requests: int) -> None:
+    def _thin_out(self, requests: int) -> int:
+        """Take as many of each address, at most ``requests``, as the smallest has; return it.
+
+        The newcomer loses as many: what each loses, all of ``MAX_ADDRESSES`` and one have lost.
+        """
+        lost = min(requests, *(each.requests for each in self._by_address.values()))
         for each in self._by_address.values():
-            each.requests -= requests
+            each.requests -= lost
             each.forwarded = min(each.forwarded, each.requests)
         self._by_address = {
             key: each for key, each in self._by_address.items() if each.requests > 0
         }
+        return lost
 
     def take(self) -> tuple[int, tuple[str, int, int]]:
         """Return all requests, and (address, requests, forwarded) of the busiest; begin anew.

@@ -12,6 +12,7 @@ from gateway.board import layout
 from gateway.policy.sharing import Requests
 from gateway.proxy.dial import dial
 from gateway.proxy.hexes import RandomHex
+from gateway.proxy.line import Line
 from gateway.proxy.platform import PlatformView
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import ReportDesk
@@ -55,6 +56,7 @@ class Core(Shared):
         "cache",
         "connections",
         "kept",
+        "line",
         "loop",
         "platform",
         "queues",
@@ -81,6 +83,8 @@ class Core(Shared):
     ) -> None:
         self.loop = loop
         self.soon = loop.call_soon if soon is None else soon
+        #: Connections whose requests are more than a turn of the loop has time for.
+        self.line = Line(clock, self.soon)
         self.clock = clock
         self.wall = wall
         self.draw = draw
@@ -127,16 +131,19 @@ class Core(Shared):
     def _turn(self) -> None:
         self._beat = self.loop.call_later(TICK, self._turn)
         now = self.clock()
-        self.wheel.advance(now)
-        if self.queues:
-            self.turn_queues(now)
-        if self._on_turn is not None:
-            self._on_turn(now)
+        try:
+            self.wheel.advance(now)
+            if self.queues:
+                self.turn_queues(now)
+        finally:
+            # The heartbeat is in it: whatever fails, the worker does not hang.
+            if self._on_turn is not None:
+                self._on_turn(now)
 
     def turn_queues(self, now: float) -> None:
         """Have the queues look at what no event tells them: places that others left, time."""
         for queue in tuple(self.queues):
-            queue.turn(now)
+            queue.turn(self, now)
             if not queue.waiting:
                 self.queues.discard(queue)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.proxy.errors import Failure, status_of
 from gateway.proxy.exchange import Exchange
+from gateway.proxy.line import MOST, SLICE
 from gateway.proxy.problem import PHRASES, problem
 from gateway.proxy.shared import Shared
 from gateway.proxy.states import (
@@ -72,6 +73,8 @@ LINGER_OCTETS = 1024 * 1024
 
 _JOIN = cython.declare(cython.Py_ssize_t, JOIN)
 _MAX_AHEAD = cython.declare(cython.Py_ssize_t, MAX_AHEAD)
+_MOST = cython.declare(cython.int, MOST)
+_SLICE = cython.declare(cython.double, SLICE)
 _TICK = cython.declare(cython.double, TICK)
 _NEVER = cython.declare(cython.double, NEVER)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
@@ -147,6 +150,7 @@ class DownstreamConnection(ClientStream):
     _full: cython.bint
     _ended: cython.bint
     _taking: cython.bint
+    _due: cython.bint
     _fresh: cython.bint
     _head_begun: cython.bint
     _idle_until: cython.double
@@ -193,6 +197,7 @@ class DownstreamConnection(ClientStream):
         self._full = False
         self._ended = False
         self._taking = False
+        self._due = False
         self._fresh = False
         self._head_begun = False
         self._idle_until = _NEVER
@@ -254,7 +259,8 @@ class DownstreamConnection(ClientStream):
                 # quadratic.
                 if b"\n" in data or len(self._ahead) > self._shared.serving.limits.head:
                     self._fresh = True
-            self._drive()
+            if not self._due:
+                self._drive(False)
         finally:
             self._taking = False
 
@@ -263,8 +269,8 @@ class DownstreamConnection(ClientStream):
         self._ended = True
         if self.tunnel is not None:
             return bool(self.tunnel.client_ended())
-        if self._answer == _A_IDLE and self._ahead and self._full:
-            return True  # whole requests may be waiting until the client has read
+        if self._answer == _A_IDLE and self._ahead and (self._full or self._due):
+            return True  # whole requests may be waiting, until the client has read or in line
         if self._lingering >= 0 or (self._answer == _A_IDLE and not self._ahead):
             self._close()
             return False
@@ -332,6 +338,19 @@ class DownstreamConnection(ClientStream):
             return
         self._deadline = _NEVER
         self._timed_out()
+
+    def go_on(self) -> None:
+        """Have its turn in the worker's line: begin more of the requests that are here."""
+        if not self._due:
+            return
+        self._due = False
+        if self.closed:
+            return
+        self._taking = True
+        try:
+            self._drive(True)
+        finally:
+            self._taking = False
 
     # --- what the exchange asks -----------------------------------------------------------------
 
@@ -508,6 +527,7 @@ class DownstreamConnection(ClientStream):
         self._deadline = _NEVER
         self.tunnel = tunnel
         self._held = False
+        self._due = False
         self._apply_pause()
         if self._full:
             tunnel.client_full()
@@ -525,7 +545,7 @@ class DownstreamConnection(ClientStream):
         """Drain: close now if no request is under way (True), else after its answer (False)."""
         if self.closed:
             return True
-        if self.tunnel is not None or self._answer != _A_IDLE:
+        if self.tunnel is not None or self._answer != _A_IDLE or self._due:
             return False
         self._close()
         return True
@@ -535,7 +555,7 @@ class DownstreamConnection(ClientStream):
         self._stop(failure)
 
     def cut(self) -> None:
-        """Drain, at its end: close whatever is under way."""
+        """Close whatever is under way: at a drain's end, or where it has failed."""
         self._abort()
 
     # --- reading --------------------------------------------------------------------------------
@@ -629,9 +649,15 @@ class DownstreamConnection(ClientStream):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _drive(self) -> cython.bint:
-        """Begin the requests that are here, one after the other, without recursion."""
+    def _drive(self, lined: cython.bint) -> cython.bint:
+        """Begin the requests that are here, one after the other, without recursion.
+
+        Those that are answered at once would hold the loop for as long as a client sends more: a
+        few in a row are enough, then it is others' turn. ``lined``: it has waited for its own.
+        """
         ahead: bytes
+        count: cython.int = 0
+        until: cython.double = 0.0
         while (
             self._fresh
             and self._ahead
@@ -641,10 +667,21 @@ class DownstreamConnection(ClientStream):
             # Answers to a client that does not read would pile up.
             and not self._full
         ):
+            if count:
+                if count == 1 and (lined or not self.core.line):
+                    until = self._shared.clock() + _SLICE
+                if count >= _MOST or self._shared.clock() >= until:
+                    self._line_up()
+                    break
+            count += 1
             ahead = self._ahead
             self._ahead = b""
             self._fresh = False
             self._take_head(ahead)
+        else:
+            # The loop may have the next read at hand, and one more behind that.
+            if count > 1 and not self.closed and self._shared.clock() >= until - _SLICE / 2:
+                self._line_up()
         if (
             self._ended
             and self._ahead
@@ -652,9 +689,19 @@ class DownstreamConnection(ClientStream):
             and self._request == _R_IDLE
             and not self.closed
             and not self._full
+            and not self._due
         ):
             self._stop(Failure("client-left", "the request ended early"))
         self._apply_pause()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _line_up(self) -> cython.bint:
+        """Read no more, which also ends the loop's reading, until it is this connection's turn."""
+        if not self._due and self.tunnel is None:
+            self._due = True
+            self.core.line.join(self)
         return True
 
     @cython.cfunc
@@ -793,10 +840,10 @@ class DownstreamConnection(ClientStream):
         """Between two requests: begin the one that is here already, or wait for it."""
         if self._ahead and not self._full:
             self._arm(self._wheel.now + self._shared.serving.limits.header_timeout)
-            if not self._taking:
+            if not self._taking and not self._due:
                 self._taking = True
                 try:
-                    self._drive()
+                    self._drive(False)
                 finally:
                     self._taking = False
         elif self._ended and not self._ahead:
@@ -891,6 +938,9 @@ class DownstreamConnection(ClientStream):
                 self._arm(self._wheel.now + patience)
             else:
                 self._abort()
+        elif self._due:
+            # It has sent its requests, and waits for us.
+            self._arm(self._wheel.now + self._shared.serving.limits.header_timeout)
         elif self._ahead:
             self._stop(Failure("header-timeout"))
         else:
@@ -911,8 +961,8 @@ class DownstreamConnection(ClientStream):
                 exchange.fail(Failure("client-slow"))
         elif self._request != _R_BODY:
             self._arm(exchange.deadline)
-        elif self._held:
-            # The backend is the slow one; its own side has a bound for that.
+        elif self._held or self._due:
+            # The backend is the slow one; its own side has a bound for that. Or we are.
             self._arm_body(exchange.deadline)
         else:
             exchange.fail(Failure("body-timeout"))
@@ -939,9 +989,13 @@ class DownstreamConnection(ClientStream):
     @cython.cfunc
     @cython.exceptval(-1)
     def _apply_pause(self) -> cython.bint:
-        wanted: cython.bint = self._held or (
-            len(self._ahead) > _MAX_AHEAD
-            and (self._full or (self._answer != _A_IDLE and self._request != _R_BODY))
+        wanted: cython.bint = (
+            self._held
+            or self._due
+            or (
+                len(self._ahead) > _MAX_AHEAD
+                and (self._full or (self._answer != _A_IDLE and self._request != _R_BODY))
+            )
         )
         if wanted == self._paused or self.closed:
             return True

@@ -1302,8 +1302,9 @@ class Exchange:
         # An integration check is told what the color can do, however many others there are.
         if self._only:
             self._shared.recorder.enter(view.row, _UNBOUNDED)
-        elif view.queue.waiting or not self._shared.recorder.enter(view.row, view.max_in_flight):
-            self._queue_up()
+        elif (
+            view.queue.waiting or not self._shared.recorder.enter(view.row, view.max_in_flight)
+        ) and not self._queue_up():
             return False
         self._entered = True
         return self._pick()
@@ -1311,14 +1312,27 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _queue_up(self) -> cython.bint:
-        """Wait for a place in flight. What the gateway asks on its own account does not wait."""
-        queue = self._view.queue
-        if self.downstream.listener < 0 or not queue.join(self, self.core, self._turn):
-            queue.refused(0, self._turn)
-            raise Failure("overload", self.route.service_name)
-        self._waits = True
-        self._queued = self._turn
-        return True
+        """Wait for a place in flight (False); True where there is one after all.
+
+        What the gateway asks on its own account does not wait.
+        """
+        view = self._view
+        queue = view.queue
+        others: cython.bint = queue.waiting > 0
+        if self.downstream.listener >= 0:
+            if queue.join(self, self.core, self._turn):
+                self._waits = True
+                self._queued = self._turn
+                return False
+            # Those who were in front may have been given their places only now.
+            if (
+                others
+                and not queue.waiting
+                and self._shared.recorder.enter(view.row, view.max_in_flight)
+            ):
+                return True
+        queue.refused(0, self._turn)
+        raise Failure("overload", self.route.service_name)
 
     def on_turn(self) -> None:
         """Go on with the place in flight that it has waited for: the queue has counted it in."""

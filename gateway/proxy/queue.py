@@ -9,6 +9,7 @@ task, no message between workers, and so no wake-up that could be lost.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,11 @@ from gateway.policy.queue import may_enter, may_join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+#: Waiters that are let go of, or given places, in one turn of the loop.
+AT_ONCE = 64
 
 #: Nanoseconds for which a worker that refused a request counts as one that has more of them.
 LATELY = 200_000_000
@@ -62,6 +68,7 @@ class ServiceQueue:
         "_at",
         "_length",
         "_limit",
+        "_moving",
         "_slab",
         "_slabs",
         "_wait",
@@ -83,6 +90,7 @@ class ServiceQueue:
         #: By when each gives up, the one that came first in front.
         self._waiters: OrderedDict[Waiter, float] = OrderedDict()
         self._woken = False
+        self._moving = False
 
     def __repr__(self) -> str:
         return f"<ServiceQueue {self.waiting} of {self._length} waiting>"
@@ -97,12 +105,11 @@ class ServiceQueue:
 
     def join(self, waiter: Waiter, core: Turns, now: float) -> bool:
         """Have a request wait; False where there is no room for it. ``now``: monotonic seconds."""
-        if self._length == 0:
-            return False
-        if self._waiters and self._first_deadline() <= now:
-            self._let_go(now)
-        rivals, others = self._rivals(int(now * 1e9))
-        if not may_join(self.waiting, self.waiting + others, self._length, rivals):
+        # Of places that another worker has left nobody tells: before one is refused, they are
+        # given to those who wait.
+        if self._waiters and (self._first_deadline() <= now or not self._has_room(now)):
+            self._give(core, now)
+        if not self._has_room(now):
             return False
         self._waiters[waiter] = now + self._wait
         self._count(1)
@@ -130,35 +137,47 @@ class ServiceQueue:
 
     # --- what moves it --------------------------------------------------------------------------
 
-    def turn(self, now: float) -> None:
+    def turn(self, core: Turns, now: float) -> None:
         """Let go of those whose wait is over; give on the places that others have left."""
-        self._let_go(now)
-        self._give(now)
+        self._give(core, now)
 
     def _serve(self, core: Turns) -> None:
         self._woken = False
-        now = core.clock()
-        self._give(now)
+        self._give(core, core.clock())
 
-    def _give(self, now: float) -> None:
-        """Give every place that is free to the one who has waited longest."""
-        while self._waiters:
-            if self._first_deadline() <= now:
-                self._let_go(now)
-            elif self._enter():
+    def _give(self, core: Turns, now: float) -> None:
+        """Give every place that is free to the one who has waited longest; let go of the late.
+
+        Whoever is let go of is answered at once, and the next request of its connection may join:
+        that must not begin it anew, from connection to connection.
+        """
+        if self._moving:
+            return
+        self._moving = True
+        try:
+            for _ in range(AT_ONCE):
+                if not self._waiters:
+                    return
+                late = self._first_deadline() <= now
+                if not late and not self._enter():
+                    return
                 waiter, _ = self._waiters.popitem(last=False)
                 self._count(-1)
-                waiter.on_turn()
-            else:
-                return
+                self._tell(waiter, late, now)
+        finally:
+            self._moving = False
+        self.wake(core)
 
-    def _let_go(self, now: float) -> None:
-        """Tell those whose wait is over."""
-        while self._waiters and self._first_deadline() <= now:
-            waiter, _ = self._waiters.popitem(last=False)
-            self._count(-1)
-            self.refused(WAITED, now)
-            waiter.on_waited()
+    def _tell(self, waiter: Waiter, late: bool, now: float) -> None:
+        try:
+            if late:
+                self.refused(WAITED, now)
+                waiter.on_waited()
+            else:
+                waiter.on_turn()
+        except Exception:
+            # One that is broken must not cost the others their turn.
+            logger.exception("%r failed at its turn in the queue", waiter)
 
     def _first_deadline(self) -> float:
         return next(iter(self._waiters.values()))
@@ -185,6 +204,13 @@ class ServiceQueue:
         words[own] += 1
         words[layout.slab_at(self._slab) + layout.S_IN_FLIGHT] += 1
         return True
+
+    def _has_room(self, now: float) -> bool:
+        """Tell whether another request may wait."""
+        if self._length == 0:
+            return False
+        rivals, others = self._rivals(int(now * 1e9))
+        return may_join(self.waiting, self.waiting + others, self._length, rivals)
 
     def _rivals(self, now: int) -> tuple[int, int]:
         """Return the other workers that have requests which no place was found for, and waiters."""

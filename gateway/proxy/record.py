@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cython
 from gateway.board import layout
+from gateway.policy.queue import may_enter
 from gateway.wire.fields import REFERER, USER_AGENT
 
 if cython.compiled:
@@ -79,6 +80,7 @@ _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 _ROWS_AT = cython.declare(cython.Py_ssize_t, layout.ROWS_AT)
 _ROW_WORDS = cython.declare(cython.Py_ssize_t, layout.ROW_WORDS)
 _ROW_IN_FLIGHT = cython.declare(cython.Py_ssize_t, layout.ROW_IN_FLIGHT)
+_TO_WAITING = cython.declare(cython.Py_ssize_t, layout.ROW_WAITING - layout.ROW_IN_FLIGHT)
 _SIDE_WORDS = cython.declare(cython.Py_ssize_t, layout.SIDE_WORDS)
 _REQUEST_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_REQUEST_SECONDS)
 _UPSTREAM_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_UPSTREAM_SECONDS)
@@ -430,13 +432,27 @@ class Recorder:
     @cython.ccall
     @cython.exceptval(-1)
     def enter(self, row: cython.Py_ssize_t, limit: cython.ulonglong) -> cython.bint:
-        """Count a request in on its service; False (and not counted) at the machine's limit."""
+        """Count a request in on its service; False (and not counted) at the machine's limit.
+
+        Also False where what is free is for other workers' waiters; this one has none here.
+        """
         i: cython.Py_ssize_t
         total: cython.ulonglong = 0
+        waits: cython.ulonglong
+        waiting: cython.ulonglong = 0
+        rivals: cython.int = 0
         place: cython.Py_ssize_t = _ROWS_AT + row * _ROW_WORDS + _ROW_IN_FLIGHT
         for i in range(self._slabs):
             total += self._words[_SLABS_AT + i * _SLAB_WORDS + place]
+            waits = self._words[_SLABS_AT + i * _SLAB_WORDS + place + _TO_WAITING]
+            if waits:
+                waiting += waits
+                rivals += 1
         if total >= limit:
+            return False
+        if waiting and not may_enter(
+            self._words[self._slab + place], total, limit, rivals, waiting
+        ):
             return False
         self._words[self._slab + place] += 1
         self._words[self._slab + _S_IN_FLIGHT] += 1

@@ -22,6 +22,7 @@ import cython
 from gateway.board import layout
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.errors import Failure
+from gateway.proxy.line import MOST, SLICE
 from gateway.proxy.wheel import NEVER, NOWHERE
 from gateway.wire.hello import FAILURE, MORE, REFUSED, judge
 
@@ -54,6 +55,9 @@ _HEADER = cython.declare(cython.Py_ssize_t, 5)
 #: With its header and what TLS 1.2 may add (RFC 5246 section 6.2.3); what says that it is larger is
 #: none, and OpenSSL will say so.
 _LARGEST = cython.declare(cython.Py_ssize_t, 5 + 16 * 1024 + 2048)
+#: Records of one connection that are opened in a row, and seconds that they may take together.
+_MOST = cython.declare(cython.int, MOST)
+_SLICE = cython.declare(cython.double, SLICE)
 #: Octets of TLS's own that wait for the next answer to go out with.
 _SAID = cython.declare(cython.Py_ssize_t, 2048)
 #: The first octet of a TLS connection: a handshake record (RFC 8446 section 5.1).
@@ -98,6 +102,7 @@ class TlsConnection:
     _state: cython.int
     _sealed: bytes
     _held: cython.bint
+    _due: cython.bint
     _ended: cython.bint
     _told_end: cython.bint
     _older: cython.bint
@@ -119,6 +124,7 @@ class TlsConnection:
         self._state = _NEW
         self._sealed = b""
         self._held = False
+        self._due = False
         self._ended = False
         self._told_end = False
         self._older = False
@@ -147,7 +153,10 @@ class TlsConnection:
             if self._sealed:
                 data = self._sealed + data
                 self._sealed = b""
-            self._open(data)
+            if self._due:
+                self._sealed = data
+            else:
+                self._open(data)
         elif self._state == _SHAKING:
             self._shake(data)
         elif self._state == _NEW:
@@ -167,8 +176,9 @@ class TlsConnection:
             return False
         self._ended = True
         if self._state == _OPEN:
-            if not self._held:
+            if not self._held and not self._due:
                 self._open_on()
+            if not self._held and not self._due:
                 self._tell_end()
                 return bool(self._stays)
             return True  # told once what came before it has been read
@@ -279,7 +289,7 @@ class TlsConnection:
     def resume_reading(self) -> None:
         """Deliver on, from the next turn of the loop."""
         self._held = False
-        if self._state == _CLOSED:
+        if self._state == _CLOSED or self._due:
             return
         self._transport.resume_reading()
         if self._state == _OPEN and (self._ended or self._sealed):
@@ -287,12 +297,24 @@ class TlsConnection:
 
     def read_on(self) -> None:
         """Deliver what had come while reading was paused."""
-        if self._state == _OPEN and not self._held:
+        if self._state == _OPEN and not self._held and not self._due:
             self._open_on()
-            if self._ended:
+            if self._ended and not self._held and not self._due:
                 self._tell_end()
                 if not self._stays:
                     self.close()
+
+    def go_on(self) -> None:
+        """Have its turn in the worker's line: deliver more of what has come."""
+        self._due = False
+        if self._state == _CLOSED or self._held:
+            return  # resumed by whoever has paused it
+        self._transport.resume_reading()
+        self.read_on()
+
+    def cut(self) -> None:
+        """Close now: it has failed at its turn."""
+        self.abort()
 
     def get_write_buffer_size(self) -> int:
         """Return the sealed octets that the client has not taken."""
@@ -398,23 +420,54 @@ class TlsConnection:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _open(self, data: bytes) -> cython.bint:
-        """Open the whole records in ``data`` and hand up what was in them; keep what is left."""
+        """Open the whole records in ``data`` and hand up what was in them; keep what is left.
+
+        What one turn of the loop has no time for waits in the worker's line.
+        """
         at: cython.Py_ssize_t = 0
         end: cython.Py_ssize_t
         here: cython.Py_ssize_t = len(data)
         plain: bytes
+        count: cython.int = 0
+        until: cython.double = 0.0
         while here - at >= _HEADER and self._state == _OPEN and not self._held:
             end = at + _HEADER + data[at + 3] * 256 + data[at + 4]
             if end > here:
                 if end - at <= _LARGEST:
                     break
                 end = here
+            if count:
+                now: cython.double = self._core.clock()
+                if count == 1:
+                    until = now + (_SLICE / 8 if self._core.line else _SLICE)
+                if count >= _MOST or now >= until:
+                    self._line_up()
+                    break
+            count += 1
             plain = self._unseal(data if end - at == here else data[at:end])
             at = end
             if plain and self._above is not None:
                 self._above.data_received(plain)
-        if at < here and self._state == _OPEN:
-            self._sealed = data[at:]
+        if self._state == _OPEN:
+            if at < here:
+                self._sealed = data[at:]
+            # The loop may have the next read at hand, and one more behind that.
+            if (
+                count > 1
+                and not self._held
+                and not self._due
+                and self._core.clock() >= until - _SLICE / 2
+            ):
+                self._line_up()
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _line_up(self) -> cython.bint:
+        """Read no more, which also ends the loop's reading, until it is this connection's turn."""
+        self._due = True
+        self._transport.pause_reading()
+        self._core.line.join(self)
         return True
 
     @cython.cfunc

@@ -86,6 +86,23 @@ def test_many_private_addresses_take_no_memory_and_hide_nobody() -> None:
     assert forwarded <= count
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 16, 300])
+def test_the_bound_holds_however_many_requests_are_told_at_once(at_once: int) -> None:
+    """A newcomer with more requests than the smallest has takes no more than that of each."""
+    requests = Requests()
+    true = 1000
+    requests.add(BRIDGE, true, forwarded=False)
+    for at in range(50):
+        requests.add(BRIDGE, at_once, forwarded=False)
+        true += at_once
+        for small in range(MAX_ADDRESSES - 1):
+            requests.add(f"10.1.{at}.{small}", 1, forwarded=False)
+        requests.add(f"10.2.{at}.1", at_once, forwarded=True)
+        assert len(requests._by_address) <= MAX_ADDRESSES
+    counted = requests._by_address[BRIDGE]
+    assert true - requests.total / (MAX_ADDRESSES + 1) <= counted.requests <= true
+
+
 def _sharing(*rows: tuple[str, int, int], total: int, now: float = 0.0) -> Sharing:
     sharing = Sharing()
     sharing.hear(total, rows, now)

@@ -16,6 +16,7 @@ from gateway.config.snapshot import (
     ServiceTraffic,
     Timeouts,
 )
+from gateway.proxy.queue import AT_ONCE
 from tests.support.rig import (
     SLABS,
     Client,
@@ -386,6 +387,153 @@ def test_one_that_others_crowd_out_gets_its_part_of_the_queue(rig: Rig) -> None:
 
 def test_slabs_are_as_the_test_thinks() -> None:
     assert SLABS == 2
+
+
+# --- one thing leads to another -------------------------------------------------------------------
+
+TWO = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n" * 2
+
+
+@pytest.mark.parametrize("many", [3, 700])
+def test_waits_that_end_do_not_end_each_other(whole: Rig, many: int) -> None:
+    """The next request of a connection joins the queue while others are let go of it."""
+    rig = whole
+    serve(rig, limit=1, length=many, wait=0.5)
+    first = get(rig)
+    waiting = [rig.connect().send(TWO) for _ in range(many)]
+    assert rig.row(layout.ROW_WAITING) == many
+    rig.advance(0.6)
+    assert [len(client.answers()) for client in waiting] == [1] * many
+    assert rig.row(layout.ROW_WAITING) == many
+    rig.advance(0.6)
+    assert [len(client.answers()) for client in waiting] == [1] * many
+    assert rig.row(layout.ROW_WAITING) == 0
+    assert shed(rig) == (0, 2 * many)
+    rig.backend().ok()
+    assert first.answer().status == 200
+    rig.over()
+
+
+def test_a_turn_of_the_loop_lets_go_of_some(whole: Rig) -> None:
+    rig = whole
+    serve(rig, limit=1, length=3 * AT_ONCE, wait=0.5)
+    get(rig)
+    for _ in range(2 * AT_ONCE + 1):
+        get(rig)
+    rig.now += 1.0
+    rig.core.turn_queues(rig.now)
+    left = []
+    while rig.row(layout.ROW_WAITING):
+        left.append(rig.row(layout.ROW_WAITING))
+        rig.soon.turn()
+    assert left == [AT_ONCE + 1, 1]
+    rig.over()
+
+
+def test_one_that_fails_costs_the_others_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def on_turn(self) -> None:
+            raise RuntimeError("broken")
+
+        on_waited = on_turn
+
+    serve(rig, length=8)
+    get(rig)
+    queue = rig.core.serving.services[0].queue
+    assert queue.join(Broken(), rig.core, rig.now)
+    waiting = get(rig)
+    rig.advance(0.7)
+    assert waiting.answer().status == 503
+    assert "failed at its turn" in caplog.text
+    rig.over()
+
+
+def test_whatever_fails_in_a_turn_of_the_wheel_the_heart_beats(rig: Rig) -> None:
+    class Loop:
+        def call_later(self, *_: object) -> None:
+            """The next turn is the test's."""
+
+    class Broken:
+        def turn(self, *_: object) -> None:
+            raise RuntimeError("broken")
+
+    core: Any = rig.core
+    beats: list[float] = []
+    core.loop, core._on_turn = Loop(), beats.append
+    core.queues.add(Broken())
+    with pytest.raises(RuntimeError):
+        core._turn()
+    assert beats == [rig.now]
+    core.queues.clear()
+    rig.over()
+
+
+def test_a_full_queue_before_a_place_that_is_free(rig: Rig) -> None:
+    """Another worker has left it, and nobody told."""
+    serve(rig, limit=1, length=1, wait=5.0)
+    other(rig, layout.ROW_IN_FLIGHT, 1)
+    waiting = get(rig, "/waits")
+    other(rig, layout.ROW_IN_FLIGHT, 0)
+    after = get(rig, "/next")
+    assert not after.received
+    assert (rig.row(layout.ROW_IN_FLIGHT), rig.row(layout.ROW_WAITING)) == (1, 1)
+    backend = rig.accept()
+    assert backend.take().startswith(b"GET /waits")
+    backend.ok()
+    assert waiting.answer().status == 200
+    rig.soon.run()
+    backend.ok()
+    assert after.answer().status == 200
+    assert shed(rig) == (0, 0)
+    rig.over([200, 200])
+
+
+def test_a_queue_that_is_no_more_and_a_bound_that_was_raised(rig: Rig) -> None:
+    serve(rig, limit=1, length=4)
+    get(rig)
+    get(rig)
+    serve(rig, limit=3, length=0)
+    third = get(rig)
+    assert rig.dialling == 3  # the one that waited, and this one behind it
+    assert rig.row(layout.ROW_WAITING) == 0
+    assert get(rig).answer().status == 503
+    for _ in range(3):
+        rig.accept().ok()
+    assert third.answer().status == 200
+    assert rig.log[-1].get("queued_ms") is None
+    rig.over()
+
+
+def test_a_worker_without_waiters_does_not_take_what_others_wait_for(rig: Rig) -> None:
+    serve(rig, limit=4, length=8)
+    for _ in range(3):
+        get(rig)
+    other(rig, layout.ROW_WAITING, 1)
+    waiting = get(rig)
+    assert (rig.row(layout.ROW_IN_FLIGHT), rig.row(layout.ROW_WAITING)) == (3, 1)
+    # The other one has taken it, and another place is left.
+    other(rig, layout.ROW_WAITING, 0)
+    other(rig, layout.ROW_IN_FLIGHT, 1)
+    backend = rig.accept().ok()
+    rig.soon.run()
+    backend.ok()
+    assert waiting.answer().status == 200
+    other(rig, layout.ROW_IN_FLIGHT, 0)
+    rig.over()
+
+
+def test_within_its_part_a_worker_takes_places_others_wait_for(rig: Rig) -> None:
+    serve(rig, limit=4, length=8)
+    other(rig, layout.ROW_IN_FLIGHT, 2)
+    other(rig, layout.ROW_WAITING, 2)
+    get(rig)
+    get(rig)
+    assert (rig.row(layout.ROW_IN_FLIGHT), rig.row(layout.ROW_WAITING)) == (2, 0)
+    other(rig, layout.ROW_IN_FLIGHT, 0)
+    other(rig, layout.ROW_WAITING, 0)
+    rig.over()
 
 
 # --- what is not shed -----------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class Soon:
 
     def __init__(self) -> None:
         self._calls: deque[Callable[[], None]] = deque()
+        self._turning = False
         #: Writes so far, over all transports.
         self.writes = 0
 
@@ -40,9 +41,18 @@ class Soon:
         """Have ``work`` done later."""
         self._calls.append(work)
 
+    def turn(self) -> None:
+        """Do what stands there by now, and not what comes of it: one turn of the loop."""
+        self._turning = True
+        try:
+            for _ in range(len(self._calls)):
+                self._calls.popleft()()
+        finally:
+            self._turning = False
+
     def run(self) -> None:
         """Do all of it, and what comes of it."""
-        while self._calls:
+        while self._calls and not self._turning:
             self._calls.popleft()()
 
 
