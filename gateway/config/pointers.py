@@ -119,6 +119,7 @@ class PointerReader:
             found = self._pair(place, mapping(item))
             if found is not None:
                 certificates[found.place] = found
+        self._folder(("acme", "folder"), mapping(data.get("acme")).get("folder"))
         return Secrets(
             MappingProxyType(tokens),
             secret,
@@ -171,6 +172,18 @@ class PointerReader:
             self.faults.append(Fault(place, str(error)))
             return None
         return octets
+
+    def _folder(self, place: Place, value: object) -> None:
+        """Warn of a folder that is not there: it may be the first challenge's to make."""
+        if not _usable(value, from_env=False):
+            return
+        try:
+            there = stat.S_ISDIR(Path(value).stat().st_mode)
+            message = "" if there else "is no folder, so no challenge is ever answered"
+        except OSError as error:
+            message = f"cannot be read now ({reason(error)}), so no challenge is answered"
+        if message:
+            self.warnings.append(Fault(place, message))
 
     def _pair(self, place: Place, item: Mapping[str, object]) -> TlsCertificate | None:
         """Return a certificate with its key, None where the reason is told."""

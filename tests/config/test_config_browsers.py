@@ -226,7 +226,7 @@ def test_a_notice_says_how_long(hsts: str, words: str) -> None:
         f"security: {{profiles: {{p: {{hsts: {hsts}, csp_report_only: null}}}}}}\n"
     )
     (notice,) = notices(config_of(text))
-    assert f"HSTS lasts {words};" in notice
+    assert f"HSTS lasts {words};" in notice.message
 
 
 def test_a_week_is_no_notice() -> None:
