@@ -306,6 +306,7 @@ class Operations:
             _check_release(switch.state, state)
             changes = differences(switch.settings, settings, switch.state, state)
             drift = tuple(merge.drift(settings, state))
+            caller = replace(caller, changes=tuple(changes))
             if not changes:
                 # Files that it names may hold other bytes (tokens, secrets): taken all the same.
                 switch.settings = settings

@@ -146,6 +146,7 @@ async def test_a_renewal_ends_the_warning_and_is_audited(watched: Watched) -> No
     assert (row["actor"], row["action"]) == ("certificates", "certificates.renew")
     [(_, event)] = [each for each in watched.told if each[0] == "config"]
     assert event["changes"][0].startswith(f"{PLACE}: renewed, good until ")
+    assert row["after"]["changes"] == event["changes"]
     worker = watched.world.workers[0]
     assert worker.topology is not None
     tls = worker.topology.listeners[0].tls
