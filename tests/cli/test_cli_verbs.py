@@ -113,6 +113,22 @@ async def test_status_verbose_shows_endpoints_with_their_last_probe(
     assert "\x1b" not in ended.out
 
 
+async def test_status_verbose_shows_certificates(admin: FakeAdmin, gateway: Run) -> None:
+    place = "listen[1].tls.certificates[0]"
+    shown = {"place": place, "names": ["a.example", "b.example"], "expires": 1767225599}
+    names = [f"{letter}.example" for letter in "abcde"]
+    other = {**shown, "place": "admin.tls.certificates[0]", "names": names, "refused": True}
+    nobody = {**shown, "place": "listen[2].tls.certificates[0]", "names": []}
+    admin.answer("GET", "/v1/status", {**STATUS, "certificates": [shown, other, nobody]})
+    ended = await gateway("status", "-v")
+    one, two, three = (" ".join(row.split()) for row in ended.out.splitlines() if ".tls." in row)
+    assert one == f"{place} a.example, b.example 2025-12-31 23:59Z served"
+    assert "a.example, b.example, c.example and 2 more 2025" in two
+    assert two.endswith("its files are refused")
+    assert "no name" in three
+    assert place not in (await gateway("status")).out
+
+
 async def test_status_says_who_waits_for_whom(admin: FakeAdmin, gateway: Run) -> None:
     service = {
         **STATUS["services"][0],  # type: ignore[index]

@@ -252,6 +252,10 @@ async def test_what_is_of_no_use_is_told_once_and_not_served(
     assert warning == f"{PLACE}: {alert['detail']}"
     refused = f'gateway_certificate_files_refused{{certificate="{PLACE}"}}'
     assert f"{refused} 1.0" in await watched.get("/metrics")
+    [shown] = (await watched.get("/v1/status"))["certificates"]
+    assert (shown["place"], shown["names"]) == (PLACE, ["site.example"])
+    assert shown["expires"] == watched.expires
+    assert shown["refused"] is True
 
     for name in ("site.pem", "site.key"):
         (watched.folder / name).unlink(missing_ok=True)
@@ -260,6 +264,8 @@ async def test_what_is_of_no_use_is_told_once_and_not_served(
     assert [each["severity"] for each in watched.alerts] == ["warning", "info"]
     assert (await watched.get("/v1/status"))["warnings"] == []
     assert f"{refused} 0.0" in await watched.get("/metrics")
+    [shown] = (await watched.get("/v1/status"))["certificates"]
+    assert shown["refused"] is False
 
 
 async def test_one_surprise_does_not_end_the_watch(
