@@ -120,7 +120,7 @@ async def test_an_end_is_told_by_every_means_and_again_after_a_restart(watched: 
                     break
         assert json.loads(line[5:])["threshold_days"] == 7
     [warning] = (await watched.get("/v1/status"))["warnings"]
-    assert warning == f"{PLACE}: the certificate for site.example expires in 2.0 days"
+    assert warning == f"{PLACE}: the certificate for site.example expires in 2 days"
     name = "gateway_certificate_expiry_timestamp_seconds"
     line = next(each for each in (await watched.get("/metrics")).splitlines() if PLACE in each)
     assert line.startswith(f'{name}{{certificate="{PLACE}"}} ')
