@@ -52,9 +52,8 @@ def _head(answer: models.StatusAnswer) -> None:
 def _service(service: models.ServiceStatus) -> list[str | Text]:
     """Return a service's row: roles with their weights, then its pools."""
     pools = {pool.color: _pool(pool) for pool in service.pools}
-    stable = colored(service.stable).append(f" {percent(service.weights.stable)}", style="default")
-    candidate = colored(service.candidate)
-    candidate.append(f" {percent(service.weights.candidate)}", style="default")
+    stable = _share(service, service.stable, service.weights.stable)
+    candidate = _share(service, service.candidate, service.weights.candidate)
     nothing = Text("no pool")
     return [
         service.name,
@@ -64,6 +63,16 @@ def _service(service: models.ServiceStatus) -> list[str | Text]:
         pools.get("blue", nothing),
         pools.get("green", nothing),
     ]
+
+
+def _share(service: models.ServiceStatus, color: str, share: float) -> Text:
+    """Return a color with its share, and whom that goes to where the color is out."""
+    text = colored(color).append(f" {percent(share)}", style="default")
+    closed = {pool.color for pool in service.pools if pool.closed}
+    others = {pool.color for pool in service.pools} - {color} - closed
+    if share > 0 and color in closed and others:
+        text.append(f", to {others.pop()}", style="red")
+    return text
 
 
 def _state(service: models.ServiceStatus) -> Text:

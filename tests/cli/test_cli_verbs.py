@@ -518,6 +518,31 @@ async def test_status_shows_states_maintenance_and_isolation(
     assert ", isolated" in ended.out
 
 
+@pytest.mark.parametrize(
+    ("stable_out", "candidate_out", "words"),
+    [
+        (True, False, ["blue 80 %, to green", "green 20 %"]),
+        (False, True, ["blue 80 %", "green 20 %, to blue"]),
+        (True, True, ["blue 80 %", "green 20 %"]),
+    ],
+)
+async def test_status_shows_where_the_share_of_a_color_that_is_out_goes(
+    admin: FakeAdmin, gateway: Run, stable_out: bool, candidate_out: bool, words: list[str]
+) -> None:
+    service = {
+        "name": "ivor", "stable": "blue", "candidate": "green",
+        "weights": {"stable": 80.0, "candidate": 20.0},
+        "pools": [
+            {**POOL, "color": "blue", "closed": stable_out, "isolated": stable_out},
+            {**POOL, "color": "green", "closed": candidate_out},
+        ],
+    }  # fmt: skip
+    admin.answer("GET", "/v1/status", {**STATUS, "services": [service]})
+    ended = await gateway("status")
+    row = next(line for line in ended.out.splitlines() if "80 %" in line)
+    assert [cell.strip() for cell in row.split("  ") if "%" in cell] == words
+
+
 async def test_what_the_api_finds_malformed_is_wrong_usage(admin: FakeAdmin, gateway: Run) -> None:
     path = "/v1/services/ivor/pools/green"
     admin.problem("PUT", path, 422, "invalid-body", detail="no URL", field="endpoints.0")
