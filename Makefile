@@ -57,7 +57,7 @@ docs: $(VENV)/.test $(VENV)/.built ## Links resolve, examples are true
 	@$(BIN)/python -m pytest -q tests/packaging/test_docs.py
 
 outside: $(VENV)/.test $(VENV)/.built ## Only the tests that nobody here wrote
-	@$(BIN)/python -m pytest -m outside $(PYTEST)
+	@OUTSIDE=whole $(BIN)/python -m pytest -m outside $(PYTEST)
 
 bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writes docs/performance.md
 	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \

@@ -32,6 +32,22 @@ def try_pair(key: bytes, chain: bytes) -> None:
     load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), key, chain)
 
 
+def load_authorities(context: ssl.SSLContext, octets: bytes) -> None:
+    """Have a context trust authorities (PEM). Raises ValueError where OpenSSL takes none of it."""
+    try:
+        context.load_verify_locations(cadata=octets.decode("ascii", "ignore"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = getattr(error, "reason", None) or "no certificate that can be read"
+        what = why.lower().replace("_", " ")
+        expected = "expected certificates (PEM)"
+        raise ValueError(f"OpenSSL does not take these authorities: {what}, {expected}") from None
+
+
+def try_authorities(octets: bytes) -> None:
+    """Raise ValueError where OpenSSL would verify nobody by what a file holds (PEM)."""
+    load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), octets)
+
+
 @contextlib.contextmanager
 def _as_file(octets: bytes) -> Iterator[str]:
     """Give octets a file's name for as long as it takes.

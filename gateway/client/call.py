@@ -104,8 +104,10 @@ class Caller:
         connector: aiohttp.BaseConnector
         if address.socket:
             connector = aiohttp.UnixConnector(address.socket)
-        else:
+        elif address.base.startswith("https:"):
             connector = aiohttp.TCPConnector(ssl=self._tls())
+        else:
+            connector = aiohttp.TCPConnector()  # with files that nobody looks at
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers={"Authorization": f"Bearer {self._link.token}", "Accept": "application/json"},
@@ -129,7 +131,8 @@ class Caller:
             context = ssl.create_default_context(cafile=link.ca)
         except OSError as error:  # ssl.SSLError is one
             why = "no PEM certificates in it" if isinstance(error, ssl.SSLError) else error.strerror
-            raise AdminError("bad-ca", f"{link.ca}: {why}") from error
+            said = "(--ca, GATEWAY_CA)"
+            raise AdminError("bad-ca", f"{link.ca} {said}: {why or 'not readable'}") from error
         if link.client_cert is not None:
             _present(context, link.client_cert, link.client_key)
         return context
@@ -254,7 +257,12 @@ def _present(context: ssl.SSLContext, certificate: Path, key: Path | None) -> No
         expected = "expected a PEM certificate with its key, without a passphrase"
         raise AdminError("bad-certificate", f"{files}: {why}, {expected}") from error
     except OSError as error:
-        raise AdminError("bad-certificate", f"{certificate}: {error.strerror}") from error
+        files = f"{certificate} (--client-cert, GATEWAY_CLIENT_CERT)"
+        if key is not None:
+            files += f" or {key} (--client-key, GATEWAY_CLIENT_KEY)"
+        raise AdminError(
+            "bad-certificate", f"{files}: {error.strerror or 'not readable'}"
+        ) from error
 
 
 def query(**parameters: str) -> str:

@@ -189,7 +189,9 @@ def talks_to_gateway(verb: Callable[Concatenate[Link, P], R]) -> Callable[P, R]:
     return link_options(linked)
 
 
-_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+#: Looked at where it is used, by ``AdminClient``: what an environment names and nobody needs (over
+#: a Unix socket, for a rollback without control) must not be in the way.
+_PEM = click.Path(readable=False, path_type=Path)
 
 _OPTIONS = (
     click.option(

@@ -37,7 +37,7 @@ from gateway.control.certificates import CertificateWatch
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
-from gateway.control.issuers import Issuers
+from gateway.control.issuers import Issuers, read_url
 from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
@@ -90,6 +90,8 @@ class Outside:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    #: Reads an issuer's keys. Raises SourceError.
+    fetch: Callable[[str], Awaitable[bytes]] = read_url
 
 
 class Control:
@@ -112,6 +114,7 @@ class Control:
         self._walk: Walk
         self._certificates: CertificateWatch
         self._admin_front: Front | None = None
+        self._admin_kept: object = None
         self._taken_up_from: State | None = None
         self._server: Server | None = None
         self._handover: handover.Server | None = None
@@ -168,6 +171,7 @@ class Control:
             random=chance,
             clock=time.monotonic,
             wall=time.time,
+            fetch=self._outside.fetch,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(
@@ -262,7 +266,8 @@ class Control:
                 time.monotonic(),
                 curve=ADMIN_CURVE,
             )
-        start.keep_admin_certificates(self._spec.snapshot_file, switch.settings.admin_tls)
+        self._keep_admin(switch.settings)
+        self.operations.reloaded = self._serve_admin_with
         self._certificates = CertificateWatch(switch, self._outside.wall, self._serve_admin_with)
         switch.certificates_refused = lambda: self._certificates.refused
         sharing = SharingWatch(lambda: switch.parts.hub.topology, self.events, self._outside.clock)
@@ -275,14 +280,23 @@ class Control:
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 
     def _serve_admin_with(self, settings: Settings) -> None:
-        """Have the admin API use the certificates that are in force."""
+        """Have the admin API use the certificates and authorities that are in force."""
         front = self._admin_front
         if front is None or settings.admin_tls is None:
             return
-        was = front.tls
-        front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
-        if was != front.tls:
-            start.keep_admin_certificates(self._spec.snapshot_file, front.tls)
+        try:
+            front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        except ValueError:
+            # They were tried when they were read: it may be descriptors, and is tried again.
+            log.exception("the admin API goes on with the certificates that it has")
+            return
+        self._keep_admin(settings)
+
+    def _keep_admin(self, settings: Settings) -> None:
+        serves = settings.admin_tls, settings.client_ca, settings.client_ca_file
+        if serves != self._admin_kept:
+            start.keep_admin(self._spec.snapshot_file, settings)
+            self._admin_kept = serves
 
     def _logins_failed(self, report: Report) -> None:
         self.tasks.start(note_failed_logins(self.switchboard, report), name="note failed logins")

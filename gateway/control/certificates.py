@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ log = logging.getLogger("gateway.control")
 
 #: Seconds between two looks at the files.
 EVERY = 3.0
+
+_SERVED_ON = "the certificate before it is served on"
 
 #: What a file is told by: device, number, size, times in nanoseconds. None: it is not there.
 Mark = tuple[int, int, int, int, int]
@@ -90,7 +93,8 @@ class CertificateWatch:
         self._switch = switch
         self._wall = wall
         self._admin = admin
-        self._marks: dict[str, Marks] = {}
+        #: By place: the files' marks, and the digest of the pair that was read under them.
+        self._marks: dict[str, tuple[Marks, bytes]] = {}
         #: By place: why what stands in the files is not served.
         self._trouble: dict[str, str] = {}
         self._alerted: set[tuple[str, int, int]] = set()
@@ -118,8 +122,8 @@ class CertificateWatch:
         self._tell_trouble(found, {each.place for each in certificates})
         if found.fresh:
             await self._serve(found.fresh)
-        self._admin(self._switch.settings)
         self._tell_ends()
+        self._admin(self._switch.settings)
 
     @property
     def refused(self) -> frozenset[str]:
@@ -143,16 +147,25 @@ class CertificateWatch:
         for each in certificates:
             # Before they are read: what changes meanwhile is seen at the next turn.
             marks = (_mark(each.certificate_file), _mark(each.key_file))
-            if marks == self._marks.get(each.place) and each.place not in self._trouble:
+            # What was read under these marks need not be in force: a reload that had read the files
+            # before they changed, and waited for its turn since, has put the old pair back.
+            known = (marks, _digest(each)) == self._marks.get(each.place)
+            if known and each.place not in self._trouble:
                 continue
             try:
                 pair = read_pair(each.place, each.certificate_file, each.key_file)
             except PairError as error:
                 file = each.certificate_file if error.which == "certificate" else each.key_file
-                why = f"{file}: {error}; the certificate before it is served on"
+                found.trouble[each.place] = f"{file}: {error}; {_SERVED_ON}"
+                continue
+            except Exception as error:
+                # One place's surprise must not keep the others' renewals from being seen.
+                if each.place not in self._trouble:
+                    log.exception("%s: a look at the files failed", each.place)
+                why = f"a look at the files failed ({type(error).__name__}); {_SERVED_ON}"
                 found.trouble[each.place] = why
                 continue
-            self._marks[each.place] = marks
+            self._marks[each.place] = (marks, _digest(pair))
             found.right.add(each.place)
             if pair != each:
                 found.fresh[each.place] = pair
@@ -187,6 +200,8 @@ class CertificateWatch:
                 and (each.certificate_file, each.key_file)
                 == (current[place].certificate_file, current[place].key_file)
             }
+            if not fresh:
+                return  # neither an audit row nor an event: nothing is another
             settings = with_certificates(switch.settings, fresh)
             changes = tuple(f"{at}: renewed, good until {_day(each)}" for at, each in fresh.items())
             caller = Caller(actor="certificates", address="file", changes=changes)
@@ -227,6 +242,11 @@ class CertificateWatch:
             detail=detail,
             **more,
         )
+
+
+def _digest(pair: TlsCertificate) -> bytes:
+    """Tell pairs apart: no second copy of a key is kept for that."""
+    return hashlib.sha256(pair.chain + pair.key).digest()
 
 
 def _mark(name: str) -> Mark | None:

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.board import layout
 from gateway.channel import snapshotfile
+from gateway.config.secrets import Kept
 from gateway.config.snapshot import TlsCertificate
 from gateway.control import merge
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from gateway.board.board import Board
     from gateway.channel.messages import Apply
-    from gateway.config.snapshot import ListenerTls, Topology, Traffic
+    from gateway.config.snapshot import Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.settings import Settings
     from gateway.control.state import State
@@ -63,43 +64,55 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
     return None
 
 
-def certificates(path: str, board: Board) -> tuple[TlsCertificate, ...]:
-    """Return the certificates that workers serve with, and those of the admin API."""
+class _Admin(msgspec.Struct, frozen=True, kw_only=True):
+    """What the admin API serves with, as it is kept."""
+
+    certificates: tuple[TlsCertificate, ...] = ()
+    client_ca: tuple[str, bytes] | None = None
+
+
+def kept(path: str, board: Board) -> Kept:
+    """Return what workers and the admin API serve with."""
     running = running_snapshot(path, board)
     if running is None or running.topology is None:
-        return ()
+        return Kept()
     served = [each.tls for each in running.topology.listeners if each.tls is not None]
     found = [certificate for tls in served for certificate in tls.certificates]
-    return (*found, *_admin_certificates(path))
+    admin = _kept_admin(path)
+    return Kept(certificates=(*found, *admin.certificates), client_ca=admin.client_ca)
 
 
-def keep_admin_certificates(path: str, tls: ListenerTls | None) -> None:
+def keep_admin(path: str, settings: Settings) -> None:
     """Keep what the admin API serves with beside the snapshot's file at ``path``.
 
     No worker is to have its keys, so the snapshot does not hold them; and a control process that
-    starts while their files are half replaced needs them.
+    starts while their files are half replaced, or hold what is of no use, needs them.
     """
-    if tls is None:
+    if settings.admin_tls is None:
         Path(path + ADMIN).unlink(missing_ok=True)
         return
+    callers = None
+    if settings.client_ca is not None:
+        callers = (settings.client_ca_file, settings.client_ca)
+    admin = _Admin(certificates=settings.admin_tls.certificates, client_ca=callers)
     try:
-        snapshotfile.put(path + ADMIN, msgspec.msgpack.encode(tls.certificates))
+        snapshotfile.put(path + ADMIN, msgspec.msgpack.encode(admin))
     except OSError:
         log.exception("%s cannot be written: the admin API's certificate is not kept", path + ADMIN)
 
 
-def _admin_certificates(path: str) -> tuple[TlsCertificate, ...]:
+def _kept_admin(path: str) -> _Admin:
     """Return what the admin API of this boot served with, or of the newest one before."""
     own = Path(path + ADMIN)
     others = own.parent.glob(f"snapshot-*.bin{ADMIN}")
     for each in (own, *sorted(others, key=_modified, reverse=True)):
         try:
-            return msgspec.msgpack.decode(each.read_bytes(), type=tuple[TlsCertificate, ...])
+            return msgspec.msgpack.decode(each.read_bytes(), type=_Admin)
         except FileNotFoundError:
             continue
         except (OSError, msgspec.MsgspecError, ValueError) as error:
             log.warning("no use: %s: %s", each, error)
-    return ()
+    return _Admin()
 
 
 def _modified(path: Path) -> float:

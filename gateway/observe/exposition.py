@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
+from gateway.observe import trust
 from gateway.policy.mode import MODES, STATES, Picture
 from gateway.release.machine import STATES as RELEASE_STATES
 from gateway.release.record import TRIGGERS
@@ -197,8 +198,10 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
-        yield from self._issuers()
-        yield from self._certificates()
+        view = self._view
+        yield from trust.issuers(view.issuers)
+        yield trust.logins(view.logins_failed)
+        yield from trust.certificates(view.certificates, view.certificates_refused)
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -391,47 +394,6 @@ class GatewayCollector(Collector):
         for result, count in self._view.reloads:
             reloads.add_metric([result], count)
         yield reloads
-
-    def _issuers(self) -> Iterator[Metric]:
-        """Yield how issuers' keys are read, and failed logins of the admin API."""
-        read = GaugeMetricFamily(
-            "gateway_issuer_keys_timestamp_seconds",
-            "When an issuer's keys were last read, in seconds since the epoch; 0: never.",
-            labels=["scheme"],
-        )
-        readings = CounterMetricFamily(
-            "gateway_issuer_readings", "Readings of issuers' keys.", labels=["scheme", "result"]
-        )
-        for scheme, read_at, well, badly in self._view.issuers:
-            read.add_metric([scheme], read_at)
-            readings.add_metric([scheme, "ok"], well)
-            readings.add_metric([scheme, "failed"], badly)
-        yield read
-        yield readings
-        failed = CounterMetricFamily(
-            "gateway_admin_logins_failed", "Failed logins of the admin API.", labels=["result"]
-        )
-        for result, count in self._view.logins_failed:
-            failed.add_metric([result], count)
-        yield failed
-
-    def _certificates(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "gateway_certificate_expiry_timestamp_seconds",
-            "Until when a certificate is valid, in seconds since the epoch.",
-            labels=["certificate"],
-        )
-        for place, expires in self._view.certificates:
-            family.add_metric([place], expires)
-        yield family
-        refused = GaugeMetricFamily(
-            "gateway_certificate_files_refused",
-            "1: the files hold what is of no use, the certificate before it is served on.",
-            labels=["certificate"],
-        )
-        for place, _ in self._view.certificates:
-            refused.add_metric([place], place in self._view.certificates_refused)
-        yield refused
 
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""

@@ -192,6 +192,35 @@ async def test_tls_is_checked_against_the_given_authorities(
     assert len(admin.asked) == 1
 
 
+@pytest.mark.parametrize("variable", ["GATEWAY_CA", "GATEWAY_CLIENT_CERT", "GATEWAY_CLIENT_KEY"])
+@pytest.mark.parametrize("what", ["gone", "folder"])
+async def test_a_file_is_missed_where_it_is_used_and_nowhere_else(
+    admin: FakeAdmin,
+    gateway: Run,
+    nowhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    what: str,
+) -> None:
+    """A pipeline's environment must not be in the way of whom a fire brings to the machine."""
+    monkeypatch.setenv("GATEWAY_CLIENT_CERT", "mine.pem")
+    Authority().make("me", client=True).write(nowhere, "mine")
+    (nowhere / "folder").mkdir()
+    monkeypatch.setenv(variable, what)
+    monkeypatch.setattr("gateway.cli.rollback_local.rollback_local", lambda config, undo: 0)
+    (nowhere / "here.yaml").touch()
+    assert (await gateway("rollback", "--local", "--config", "here.yaml")).code == 0
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    assert (await gateway("traffic", "get")).code == 0  # over http
+    there = ("--admin", f"unix:{nowhere}/none.sock")
+    ended = await gateway("traffic", "get", *there)
+    assert (ended.code, what in ended.err) == (3, False)
+    ended = await gateway("traffic", "get", "--admin", "https://localhost:1")
+    assert ended.code == 2
+    assert what in ended.err
+    assert variable in ended.err
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_certificate_is_shown_to_an_admin_api_that_asks_for_one(
     admin: FakeAdmin,

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import msgspec
 import pytest
 
 from gateway.config.certificates import DAY, read_pair
-from gateway.config.snapshot import Listener, ListenerTls
+from gateway.config.snapshot import Listener, ListenerTls, TlsCertificate
 from gateway.control import certificates
+from gateway.control.switchboard import Caller
 from tests.control.world import World, client, settings
 from tests.support.certificates import Authority, Made
 
@@ -266,6 +267,81 @@ async def test_what_is_of_no_use_is_told_once_and_not_served(
     assert f"{refused} 0.0" in await watched.get("/metrics")
     [shown] = (await watched.get("/v1/status"))["certificates"]
     assert shown["refused"] is False
+
+
+async def test_a_reload_that_had_read_before_a_renewal_does_not_undo_it_for_good(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the files, waits for names, and puts what it has read into force."""
+    control = watched.world.control
+    assert control is not None
+    resolver = control.switchboard.parts.resolver
+    reading, renewed = asyncio.Event(), asyncio.Event()
+
+    async def prepare(hosts: Iterable[str], *, seconds: float) -> None:
+        reading.set()
+        await renewed.wait()
+
+    monkeypatch.setattr(resolver, "prepare", prepare)
+    caller = Caller(actor="boss", address="x")
+    reload = asyncio.ensure_future(control.operations.reload(caller))
+    await reading.wait()
+    fresh = AUTHORITY.make("site.example", days=120)
+    watched.install(fresh)
+    await watched.look()
+    assert watched.served == fresh.certificate
+    renewed.set()
+    assert (await reload).changes == ("listeners: changed",)
+    assert watched.served == watched.first.certificate
+    await watched.look()
+    assert watched.served == fresh.certificate
+
+
+async def test_a_renewal_of_nothing_is_told_to_nobody(watched: Watched) -> None:
+    """A reload with other files at the place came between a look and its end."""
+    control = watched.world.control
+    assert control is not None
+    pair = read_pair(PLACE, str(watched.folder / "site.pem"), str(watched.folder / "site.key"))
+    before, number = len(watched.told), control.switchboard.parts.hub.number
+    moved = msgspec.structs.replace(pair, certificate_file="/elsewhere.pem")
+    await control._certificates._serve({PLACE: moved})
+    assert (len(watched.told), control.switchboard.parts.hub.number) == (before, number)
+    rows = (await watched.get("/v1/audit"))["rows"]
+    assert [each for each in rows if "certif" in each["action"]] == []
+
+
+@pytest.mark.parametrize("odd", [True, False])
+async def test_what_is_wrong_at_one_place_keeps_no_other_from_its_renewal(
+    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: bool
+) -> None:
+    control = watched.world.control
+    assert control is not None
+    switch = control.switchboard
+    second = "listen[0].tls.certificates[1]"
+    old = read_pair(second, *map(str, watched.first.write(watched.folder, "second")))
+    [first] = certificates.in_force(switch.settings)
+    listener = Listener(address="127.0.0.1:8443", tls=ListenerTls(certificates=(first, old)))
+    template = msgspec.structs.replace(switch.settings.template, listeners=(listener,))
+    switch.settings = replace(switch.settings, template=template)
+    watched.install(AUTHORITY.odd())
+    fresh = AUTHORITY.make("site.example", days=200)
+    fresh.write(watched.folder, "second")
+
+    def read(place: str, certificate: str, key: str) -> TlsCertificate:
+        if place == PLACE:
+            raise RuntimeError("a surprise")
+        return read_pair(place, certificate, key)
+
+    if not odd:
+        monkeypatch.setattr(certificates, "read_pair", read)
+    await watched.look()
+    assert [each.chain for each in certificates.in_force(switch.settings)] == [
+        watched.first.certificate,
+        fresh.certificate,
+    ]
+    assert control._certificates.refused == {PLACE}
+    [alert] = watched.alerts
+    assert ("parts that cannot be read" if odd else "failed (RuntimeError)") in alert["detail"]
 
 
 async def test_one_surprise_does_not_end_the_watch(

@@ -208,6 +208,8 @@ def test_files_that_break_end_no_process(tmp_path: Path) -> None:
         assert before != admin_before
         for place in ("live", "own"):
             secured.install(Made(AUTHORITY.make("127.0.0.1").certificate, b"half a ke"), place)
+        # And the authorities of the admin API's callers: somebody's key was copied there.
+        (tmp_path / "ca.pem").write_bytes(AUTHORITY.make("x").key)
         wait_until(
             lambda: len(json.loads(secured.ask("/v1/status")[1])["warnings"]) >= 3,
             "trouble told",
@@ -233,7 +235,9 @@ def test_files_that_break_end_no_process(tmp_path: Path) -> None:
         kept = list(tmp_path.glob("**/snapshot-*.bin*"))
         assert {each.stat().st_mode & 0o777 for each in kept} == {0o600}
         assert any(each.name.endswith(".admin") for each in kept)
-        assert "PRIVATE" not in secured.process.said()
+        said = secured.process.said()
+        assert "PRIVATE" not in said
+        assert "admin.tls.client_ca: OpenSSL does not take these authorities" in said
 
 
 def test_what_is_said_over_tls_and_not_without(tmp_path: Path) -> None:

@@ -57,9 +57,8 @@ def test_requests_are_due_at_the_rate_whatever_becomes_of_them() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_at_three_times_the_saturation(tmp_path: Path, workers: int) -> None:
-    setting = Setting(hands=SLOW.hands, seconds=SLOW.seconds, workers=workers)
+def test_at_three_times_the_saturation(tmp_path: Path) -> None:
+    setting = Setting(hands=SLOW.hands, seconds=SLOW.seconds, workers=2)
     running = begin(tmp_path, setting)
     try:
         offer(running.port, setting.capacity / 2, 0.5)  # connections to the backend come to be

@@ -27,6 +27,10 @@ from tests.support.upstream import Upstream, always
 
 pytestmark = pytest.mark.outside
 
+#: All that testssl.sh looks at takes a minute and a half; protocols and what is known to break
+#: them a third of it. `make outside` has the whole.
+WHOLE = os.environ.get("OUTSIDE") == "whole"
+
 AUTHORITY = Authority()
 NAME = "site.example"
 
@@ -86,19 +90,20 @@ security: {{profiles: {{page: {{hsts: 365d}}}}}}
             yield gateway, port
 
 
-@pytest.mark.timeout(600)  # a minute and a half where nothing else runs
+@pytest.mark.timeout(600)
 def test_testssl_finds_nothing_above_low(tmp_path: Path) -> None:
     testssl = need("testssl")
     with serving(tmp_path) as (_, port):
         found = tmp_path / "found.json"
         command = [testssl, "--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none"]
+        command += [] if WHOLE else ["--protocols", "--vulnerable"]
         command += ["--ip", "127.0.0.1", "--jsonfile", str(found), f"localhost:{port}"]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=540, check=False, cwd=tmp_path
         )
         assert found.exists(), done.stdout[-2000:] + done.stderr[-2000:]
     rows = json.loads(found.read_text())
-    assert len(rows) > 50, "it has looked"
+    assert len(rows) > (50 if WHOLE else 15), "it has looked"
     assert {"TLS1_2", "TLS1_3"} <= {row["id"] for row in rows}
     above = [
         f"{row['id']}: {row['severity']} {row['finding']}"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import ssl
+from collections.abc import Iterator
 from functools import cache
+from typing import Literal
 
 import pytest
 
 from gateway.config.snapshot import ListenerTls, TlsCertificate
-from gateway.tls import TICKET_KEYS_LAST, Front
+from gateway.openssl import load_pair
+from gateway.tls import TICKET_KEYS_LAST, TURN_AGAIN, Front
 from tests.support.certificates import Authority, rsa_key
 
 AUTHORITY = Authority()
@@ -51,6 +56,23 @@ def meet(
     answering.write(b"x")
     assert asking.read(1) == b"x"  # with the ticket of TLS 1.3
     return asking
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Leave the process no descriptor to open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.dup(0)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 16, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def served(found: ssl.SSLObject) -> bytes | None:
@@ -112,3 +134,72 @@ def test_sessions_are_resumed_by_who_wrote_the_ticket(version: ssl.TLSVersion) -
     assert meet(mine, version=version, session=second.session).session_reused
     mine.turn(TICKET_KEYS_LAST + 1.0)
     assert not meet(mine, version=version, session=second.session).session_reused
+
+
+def test_a_turn_without_descriptors_leaves_what_was_and_is_made_up_for() -> None:
+    mine = front(SITE)
+    first = meet(mine)
+    late = TICKET_KEYS_LAST + 1.0
+    with no_descriptors():
+        mine.turn(late)
+    again = meet(mine, session=first.session)
+    assert again.session_reused
+    assert served(again) == der(SITE)
+    mine.turn(late + TURN_AGAIN / 2)
+    assert meet(mine, session=again.session).session_reused
+    mine.turn(late + TURN_AGAIN + 1.0)
+    assert not meet(mine, session=again.session).session_reused
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_what_cannot_be_served_now_is_not_taken_for_served(version: Literal["1.2", "1.3"]) -> None:
+    mine = front(SITE)
+    renewed = ListenerTls(certificates=(OTHER, RSA), min_version=version)
+    with no_descriptors(), pytest.raises(ValueError, match="too many open files"):
+        mine.serve(renewed)
+    assert served(meet(mine)) == der(SITE)
+    mine.serve(renewed)
+    assert served(meet(mine, "b.example")) == der(OTHER)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_what_fails_halfway_serves_on_as_before(
+    monkeypatch: pytest.MonkeyPatch, version: Literal["1.2", "1.3"], left: int
+) -> None:
+    """Of four loadings, two for contexts of their own and two for the listener's."""
+    mine = front(SITE)
+    new = AUTHORITY.make("b.example", key=rsa_key(2048)).read()
+    renewed = ListenerTls(certificates=(OTHER, new), min_version=version)
+    calls = []
+
+    def load(context: ssl.SSLContext, key: bytes, chain: bytes) -> None:
+        calls.append(key)
+        if len(calls) > left:
+            raise ValueError("no more")
+        load_pair(context, key, chain)
+
+    monkeypatch.setattr("gateway.tls.load_pair", load)
+    with pytest.raises(ValueError, match="no more"):
+        mine.serve(renewed)
+    monkeypatch.setattr("gateway.tls.load_pair", load_pair)
+    assert mine.tls.certificates == (SITE,)
+    assert served(meet(mine)) == der(SITE)
+    mine.serve(renewed)
+    assert mine.tls == renewed
+    assert served(meet(mine, "b.example", version=V13)) in {der(OTHER), der(new)}
+
+
+@pytest.mark.parametrize("authorities", [SITE.key, b"", b"-----BEGIN CERTIFICATE-----\nQUJD\n"])
+def test_authorities_that_are_none_are_refused_each_time_and_nothing_is_another(
+    authorities: bytes,
+) -> None:
+    tls = ListenerTls(certificates=(SITE,))
+    mine = front(SITE)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="authorities"):
+            mine.serve(tls, authorities)
+    with pytest.raises(ValueError, match="authorities"):
+        Front(tls, authorities)
+    mine.turn(TICKET_KEYS_LAST + 1.0)
+    assert served(meet(mine)) == der(SITE)
