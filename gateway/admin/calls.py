@@ -467,7 +467,8 @@ CALLS: Final[tuple[Call, ...]] = (
         path="/v1/events",
         name="events",
         role="viewer",
-        summary="Server-sent events: traffic, release, alert, pool, health, breaker, mode, config",
+        summary="Server-sent events: traffic, release, alert, pool, health, breaker, mode, config, "
+        "logins-failed",
         answer=EVENTS,
         parameters=(LAST_EVENT_ID,),
         refusals=(503,),

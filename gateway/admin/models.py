@@ -347,6 +347,18 @@ class SharedAddress(Answer):
     forwards: bool = Field(description="its requests say for whom they are: it is a proxy")
 
 
+class CertificateStatus(Answer):
+    """A certificate that is served with: a listener's or the admin API's."""
+
+    place: str = Field(description="where it stands in the configuration")
+    names: list[str] = Field(description="what it is for; none: browsers refuse it")
+    expires: int = Field(description="until when it is good, seconds since the epoch, UTC")
+    refused: bool = Field(
+        default=False,
+        description="its files hold something else that is of no use; why is among the warnings",
+    )
+
+
 class StatusAnswer(Answer):
     """One picture of the gateway."""
 
@@ -363,6 +375,7 @@ class StatusAnswer(Answer):
     release: str | None = Field(default=None, description="the id that the split in force quotes")
     services: list[ServiceStatus]
     processes: list[ProcessStatus]
+    certificates: list[CertificateStatus] = []
     drift: list[Drift] = []
     warnings: list[str] = []
     shared_address: SharedAddress | None = Field(

@@ -12,6 +12,7 @@ from gateway.admin.breaker_models import breaker_state
 from gateway.board import layout
 from gateway.config.snapshot import BUCKETS, COLORS
 from gateway.control import merge
+from gateway.control.certificates import in_force
 from gateway.health.machine import Health
 from gateway.health.prober import evidence
 from gateway.version import VERSION
@@ -53,10 +54,24 @@ class Pictures:
             release=state.release or None,
             services=[self._service(each, platform) for each in state.services],
             processes=self._processes(),
+            certificates=self._certificates(),
             drift=self.drift(),
             warnings=switch.warnings,
             shared_address=_shared(switch.shared_address()),
         )
+
+    def _certificates(self) -> list[models.CertificateStatus]:
+        switch = self.switchboard
+        refused = switch.certificates_refused()
+        return [
+            models.CertificateStatus(
+                place=each.place,
+                names=list(each.names),
+                expires=each.expires,
+                refused=each.place in refused,
+            )
+            for each in in_force(switch.settings)
+        ]
 
     def drift(self) -> list[models.Drift]:
         """Return where the store outranks the file."""

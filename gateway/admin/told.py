@@ -19,7 +19,8 @@ log = logging.getLogger("gateway.admin")
 async def note_failed_logins(switch: Switchboard, report: Report) -> None:
     """Write one row for all of a report; no token is ever part of it."""
     addresses = dict(report.addresses)
-    log.warning("%d failed logins from %s", report.attempts, ", ".join(addresses))
+    logins = f"{report.attempts} failed login{'' if report.attempts == 1 else 's'}"
+    log.warning("%s from %s", logins, ", ".join(addresses))
     switch.parts.events.publish(
         "logins-failed", attempts=report.attempts, refused=report.refused, addresses=addresses
     )

@@ -29,12 +29,11 @@ from gateway.client.exits import Exit
 def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
     """Check a configuration file and tell everything that is wrong with it.
 
-    One line for each error: FILE:LINE:COLUMN: path.to.key: what is wrong, what is expected. Keys
-    that this version knows but does not act on are warned of; what is meant for a first day only
-    is a notice. Exits with 0 where the file is right, with warnings too, and with 2 where it is
-    wrong.
+    One line for each error: FILE:LINE:COLUMN: path.to.key: what is wrong, what is expected. What
+    does nothing as it stands, or is hardly meant, is warned of ([warning]); what is weak and meant
+    for a first day only is a [notice]. Exits with 0 where the file is right, with warnings too,
+    and with 2 where it is wrong.
     """
-    from gateway.config.browsers import notices
     from gateway.config.build import routes_of
     from gateway.config.load import ConfigErrors, read_file
 
@@ -45,8 +44,8 @@ def command(ctx: click.Context, file: Path, *, without_secrets: bool) -> None:
         ctx.exit(Exit.USAGE)
     for warning in loaded.warnings:
         click.echo(f"{warning} [warning]", err=True)
-    for notice in notices(loaded.config):
-        click.echo(f"{file}: {notice} [notice]", err=True)
+    for notice in loaded.notices:
+        click.echo(f"{notice} [notice]", err=True)
     services, routes = len(loaded.config.services), len(routes_of(loaded.config))
     click.echo(f"{file}: ok ({_count(services, 'service')}, {_count(routes, 'route')})")
 

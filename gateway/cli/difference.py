@@ -13,10 +13,16 @@ Path = tuple[str, ...]
 _SERVICES = "services"
 #: Differs by definition.
 _REVISION = ("revision",)
+#: Sentences, of what is no state (a reload, a renewal).
+_CHANGES = "changes"
 
 
 def difference(before: JsonValue, after: JsonValue) -> str:
     """Return what differs: ``events, ivor: weight 0 → 20; ivor: pools.green.generation 2 → 3``."""
+    told: list[str] = []
+    if isinstance(after, dict) and isinstance(sentences := after.get(_CHANGES), list):
+        told = [str(each) for each in sentences]
+        after = {name: value for name, value in after.items() if name != _CHANGES}
     old, new = dict(_leaves(before)), dict(_leaves(after))
     owners: dict[tuple[str, str, str], list[str]] = {}
     for path in {**old, **new}:
@@ -27,7 +33,7 @@ def difference(before: JsonValue, after: JsonValue) -> str:
         if path[:1] == (_SERVICES,) and len(path) > 1:
             owner, rest = path[1], path[2:]
         owners.setdefault((".".join(rest), was, is_now), []).append(owner)
-    return "; ".join(_said(names, *change) for change, names in owners.items())
+    return "; ".join([*told, *(_said(names, *change) for change, names in owners.items())])
 
 
 def _said(names: list[str], what: str, was: str, is_now: str) -> str:

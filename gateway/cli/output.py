@@ -117,7 +117,8 @@ def fail(error: AdminError) -> NoReturn:
             warn(f"  not yet confirmed by {worker}")
         for endpoint in problem.endpoints or ():
             warn(f"  {ailing(endpoint)}")
-    if hint := error.hint or _HINTS.get(error.kind):
+    hint = _HINTS.get(error.kind) if error.hint is None else error.hint
+    if hint:
         warn(f"  {in_verbs(hint)}")
     sys.exit(exit_of(error))
 

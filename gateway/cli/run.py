@@ -36,13 +36,16 @@ def command(ctx: click.Context, file: Path) -> None:
     SIGHUP reads the file again. Exits with 2 where the file is wrong, and with 4 where an address
     is in use, the state folder cannot be written, or another gateway runs on it.
     """
-    from gateway.config.load import ConfigErrors, load_file
+    from gateway.config.load import ConfigErrors, read_file
 
     try:
-        config = load_file(file, os.environ)
+        loaded = read_file(file, os.environ)
     except ConfigErrors as errors:
         click.echo(str(errors), err=True)
         ctx.exit(Exit.USAGE)
+    for warning in loaded.warnings:
+        click.echo(f"{warning} [warning]", err=True)
+    config = loaded.config
     plan = plan_of(config, file)
     problem = prepare_state(Path(config.state.path), Path(plan.run_dir))
     if problem:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 from rich.text import Text
 
@@ -9,9 +11,17 @@ from gateway.admin import models
 from gateway.cli.output import colored, console, duration, percent, say, table, talk, warn
 from gateway.client.link import Link, talks_to_gateway
 
+#: Names of a certificate that a table shows; --json has all of them.
+FEW = 3
+
 
 @click.command("status")
-@click.option("-v", "--verbose", is_flag=True, help="Also every endpoint and its last probe.")
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Also every endpoint and its last probe, and the certificates.",
+)
 @talks_to_gateway
 def command(link: Link, verbose: bool) -> None:
     """Show services with their colors, weights and pools, and the gateway's processes."""
@@ -22,6 +32,7 @@ def command(link: Link, verbose: bool) -> None:
                               [_service(service) for service in answer.services]))  # fmt: skip
         if verbose:
             _endpoints(answer)
+            _certificates(answer)
         _processes(answer)
         _remarks(answer)
 
@@ -41,9 +52,8 @@ def _head(answer: models.StatusAnswer) -> None:
 def _service(service: models.ServiceStatus) -> list[str | Text]:
     """Return a service's row: roles with their weights, then its pools."""
     pools = {pool.color: _pool(pool) for pool in service.pools}
-    stable = colored(service.stable).append(f" {percent(service.weights.stable)}", style="default")
-    candidate = colored(service.candidate)
-    candidate.append(f" {percent(service.weights.candidate)}", style="default")
+    stable = _share(service, service.stable, service.weights.stable)
+    candidate = _share(service, service.candidate, service.weights.candidate)
     nothing = Text("no pool")
     return [
         service.name,
@@ -53,6 +63,16 @@ def _service(service: models.ServiceStatus) -> list[str | Text]:
         pools.get("blue", nothing),
         pools.get("green", nothing),
     ]
+
+
+def _share(service: models.ServiceStatus, color: str, share: float) -> Text:
+    """Return a color with its share, and whom that goes to where the color is out."""
+    text = colored(color).append(f" {percent(share)}", style="default")
+    closed = {pool.color for pool in service.pools if pool.closed}
+    others = {pool.color for pool in service.pools} - {color} - closed
+    if share > 0 and color in closed and others:
+        text.append(f", to {others.pop()}", style="red")
+    return text
 
 
 def _state(service: models.ServiceStatus) -> Text:
@@ -103,6 +123,28 @@ def _endpoints(answer: models.StatusAnswer) -> None:
     say("")
     columns = ["endpoint", "url", "health", "breaker", "in flight", "last probes"]
     console().print(table(columns, rows))
+
+
+def _certificates(answer: models.StatusAnswer) -> None:
+    """Print every certificate with its names and its end."""
+    rows = [
+        [
+            each.place,
+            _names(each.names),
+            datetime.fromtimestamp(each.expires, UTC).strftime("%Y-%m-%d %H:%MZ"),
+            Text("its files are refused", style="red") if each.refused else "served",
+        ]
+        for each in answer.certificates
+    ]
+    if rows:
+        say("")
+        console().print(table(["certificate", "for", "until", "state"], rows))
+
+
+def _names(names: list[str]) -> str:
+    """Return what a certificate is for, in a few words."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + more or "no name"
 
 
 def _probes(endpoint: models.EndpointStatus) -> str:

@@ -45,16 +45,24 @@ class AdminError(Exception):
 
     ``kind`` is the problem's type without its prefix (``stale-revision``), or ``unreachable``,
     ``timeout``, ``not-a-gateway``, for which ``status`` is 0. ``problem`` is the whole answer.
+    ``advice`` is what to do where this side knows it; empty: ``detail`` says it.
     """
 
     def __init__(
-        self, kind: str, detail: str, *, status: int = 0, problem: models.Problem | None = None
+        self,
+        kind: str,
+        detail: str,
+        *,
+        status: int = 0,
+        problem: models.Problem | None = None,
+        advice: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.status = status
         self.problem = problem
+        self.advice = advice
 
     @property
     def field(self) -> str | None:
@@ -63,8 +71,8 @@ class AdminError(Exception):
 
     @property
     def hint(self) -> str | None:
-        """What to do, where the gateway said so."""
-        return self.problem.hint if self.problem else None
+        """What to do, where the gateway or this side said so."""
+        return self.problem.hint if self.problem else self.advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +204,10 @@ class Caller:
     def _unreachable(self, error: Exception) -> AdminError:
         """Turn a connection's failure into words."""
         hung_up = False
+        advice = None
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = f"its certificate is not trusted ({error.certificate_error}); see --ca"
+            advice = ""
         elif isinstance(error, aiohttp.ClientConnectorError):
             why = error.os_error.strerror or str(error.os_error) or "it hung up"
             hung_up = isinstance(error.os_error, ConnectionResetError)
@@ -207,7 +217,12 @@ class Caller:
         if hung_up and self._link.address.base.startswith("https:"):
             # No loop sends the alert that would say so.
             why += "; it may ask for a certificate that it trusts: see --client-cert"
-        return AdminError("unreachable", f"cannot reach the gateway at {self._link.address}: {why}")
+            advice = ""
+        elif hung_up and self._link.address.socket is None:
+            secured = self._link.address.base.replace("http:", "https:", 1)
+            advice = f"it may speak TLS: --admin {secured} (GATEWAY_ADMIN)"
+        what = f"cannot reach the gateway at {self._link.address}: {why}"
+        return AdminError("unreachable", what, advice=advice)
 
     def _not_a_gateway(self, error: Exception | None) -> AdminError:
         """Say that whatever answered is not the admin API."""

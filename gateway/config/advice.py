@@ -2,15 +2,18 @@
 
 Only what costs a release or a night: a step that cannot wait for its requests, a lease that no
 network keeps or that cannot run out, a way back that is asked for and forbidden, a queue that makes
-overload slow for everybody.
+overload slow for everybody, proxies and callers that everybody is, a redirect to nowhere, a content
+policy without its quotes. What does nothing at all is ``unused``'s.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING
 
 from gateway.config.faults import Fault
 from gateway.config.scalars import format_duration
+from gateway.config.unused import unused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +27,12 @@ LONG_QUEUE = 3
 
 #: Seconds: a shorter lease is lost to a slow answer or two.
 SHORTEST_LEASE = 10.0
+
+#: Words of a content policy that stand in single quotes (CSP level 3, section 2.3.1).
+QUOTED = frozenset({"none", "self", "strict-dynamic", "unsafe-eval", "unsafe-inline"})
+
+#: Bits of a network, by IP version, below which it is no proxy's and no platform's own.
+WIDEST = {4: 8, 6: 16}
 
 
 def advice(config: Config) -> list[Fault]:
@@ -40,7 +49,51 @@ def advice(config: Config) -> list[Fault]:
             place = ("services", name, "triggers", "regression", "tolerance")
             found += _tolerance(service.triggers.regression, place)
         found += _queue(name, service)
-    return [*found, *_reports(config)]
+    found += [*_networks(config), *_redirects(config), *_policies(config)]
+    return [*found, *_reports(config), *unused(config)]
+
+
+def _policies(config: Config) -> Iterator[Fault]:
+    """Yield words of content policies that are hosts' names for want of quotes."""
+    for name, profile in config.security.profiles.items():
+        for key in ("csp", "csp_report_only"):
+            words = (getattr(profile, key) or "").lower().replace(";", " ; ").split()
+            for word in dict.fromkeys(word for word in words if word in QUOTED):
+                yield Fault(
+                    ("security", "profiles", name, key),
+                    f"{word} without quotes is a host of that name: write '{word}'",
+                )
+
+
+def _networks(config: Config) -> Iterator[Fault]:
+    proxies = (
+        "everybody in it is believed to be a proxy, so that any client can choose its address: "
+        "name the proxy's own network"
+    )
+    callers = (
+        "everybody in it is believed to be a service of the platform's own, which meets no rate "
+        "limit and chooses its side: name the services' own network"
+    )
+    for key, networks, why in (
+        ("trusted_proxies", config.trusted_proxies, proxies),
+        ("internal_callers", config.internal_callers, callers),
+    ):
+        for index, network in enumerate(networks):
+            parsed = ipaddress.ip_network(network)
+            if parsed.prefixlen < WIDEST[parsed.version]:
+                yield Fault((key, index), f"{network}: {why}")
+
+
+def _redirects(config: Config) -> Iterator[Fault]:
+    if config.trusted_proxies or any(listener.tls is not None for listener in config.listen):
+        return
+    for index, listener in enumerate(config.listen):
+        if listener.redirect_to_https is not None:
+            yield Fault(
+                ("listen", index, "redirect_to_https"),
+                "no listener has tls and no proxy in front is named, so every request is sent to "
+                "where nobody may answer: add one with tls, or the proxy to trusted_proxies",
+            )
 
 
 def _reports(config: Config) -> Iterator[Fault]:

@@ -6,10 +6,12 @@ import re
 from typing import TYPE_CHECKING
 
 from gateway.config import snapshot
+from gateway.config.faults import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gateway.config.keys import Place
     from gateway.config.schema import Config, CorsProfile, CspReports, SecurityProfile
 
 REPORTS_PATH = "/.well-known/gateway/csp-reports"
@@ -103,27 +105,29 @@ def cors_of(own: str | None, default: str | None) -> str:
     return own or default or ""
 
 
-def notices(config: Config) -> Iterator[str]:
+def notices(config: Config) -> Iterator[Fault]:
     """Yield what is right for a first day and weak for a second, of profiles that are used."""
     used = {route.security for route in config.routes}
     if not used - {None}:
-        yield (
-            "routes: no route names a security profile, so answers are given no security fields; "
-            "on routes of pages, security: page begins with those that lock nobody out"
+        yield Fault(
+            ("routes",),
+            "no route names a security profile, so answers are given no security fields; "
+            "on routes of pages, security: page begins with those that lock nobody out",
         )
     for name, profile in sorted(config.security.profiles.items()):
         if name not in used:
             continue
-        place = f"security.profiles.{name}"
+        place: Place = ("security", "profiles", name)
         if profile.csp is None and profile.csp_report_only is not None:
-            yield (
-                f"{place}.csp: the content policy only reports; once nothing is reported any more, "
-                "make it csp"
+            yield Fault(
+                (*place, "csp_report_only"),
+                "the content policy only reports; once nothing is reported any more, make it csp",
             )
         if profile.hsts is not None and profile.hsts < _SHORT:
-            yield (
-                f"{place}.hsts: HSTS lasts {_span(profile.hsts)}; once https works everywhere, "
-                "make it longer (365d)"
+            yield Fault(
+                (*place, "hsts"),
+                f"HSTS lasts {_span(profile.hsts)}; once https works everywhere, make it longer "
+                "(365d)",
             )
 
 

@@ -221,5 +221,10 @@ def end_in_words(certificate: TlsCertificate, now: float) -> str:
     days = abs(certificate.expires - now) / DAY
     what = f"the certificate for {certificate.names[0] if certificate.names else 'no name'}"
     if threshold == 0:
-        return f"{what} has expired {days:.0f} days ago"
-    return f"{what} expires in {days:.1f} days"
+        return f"{what} has expired {_days(days)} ago"
+    return f"{what} expires in {_days(days)}"
+
+
+def _days(days: float) -> str:
+    text = f"{days:.1f}".removesuffix(".0")
+    return f"{text} day{'' if text == '1' else 's'}"

@@ -83,7 +83,8 @@ def browser_faults(data: Mapping[str, object]) -> Iterator[Fault]:
 def _profile(place: Place, profile: Mapping[str, object]) -> Iterator[Fault]:
     for index, key in enumerate(_items(profile.get("override"))):
         field = SecurityProfile.model_fields.get(str(key))
-        if field is not None and profile.get(str(key), field.default) in {None, False}:
+        default = None if field is None or _in_force(key, profile) else field.default
+        if field is not None and profile.get(str(key), default) in {None, False}:
             yield Fault(
                 (*place, "override", index),
                 f"{key} is not sent, expected a key that is (or its field under remove)",
@@ -99,6 +100,11 @@ def _profile(place: Place, profile: Mapping[str, object]) -> Iterator[Fault]:
             (*place, "hsts_preload"),
             "goes by lists that ask for more, expected hsts of 365d at least and hsts_subdomains",
         )
+
+
+def _in_force(key: object, profile: Mapping[str, object]) -> bool:
+    """Tell whether a policy that is set takes the place of one that only reports."""
+    return key == "csp_report_only" and profile.get("csp") is not None
 
 
 def _cors(place: Place, profile: Mapping[str, object]) -> Iterator[Fault]:

@@ -7,6 +7,7 @@ was found and what is expected, and never quote a value that might be a secret.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _FEW = 12
+#: Characters that a secret has at least.
+_SECRET = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,26 @@ def _missing(place: Place, error: ErrorDetails) -> Fault:
 def _literal(place: Place, error: ErrorDetails) -> Fault:
     expected = str(error.get("ctx", {}).get("expected", "")).replace("'", "")
     hint = ""
+    value = error["input"]
     if expected == "off":
         expected = "off, or keys and values"
-    if isinstance(error["input"], bool):
+    if isinstance(value, bool):
         hint = " (true and false are no words: write on or off)" if "off" in expected else ""
-    return Fault(place, f"{_found(error['input'])}, expected {expected}{hint}")
+    elif isinstance(value, str):
+        words = re.split(r", | or ", expected)
+        close = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6)
+        hint = f', did you mean "{close[0]}"?' if close else ""
+    return Fault(place, f"{_named(value)}, expected {expected}{hint}")
+
+
+def _named(value: object) -> str:
+    """Return what was found where one of a few words should stand.
+
+    The thing itself only where it is shorter than any secret.
+    """
+    if isinstance(value, str) and 0 < len(value) < _SECRET and value.isprintable():
+        return f'found "{value}"'
+    return _found(value)
 
 
 def _boolean(place: Place, error: ErrorDetails) -> Fault:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config import yaml12
 from gateway.config.advice import advice
+from gateway.config.browsers import notices
 from gateway.config.cross import cross_faults
 from gateway.config.cross_auth import AuthReader
 from gateway.config.faults import place_text, validate
@@ -70,6 +71,8 @@ class Loaded:
 
     config: Config
     warnings: tuple[Problem, ...]
+    #: What is meant for a first day only.
+    notices: tuple[Problem, ...] = ()
 
 
 def load_file(path: Path, env: Mapping[str, str]) -> Config:
@@ -157,18 +160,16 @@ def parse_text(
             problems.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
     if problems or config is None:
         raise ConfigErrors(tuple(sorted(set(problems))))
-    warnings = sorted({*_warnings(document, name, odd), *_advice(config, document, name)})
+    warnings = sorted({*_warnings(document, name, odd), *_marked(advice(config), document, name)})
+    told = sorted(_marked(notices(config), document, name))
     config = config.with_secrets(secrets).with_pages(pages)
     auth_files = AuthFiles(files_of_auth.keys, files_of_auth.jwks)
-    return Loaded(config.with_auth_files(auth_files), tuple(warnings))
+    return Loaded(config.with_auth_files(auth_files), tuple(warnings), tuple(told))
 
 
 def _warnings(document: yaml12.Document, name: str, odd: Iterable[Fault]) -> tuple[Problem, ...]:
     """Return what is odd, and one warning for each kind of key that is not yet in force."""
-    warnings = []
-    for fault in odd:
-        mark = document.mark(fault.place)
-        warnings.append(Problem(name, mark.line, mark.column, fault.path, fault.message))
+    warnings = list(_marked(odd, document, name))
     for pattern, places in not_yet(document.data).items():
         marks = [document.mark(place, at_key=True) for place in places]
         others = ", ".join(str(line) for line in sorted({mark.line for mark in marks[1:6]}))
@@ -186,9 +187,9 @@ def _warnings(document: yaml12.Document, name: str, odd: Iterable[Fault]) -> tup
     return tuple(warnings)
 
 
-def _advice(config: Config, document: yaml12.Document, name: str) -> tuple[Problem, ...]:
-    """Return what is right and yet hardly meant."""
-    marked = [(fault, document.mark(fault.place)) for fault in advice(config)]
+def _marked(faults: Iterable[Fault], document: yaml12.Document, name: str) -> tuple[Problem, ...]:
+    """Return what there is to tell, each with where it stands: itself, or what it stands in."""
+    marked = [(each, document.mark(each.place, at_key=each.at_key)) for each in faults]
     return tuple(
         Problem(name, mark.line, mark.column, fault.path, fault.message) for fault, mark in marked
     )

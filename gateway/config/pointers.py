@@ -121,6 +121,7 @@ class PointerReader:
             found = self._pair(place, mapping(item))
             if found is not None:
                 certificates[found.place] = found
+        self._folder(("acme", "folder"), mapping(data.get("acme")).get("folder"))
         return Secrets(
             MappingProxyType(tokens),
             secret,
@@ -169,10 +170,23 @@ class PointerReader:
         try:
             octets = _file(value, MAX_PEM)
             _pem(octets)
-        except _UnreadableError as error:
+            try_authorities(octets)
+        except (_UnreadableError, ValueError) as error:
             self.faults.append(Fault(place, str(error)))
             return None
         return octets
+
+    def _folder(self, place: Place, value: object) -> None:
+        """Warn of a folder that is not there: it may be the first challenge's to make."""
+        if not _usable(value, from_env=False):
+            return
+        try:
+            there = stat.S_ISDIR(Path(value).stat().st_mode)
+            message = "" if there else "is no folder, so no challenge is ever answered"
+        except OSError as error:
+            message = f"cannot be read now ({reason(error)}), so no challenge is answered"
+        if message:
+            self.warnings.append(Fault(place, message))
 
     def _authorities(self, place: Place, value: object) -> bytes | None:
         """Return what the admin API's callers are verified by, None where none are named.

@@ -174,7 +174,7 @@ class CertificateWatch:
     def _tell_trouble(self, found: Found, places: set[str]) -> None:
         """Say once what is not served and why, and once that it is right again."""
         for place in found.right & self._trouble.keys():
-            log.warning("%s: the files are right again", place)
+            log.info("%s: the files are right again", place)
             self._alert(place, "info", "the files are right again")
         for place, why in found.trouble.items():
             if self._trouble.get(place) != why:
@@ -203,11 +203,11 @@ class CertificateWatch:
             if not fresh:
                 return  # neither an audit row nor an event: nothing is another
             settings = with_certificates(switch.settings, fresh)
-            caller = Caller(actor="certificates", address="file")
+            changes = tuple(f"{at}: renewed, good until {_day(each)}" for at, each in fresh.items())
+            caller = Caller(actor="certificates", address="file", changes=changes)
             await switch.renew(caller, "certificates.renew", settings)
-        changes = [f"{place}: renewed, good until {_day(each)}" for place, each in fresh.items()]
         log.info("; ".join(changes))
-        switch.parts.events.publish("config", changes=changes)
+        switch.parts.events.publish("config", changes=list(changes))
 
     def _tell_ends(self) -> None:
         """Publish an alert for each threshold that a certificate passes, once."""

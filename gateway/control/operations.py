@@ -320,6 +320,7 @@ class Operations:
             _check_release(switch.state, state)
             changes = differences(switch.settings, settings, switch.state, state)
             drift = tuple(merge.drift(settings, state))
+            caller = replace(caller, changes=tuple(changes))
             if not changes:
                 # What is told nowhere (where a secret is read from) is taken all the same.
                 switch.settings = settings

@@ -59,12 +59,15 @@ KEYS_BOUND = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who writes, from where and why. ``revisions`` is the If-Match (None: any)."""
+    """Who writes, from where and why. ``revisions`` is the If-Match (None: any); ``changes`` are
+    what the audit row says of a write that is not about the services' state.
+    """
 
     actor: str
     address: str
     reason: str = ""
     revisions: frozenset[int] | None = None
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +258,7 @@ class Switchboard:
             action=action,
             reason=caller.reason,
             before=_told(before, changed),
-            after=_told(after, changed),
+            after=_told(after, changed, caller.changes),
         )
 
     # --- rollback -------------------------------------------------------------------------------
@@ -479,8 +482,8 @@ class Switchboard:
         await self.store_soon()
 
 
-def _told(state: State, names: list[str]) -> bytes:
-    """Return the services of an audit row as JSON."""
+def _told(state: State, names: list[str], changes: tuple[str, ...] = ()) -> bytes:
+    """Return the services of an audit row as JSON, and what else has changed, in words."""
     told = {}
     for name in names:
         if (service := state.of(name)) is None:
@@ -506,4 +509,5 @@ def _told(state: State, names: list[str]) -> bytes:
         if run is None
         else {"id": run.id, "state": run.state, "step": run.step + 1, "weight": run.weight / 100}
     )
-    return msgspec.json.encode({"revision": state.revision, "services": told, "release": release})
+    row = {"revision": state.revision, "services": told, "release": release}
+    return msgspec.json.encode(row | ({"changes": changes} if changes else {}))

@@ -60,8 +60,10 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("only-if-cached", _GATE, 504, "Nothing is stored that may answer this"),
     Kind("rate-limited", _GATE, 429, "More requests than the limit allows"),
     Kind("no-route", _GATE, 404, "Nothing is served here"),
-    Kind("unauthorized", _GATE, 401, "The request does not say who it is from, or not credibly"),
-    Kind("forbidden", _GATE, 403, "This is not allowed to whom the request is from"),
+    Kind("unauthorized", _GATE, 401, "Credentials are missing, or do not count here"),
+    Kind(
+        "forbidden", _GATE, 403, "This is not allowed with these credentials, or from this address"
+    ),
     Kind("auth-unavailable", _GATE, 503, "Who the request is from cannot be told at present"),
     Kind("not-allowed", _GATE, 405, "The method is not allowed here"),
     Kind("cross-origin", _GATE, 403, "Pages of this origin may not open the connection"),

@@ -90,6 +90,7 @@ class LimitCheck:
         dry: cython.bint = False
         now: cython.longlong = cython.cast(cython.longlong, asked.now * 1e9)
         said: bytes = b""
+        refusing: bytes = b""
         if asked.internal:
             return
         for bucket in self._buckets:
@@ -101,7 +102,9 @@ class LimitCheck:
                 else:
                     limit.take()
                 continue
-            longest = max(longest, wait)
+            if wait > longest:
+                longest = wait
+                refusing = bucket.name
             said += b'%b"%b";r=%d;t=%d' % (
                 b", " if said else b"",
                 bucket.name,
@@ -114,7 +117,7 @@ class LimitCheck:
             admission.lines += b"%bRateLimit: %b\r\n" % (self._policies, said)
         if longest > 0:
             self._words[self._refused] += 1
-            raise Failure("rate-limited", retry_after=longest / 1e9)
+            raise Failure("rate-limited", refusing.decode(), retry_after=longest / 1e9)
         for bucket in self._buckets:
             if not bucket.dry_run:
                 bucket.limit.take()

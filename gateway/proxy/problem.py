@@ -40,6 +40,8 @@ def document(failure: Failure, status: int) -> bytes:
     }
     if failure.name == "read-only":
         body["mode"] = "read_only"
+    if failure.name == "rate-limited" and failure.detail:
+        body["limit"] = failure.detail  # a name that RateLimit-Policy says, too
     if failure.detail and failure.kind.source.value == "downstream":
         body["detail"] = failure.detail
     return orjson.dumps(body)

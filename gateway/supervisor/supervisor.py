@@ -87,9 +87,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep the plan until told to end; return the exit code."""
+        count = self._plan.workers
         self._say(
             f"listening on {', '.join(self._sockets.resolved)}; "
-            f"admin on {self._sockets.resolved_admin}; {self._plan.workers} workers"
+            f"admin on {self._sockets.resolved_admin}; {count} worker{'' if count == 1 else 's'}"
         )
         while not self._turn(time.monotonic()):
             self._selector.select(self._patience(time.monotonic()))

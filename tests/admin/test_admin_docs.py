@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "api.md").read_text()
 #: What is published, with its fields.
 KINDS = {
     kind: re.findall(r"`(\w+)`", fields.partition(";")[0])
-    for kind, fields in re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    for kind, fields in re.findall(r"^\| `([\w-]+)` \| [^|]+ \| ([^|]+) \|$", PAGE, re.MULTILINE)
 }
 
 
@@ -27,8 +27,9 @@ def test_the_table_is_the_calls() -> None:
 
 
 def test_every_kind_of_event_has_its_row() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "gateway" / "control").glob("*.py"))
-    published = set(re.findall(r"events\.publish\(\s*\"(\w+)\"", sources))
+    folders = [ROOT / "gateway" / "control", ROOT / "gateway" / "admin"]
+    sources = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
+    published = set(re.findall(r"events\.publish\(\s*\"([\w-]+)\"", sources))
     assert published == set(KINDS)
     [summary] = [each.summary for each in CALLS if each.name == "events"]
     assert set(summary.partition(": ")[2].split(", ")) == set(KINDS)

@@ -262,6 +262,9 @@ async def test_reload_says_what_changed_and_the_drift(world: World) -> None:
         assert [(each["service"], each["field"]) for each in body["drift"]] == [
             ("ivor", "green.endpoints")
         ]
+        async with api.get("/v1/audit") as answer:
+            row = (await answer.json())["rows"][0]
+        assert (row["action"], row["after"]["changes"]) == ("config.reload", body["changes"])
         async with api.post("/v1/config/reload") as answer:
             assert (await answer.json())["changed"] is False
         topology = world.workers[0].topology

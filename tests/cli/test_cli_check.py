@@ -13,8 +13,8 @@ from gateway.cli.schema import command as schema
 
 RIGHT = "services: {web: {blue: {endpoints: ['http://127.0.0.1:1']}}}\n"
 BARE = (
-    "routes: no route names a security profile, so answers are given no security fields; on routes "
-    "of pages, security: page begins with those that lock nobody out [notice]\n"
+    "1:1: routes: no route names a security profile, so answers are given no security "
+    "fields; on routes of pages, security: page begins with those that lock nobody out [notice]\n"
 )
 
 
@@ -30,7 +30,7 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (
         0,
         f"{path}: ok (1 service, 1 route)\n",
-        f"{path}: {BARE}",
+        f"{path}:{BARE}",
     )
 
 
@@ -40,24 +40,26 @@ def test_warnings_go_to_stderr_and_are_no_failure(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == (
         f"{path}:2:9: state.redis_url: has no effect yet: state is this machine's alone [warning]\n"
-        f"{path}: {BARE}"
+        f"{path}:{BARE}"
     )
 
 
 def test_a_first_days_profile_is_a_notice(tmp_path: Path) -> None:
     text = RIGHT + (
-        "routes: [{service: web, security: page}]\nsecurity: {profiles: {page: {}, unused: {}}}\n"
+        "routes: [{service: web, security: page}]\n"
+        "security: {profiles: {page: {hsts: 5m}, unused: {}}}\n"
     )
     path = write(tmp_path, text)
     result = CliRunner().invoke(check, ["--config", path])
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
+        f"{path}:3:41: security.profiles.unused: no route names it, so it does nothing [warning]",
         (
-            f"{path}: security.profiles.page.csp: the content policy only reports; once nothing is "
-            "reported any more, make it csp [notice]"
+            f"{path}:3:29: security.profiles.page.csp_report_only: the content policy only "
+            "reports; once nothing is reported any more, make it csp [notice]"
         ),
         (
-            f"{path}: security.profiles.page.hsts: HSTS lasts 5 minutes; once https works "
+            f"{path}:3:36: security.profiles.page.hsts: HSTS lasts 5 minutes; once https works "
             "everywhere, make it longer (365d) [notice]"
         ),
     ]

@@ -180,6 +180,11 @@ async def test_tls_is_checked_against_the_given_authorities(
         assert ended.code == 3
         assert "not trusted" in ended.err
         assert "--ca" in ended.err
+        assert "is it running" not in ended.err, "it is, and has shown a certificate"
+        ended = await gateway("traffic", "get", "--admin", f"http://localhost:{server.port}")
+        assert ended.code == 3
+        assert f"it may speak TLS: --admin https://localhost:{server.port}" in ended.err
+        assert "is it running" not in ended.err
         (nowhere / "no.pem").write_text("nothing")
         assert (await gateway("traffic", "get", "--ca", "no.pem")).code == 2
     finally:
@@ -248,6 +253,7 @@ async def test_a_certificate_is_shown_to_an_admin_api_that_asks_for_one(
             ended = await gateway(*verb, *nobody)
             assert ended.code == 3, ended.err
             assert "see --client-cert" in ended.err
+            assert "is it running" not in ended.err
         for wrong in (("mine.pem",), ("mine.pem", "--client-key", "stranger.key"), ("ca.pem",)):
             ended = await gateway(*verb, "--client-cert", *wrong)
             assert ended.code == 2, ended.err

@@ -25,6 +25,11 @@ def state(revision: int, **weights: float) -> JsonValue:
         ({"salt": "x"}, None, "salt x → gone"),
         ({"urls": ["u"]}, {"urls": ["v", "w"]}, 'urls ["u"] → ["v", "w"]'),
         (None, None, ""),
+        (
+            state(1),
+            {"revision": 2, "services": {}, "changes": ["auth: changed", "x"]},
+            "auth: changed; x",
+        ),
         ("a", "b", "a → b"),
         ({"services": {"a": {}}}, {"services": {}}, "a: {} → gone; services {}"),
     ],

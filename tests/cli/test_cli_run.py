@@ -145,3 +145,14 @@ def test_a_containers_share_bounds_the_workers(
     else:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert run_module.cores() == expected
+
+
+def test_what_is_warned_of_is_said_and_keeps_nothing_from_starting(file: Path) -> None:
+    assert invoke(file).stderr == ""
+    file.write_text(file.read_text() + "acme: {folder: none}\ntrusted_proxies: [0.0.0.0/0]\n")
+    result = invoke(file)
+    assert isinstance(result.exception, Became)
+    folder, networks = result.stderr.splitlines()
+    assert folder.startswith(f"{file}:16:16: acme.folder: cannot be read now")
+    assert networks.startswith(f"{file}:17:19: trusted_proxies[0]: 0.0.0.0/0: everybody in it")
+    assert networks.endswith(" [warning]")

@@ -113,6 +113,22 @@ async def test_status_verbose_shows_endpoints_with_their_last_probe(
     assert "\x1b" not in ended.out
 
 
+async def test_status_verbose_shows_certificates(admin: FakeAdmin, gateway: Run) -> None:
+    place = "listen[1].tls.certificates[0]"
+    shown = {"place": place, "names": ["a.example", "b.example"], "expires": 1767225599}
+    names = [f"{letter}.example" for letter in "abcde"]
+    other = {**shown, "place": "admin.tls.certificates[0]", "names": names, "refused": True}
+    nobody = {**shown, "place": "listen[2].tls.certificates[0]", "names": []}
+    admin.answer("GET", "/v1/status", {**STATUS, "certificates": [shown, other, nobody]})
+    ended = await gateway("status", "-v")
+    one, two, three = (" ".join(row.split()) for row in ended.out.splitlines() if ".tls." in row)
+    assert one == f"{place} a.example, b.example 2025-12-31 23:59Z served"
+    assert "a.example, b.example, c.example and 2 more 2025" in two
+    assert two.endswith("its files are refused")
+    assert "no name" in three
+    assert place not in (await gateway("status")).out
+
+
 async def test_status_says_who_waits_for_whom(admin: FakeAdmin, gateway: Run) -> None:
     service = {
         **STATUS["services"][0],  # type: ignore[index]
@@ -500,6 +516,31 @@ async def test_status_shows_states_maintenance_and_isolation(
     assert "platform read_only" in ended.out
     assert "down, maintenance (300 s)" in ended.out
     assert ", isolated" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("stable_out", "candidate_out", "words"),
+    [
+        (True, False, ["blue 80 %, to green", "green 20 %"]),
+        (False, True, ["blue 80 %", "green 20 %, to blue"]),
+        (True, True, ["blue 80 %", "green 20 %"]),
+    ],
+)
+async def test_status_shows_where_the_share_of_a_color_that_is_out_goes(
+    admin: FakeAdmin, gateway: Run, stable_out: bool, candidate_out: bool, words: list[str]
+) -> None:
+    service = {
+        "name": "ivor", "stable": "blue", "candidate": "green",
+        "weights": {"stable": 80.0, "candidate": 20.0},
+        "pools": [
+            {**POOL, "color": "blue", "closed": stable_out, "isolated": stable_out},
+            {**POOL, "color": "green", "closed": candidate_out},
+        ],
+    }  # fmt: skip
+    admin.answer("GET", "/v1/status", {**STATUS, "services": [service]})
+    ended = await gateway("status")
+    row = next(line for line in ended.out.splitlines() if "80 %" in line)
+    assert [cell.strip() for cell in row.split("  ") if "%" in cell] == words
 
 
 async def test_what_the_api_finds_malformed_is_wrong_usage(admin: FakeAdmin, gateway: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gateway.config.load import parse_text
@@ -91,3 +93,70 @@ def test_a_queue_that_nobody_should_wait_in(keys: str, told: bool) -> None:
     assert [str(each).partition(": ")[2].partition(":")[0] for each in found] == (
         ["services.a.queue.length"] if told else []
     )
+
+
+@pytest.mark.parametrize("key", ["trusted_proxies", "internal_callers"])
+@pytest.mark.parametrize(
+    ("network", "wide"),
+    [
+        ("0.0.0.0/0", True),
+        ("128.0.0.0/1", True),
+        ("10.0.0.0/7", True),
+        ("10.0.0.0/8", False),
+        ("192.0.2.1", False),
+        ("::/0", True),
+        ("fc00::/7", True),
+        ("2001::/16", False),
+    ],
+)
+def test_networks_that_everybody_is_in(key: str, network: str, wide: bool) -> None:
+    told = warnings(f"{key}: ['192.0.2.0/24', '{network}']")
+    assert len(told) == wide
+    if wide:
+        assert told[0].startswith(f"f:2:{len(key) + 20}: {key}[1]: ")
+        assert "everybody in it is believed to be a" in told[0]
+
+
+TLS = "{address: '0.0.0.0:443', tls: {certificates: [{certificate: a, key: b}]}}"
+PLAIN = "{address: '0.0.0.0:80', redirect_to_https: {}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"listen: [{PLAIN}]", True),
+        (f"listen: [{PLAIN}, {{address: '0.0.0.0:81'}}]", True),
+        (f"listen: [{PLAIN}, {TLS}]", False),
+        (f"listen: [{PLAIN}]\ntrusted_proxies: [192.0.2.1]", False),
+    ],
+)
+def test_a_redirect_to_nowhere(text: str, told: bool) -> None:
+    found = warnings(text)
+    assert ["redirect_to_https: no listener has tls" in each for each in found] == [True] * told
+
+
+def test_a_folder_for_challenges_that_is_not_there(tmp_path: Path) -> None:
+    def said(folder: Path) -> list[str]:
+        text = f"{SERVICE}acme: {{folder: {folder}}}"
+        found = parse_text(text.encode(), "f", {}).warnings
+        return [each.message for each in found if each.path == "acme.folder"]
+
+    assert said(tmp_path) == []
+    [told] = said(tmp_path / "none")
+    assert told == "cannot be read now (No such file or directory), so no challenge is answered"
+    (tmp_path / "file").touch()
+    assert said(tmp_path / "file") == ["is no folder, so no challenge is ever answered"]
+
+
+@pytest.mark.parametrize("key", ["csp", "csp_report_only"])
+def test_a_content_policy_without_quotes(key: str) -> None:
+    def said(policy: str) -> list[str]:
+        text = f"routes: [{{service: a, security: p}}]\nsecurity: {{profiles: {{p: {{{key}: "
+        return [each.partition(": ")[2] for each in warnings(f'{text}"{policy}"}}}}}}\n')]
+
+    where = f"security.profiles.p.{key}: "
+    assert said("default-src self; object-src none; img-src self") == [
+        f"{where}none without quotes is a host of that name: write 'none'",
+        f"{where}self without quotes is a host of that name: write 'self'",
+    ]
+    assert said("default-src 'self' self.example; object-src 'none'") == []

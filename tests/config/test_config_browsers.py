@@ -64,6 +64,24 @@ def test_every_key_of_a_profile_is_a_field() -> None:
     }
 
 
+def test_the_default_that_only_reports_gives_way_to_a_policy_in_force() -> None:
+    report_only = "Content-Security-Policy-Report-Only"
+    assert dict(profile().fields)[report_only].startswith("default-src 'self'; report-uri")
+    assert dict(profile(csp=None).fields)[report_only].startswith("default-src 'self'; report-uri")
+    nonce = "script-src 'nonce-{nonce}'"
+    assert report_only not in dict(profile(csp=nonce).fields), "it would report what csp allows"
+    both = profile(csp=nonce, csp_report_only="default-src 'none'")
+    assert dict(both.fields)[report_only].startswith("default-src 'none'")
+
+
+def test_a_default_that_gave_way_overrides_nothing() -> None:
+    with pytest.raises(ConfigErrors, match="csp_report_only is not sent"):
+        topology_of(
+            "security: {profiles: {p: {csp: \"img-src 'self'\", override: [csp_report_only]}}}\n"
+        )
+    assert topology_of("security: {profiles: {p: {override: [csp_report_only]}}}\n").profiles
+
+
 def test_hsts_has_its_options() -> None:
     (field,) = profile(hsts="365d", hsts_subdomains=True, hsts_preload=True).tls_fields
     assert field == ("Strict-Transport-Security", "max-age=31536000; includeSubDomains; preload")
@@ -88,7 +106,8 @@ def test_what_is_overridden_is_named_as_it_is_sent() -> None:
 
 
 def test_policies_name_where_reports_go() -> None:
-    fields = dict(profile(csp="default-src 'none';").fields)
+    made = profile(csp="default-src 'none';", csp_report_only="default-src 'self'")
+    fields = dict(made.fields)
     where = f"; report-uri {REPORTS_PATH}; report-to gateway"
     assert fields["Content-Security-Policy"] == "default-src 'none'" + where
     assert fields["Content-Security-Policy-Report-Only"] == "default-src 'self'" + where
@@ -207,7 +226,7 @@ def test_a_notice_says_how_long(hsts: str, words: str) -> None:
         f"security: {{profiles: {{p: {{hsts: {hsts}, csp_report_only: null}}}}}}\n"
     )
     (notice,) = notices(config_of(text))
-    assert f"HSTS lasts {words};" in notice
+    assert f"HSTS lasts {words};" in notice.message
 
 
 def test_a_week_is_no_notice() -> None:

@@ -194,4 +194,4 @@ def test_the_thresholds(days: float, threshold: int | None) -> None:
 def test_an_end_in_words() -> None:
     assert end_in_words(SITE.read(), time.time()) == ""
     soon = Made(*vars(AUTHORITY.make("a", days=2)).values()).read()
-    assert end_in_words(soon, time.time()) == "the certificate for a expires in 2.0 days"
+    assert end_in_words(soon, time.time()) == "the certificate for a expires in 2 days"

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.config.load import ConfigErrors, Loaded, parse_text
 from gateway.config.schema import Config
+from tests.support.certificates import Authority
 
 SECRET = "hunter2-hunter2-hunter2"
 OTHER = "correct-horse-battery-staple"
@@ -121,13 +122,16 @@ def test_a_machine_without_the_secrets_can_check_the_file() -> None:
 
 
 def test_a_certificate_is_looked_at(tmp_path: Path) -> None:
-    good, bad = tmp_path / "ca.pem", tmp_path / "ca.der"
-    good.write_text("-----BEGIN CERTIFICATE-----\n", encoding="ascii")
+    good, bad, key = tmp_path / "ca.pem", tmp_path / "ca.der", tmp_path / "ca.key"
+    authority = Authority()
+    good.write_bytes(authority.pem)
     bad.write_bytes(b"\x30\x82")
+    key.write_bytes(authority.make("a.example").key)
     text = "services: {{a: {{blue: {{endpoints: ['https://a']}}, tls: {{ca: {}}}}}}}\n"
     config = parse_text(text.format(good).encode(), "f", {}).config
     assert config.services["a"].tls.ca == str(good)
-    for path, what in ((bad, "is not PEM"), (tmp_path / "none", "cannot be read")):
+    none = tmp_path / "none"
+    for path, what in ((bad, "is not PEM"), (none, "cannot be read"), (key, "authorit")):
         with pytest.raises(ConfigErrors, match=what):
             parse_text(text.format(path).encode(), "f", {})
 

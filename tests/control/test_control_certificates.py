@@ -122,7 +122,7 @@ async def test_an_end_is_told_by_every_means_and_again_after_a_restart(watched: 
                     break
         assert json.loads(line[5:])["threshold_days"] == 7
     [warning] = (await watched.get("/v1/status"))["warnings"]
-    assert warning == f"{PLACE}: the certificate for site.example expires in 2.0 days"
+    assert warning == f"{PLACE}: the certificate for site.example expires in 2 days"
     name = "gateway_certificate_expiry_timestamp_seconds"
     line = next(each for each in (await watched.get("/metrics")).splitlines() if PLACE in each)
     assert line.startswith(f'{name}{{certificate="{PLACE}"}} ')
@@ -148,6 +148,7 @@ async def test_a_renewal_ends_the_warning_and_is_audited(watched: Watched) -> No
     assert (row["actor"], row["action"]) == ("certificates", "certificates.renew")
     [(_, event)] = [each for each in watched.told if each[0] == "config"]
     assert event["changes"][0].startswith(f"{PLACE}: renewed, good until ")
+    assert row["after"]["changes"] == event["changes"]
     worker = watched.world.workers[0]
     assert worker.topology is not None
     tls = worker.topology.listeners[0].tls
@@ -254,6 +255,10 @@ async def test_what_is_of_no_use_is_told_once_and_not_served(
     assert warning == f"{PLACE}: {alert['detail']}"
     refused = f'gateway_certificate_files_refused{{certificate="{PLACE}"}}'
     assert f"{refused} 1.0" in await watched.get("/metrics")
+    [shown] = (await watched.get("/v1/status"))["certificates"]
+    assert (shown["place"], shown["names"]) == (PLACE, ["site.example"])
+    assert shown["expires"] == watched.expires
+    assert shown["refused"] is True
 
     for name in ("site.pem", "site.key"):
         (watched.folder / name).unlink(missing_ok=True)
@@ -262,6 +267,8 @@ async def test_what_is_of_no_use_is_told_once_and_not_served(
     assert [each["severity"] for each in watched.alerts] == ["warning", "info"]
     assert (await watched.get("/v1/status"))["warnings"] == []
     assert f"{refused} 0.0" in await watched.get("/metrics")
+    [shown] = (await watched.get("/v1/status"))["certificates"]
+    assert shown["refused"] is False
 
 
 async def test_a_reload_that_had_read_before_a_renewal_does_not_undo_it_for_good(

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from gateway.demo.ports import free_ports
 from tests.support.certificates import Authority
+from tests.support.firstcertificate import deploy_hook
 from tests.support.gateway import GatewayProcess
 from tests.support.processes import need, start, wait_until
 from tests.support.upstream import Upstream, always
@@ -216,6 +217,14 @@ def test_a_client_of_somebody_elses_renews_the_certificate(tmp_path: Path) -> No
     pebble, lego, dns = need("pebble"), need("lego"), need("pebble-challtestsrv")
     directory, management, names, control = free_ports(4)
     AUTHORITY.make("127.0.0.1", "localhost").write(tmp_path, "pebble")
+    hook = deploy_hook(tmp_path)
+    site = hook.parent / "site"
+    site.mkdir()
+    AUTHORITY.make(NAME, "localhost", "127.0.0.1").write(site, "fullchain")
+    (site / "fullchain.key").rename(site / "privkey.pem")
+    # This test's gateway looks elsewhere than the page's does.
+    (tmp_path / "site.pem").symlink_to(site / "fullchain.pem")
+    (tmp_path / "site.key").symlink_to(site / "privkey.pem")
     with serving(tmp_path) as (gateway, port):
         (tmp_path / "pebble.json").write_text(
             json.dumps(
@@ -251,7 +260,7 @@ def test_a_client_of_somebody_elses_renews_the_certificate(tmp_path: Path) -> No
 
             def issued() -> bool:
                 done = subprocess.run(
-                    [*command, "run"],
+                    [*command, "run", "--run-hook", str(hook)],
                     capture_output=True,
                     text=True,
                     timeout=60,
@@ -270,9 +279,7 @@ def test_a_client_of_somebody_elses_renews_the_certificate(tmp_path: Path) -> No
             resolver.stop()
         made = tmp_path / "l" / "certificates"
         octets = (made / f"{NAME}.crt").read_bytes()
-        # As a client's hook would: each file by itself, with a moment between them.
-        (tmp_path / "site.pem").write_bytes(octets)
-        (tmp_path / "site.key").write_bytes((made / f"{NAME}.key").read_bytes())
+        assert (site / "fullchain.pem").read_bytes() == octets, "the hook has run"
         wanted = x509.load_pem_x509_certificates(octets)[0]
 
         def renewed() -> bool:

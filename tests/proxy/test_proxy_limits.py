@@ -49,6 +49,7 @@ def test_over_the_limit_is_429_with_when_to_come_again(rig: Rig) -> None:
     assert third.field(b"ratelimit-policy") == b'"client";q=2;w=20'
     assert third.field(b"x-gateway-error") == b"rate-limited"
     assert orjson.loads(third.body)["type"] == "urn:gateway:error:rate-limited"
+    assert orjson.loads(third.body)["limit"] == "client"
     assert rig.row(layout.ROW_RATE_LIMITED) == 1
     rig.advance(10.0)
     assert asks(rig, client).status == 200
@@ -128,3 +129,22 @@ def test_a_route_without_limits_has_no_guard(rig: Rig) -> None:
     assert found.guard is None  # type: ignore[attr-defined]
     answer = asks(rig, rig.connect())
     assert answer.field(b"ratelimit") is None
+
+
+def test_the_limit_that_refuses_is_named(rig: Rig) -> None:
+    limited(
+        rig,
+        RateLimit(count=1, period=1.0, name="quick"),
+        RateLimit(count=1, period=60.0, burst=1, name="slow"),
+        RateLimit(count=1, period=3600.0, name="trial", dry_run=True),
+    )
+
+    def refused() -> object:
+        answer = asks(rig, rig.connect())
+        return orjson.loads(answer.body)["limit"] if answer.status == 429 else None
+
+    assert refused() is None
+    assert refused() == "quick"
+    rig.advance(1.0)
+    assert refused() is None
+    assert refused() == "slow", "both refuse, and this one for longer"

@@ -6,10 +6,19 @@ import re
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from gateway.config.scalars import shown
-from gateway.config.schema.types import Duration, FilePath, HttpToken, Seconds, Section, key
+from gateway.config.schema.types import (
+    Duration,
+    FilePath,
+    HttpToken,
+    Seconds,
+    Section,
+    key,
+    names_schema,
+    one_or_many,
+)
 
 #: A scheme's or key's name, a key's hash, a scope, as files have them.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -154,6 +163,15 @@ Schemes = Annotated[
 ]
 
 
+#: Names of which one must be in ``aud``.
+Audience = Annotated[
+    tuple[str, ...],
+    Field(min_length=1, max_length=16),
+    BeforeValidator(one_or_many),
+    names_schema({"type": "string"}, 16),
+]
+
+
 class ApiKey(Section):
     """One API key, by its hash."""
 
@@ -182,9 +200,7 @@ class Jwt(Section):
     """Signed tokens (JWT). Exactly one of ``jwks_url`` and ``jwks_file``."""
 
     issuer: str = Field(min_length=1, max_length=512, description="What iss must be, exactly.")
-    audience: tuple[str, ...] = Field(
-        min_length=1, max_length=16, description="One of these must be in aud."
-    )
+    audience: Audience = Field(description="One name or a list; one of these must be in aud.")
     jwks_url: JwksUrl | None = key(None, description="Where the issuer's public keys are.")
     jwks_file: FilePath | None = key(None, description="File with the issuer's key set instead.")
     refresh: Seconds = key("10m", description="How often jwks_url is read again.")

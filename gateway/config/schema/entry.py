@@ -23,6 +23,7 @@ from gateway.config.schema.types import (
     Size,
     StoreSize,
     Timeout,
+    TlsVersion,
     Variable,
     key,
 )
@@ -44,7 +45,7 @@ class Tls(Section):
         description="Certificates, chosen among by the name that the client asks for; "
         "the first one answers to any other name.",
     )
-    min_version: Literal["1.2", "1.3"] = key(
+    min_version: TlsVersion = key(
         "1.2", description="The oldest version of TLS that is spoken; 1.3 is the newest."
     )
 

@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from gateway.config.schema.types import TAG, Count, Flag, RequestRate, Section, key
+from gateway.config.schema.types import (
+    TAG,
+    Count,
+    Flag,
+    RequestRate,
+    Section,
+    key,
+    names_schema,
+    one_or_many,
+)
+
+#: What clients are told apart by: one, or a list.
+Keys = Annotated[
+    tuple[Literal["subject", "client", "identity"], ...],
+    Field(min_length=1),
+    BeforeValidator(one_or_many),
+    names_schema({"enum": ["subject", "client", "identity"]}),
+]
 
 _ONE, _LIST = f"{TAG}one", f"{TAG}list"
 
@@ -23,11 +40,11 @@ class RateLimit(Section):
         description="What clients see it called; null: by its keys.",
     )
     # Last: the name hides the function from what would follow.
-    key: tuple[Literal["subject", "client", "identity"], ...] = key(
+    key: Keys = key(
         ("client",),
-        min_length=1,
-        description="What clients are told apart by, in order; at last by their address. subject: "
-        "who was authenticated; identity: whom a trusted proxy vouches for; client: the address.",
+        description="What clients are told apart by, one or a list in order; at last by their "
+        "address. subject: who was authenticated; identity: whom a trusted proxy vouches for; "
+        "client: the address.",
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gateway.config.schema.types import (
     AnswerField,
@@ -46,7 +46,8 @@ class SecurityProfile(Section):
 
     csp_report_only: FieldValue | None = key(
         "default-src 'self'",
-        description="Content-Security-Policy-Report-Only; null: not sent. {nonce} as in csp.",
+        description="Content-Security-Policy-Report-Only; null: not sent, as by default where csp "
+        "is set. {nonce} as in csp.",
     )
     csp: FieldValue | None = key(
         None,
@@ -88,6 +89,14 @@ class SecurityProfile(Section):
     remove: tuple[AnswerField, ...] = key(
         (), description="Fields taken off the backend's answers, besides security.remove."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _policy_in_force(cls, data: Any) -> Any:
+        # The default beside a policy would report what that allows, nonces first of all.
+        if isinstance(data, dict) and data.get("csp") is not None:
+            return {"csp_report_only": None, **data}
+        return data
 
 
 class CorsProfile(Section):

@@ -7,10 +7,11 @@ parser that makes it from what stands in the file, and the JSON Schema of the la
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -112,6 +113,19 @@ def key(default: Any, description: str, **constraints: Any) -> Any:
     return Field(default, description=description, **constraints)
 
 
+def one_or_many(value: object) -> object:
+    """Return a list where one name stands in its place; the types judge what is in it."""
+    return (value,) if isinstance(value, str) else value
+
+
+def names_schema(names: dict[str, Any], most: int | None = None) -> WithJsonSchema:
+    """Return the JSON Schema of one name, or of a list of at least one and ``most`` at most."""
+    several: dict[str, Any] = {"type": "array", "items": names, "minItems": 1}
+    if most is not None:
+        several["maxItems"] = most
+    return WithJsonSchema({"anyOf": [names, several]})
+
+
 def _text(parse: Callable[[str], T]) -> Callable[[Any], T]:
     """Return a parser of scalars that takes text only."""
 
@@ -150,6 +164,11 @@ def _size_from(minimum: int, maximum: int) -> Callable[[Any], int]:
         return octets
 
     return checked
+
+
+def _version_of_tls(value: object) -> object:
+    # Without quotes it is a number to YAML, and these two cannot be mistaken for others.
+    return str(value) if isinstance(value, float) else value
 
 
 def _token(value: str) -> str:
@@ -321,6 +340,13 @@ Count = Annotated[int, Strict(), Field(ge=0, le=1_000_000_000)]
 Positive = Annotated[int, Strict(), Field(ge=1, le=1_000_000_000)]
 Status = Annotated[int, Strict(), Field(ge=100, le=599)]
 Port = Annotated[int, Strict(), Field(ge=1, le=65_535)]
+
+#: Text, though a file may have the number.
+TlsVersion = Annotated[
+    Literal["1.2", "1.3"],
+    BeforeValidator(_version_of_tls),
+    WithJsonSchema({"enum": ["1.2", "1.3", 1.2, 1.3], "title": "`1.2` or `1.3`"}),
+]
 
 Workers = Annotated[
     int | None,
