@@ -45,6 +45,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.proxy.limiting",
     "gateway.proxy.endpoint",
     "gateway.proxy.tally",
+    "gateway.proxy.logline",
     "gateway.proxy.record",
     "gateway.proxy.shared",
     "gateway.proxy.assign",

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.board import layout
-from gateway.proxy.record import MAX_LINE, MAX_VALUE, Outcome, Recorder, escaped
+from gateway.proxy.logline import MAX_LINE, escaped
+from gateway.proxy.record import MAX_VALUE, Outcome, Recorder
 from gateway.wire.head import Head, parse_request
 
 BOUNDS = layout.BOUNDS_MS
