@@ -75,6 +75,8 @@ _JOIN = cython.declare(cython.Py_ssize_t, JOIN)
 _MAX_AHEAD = cython.declare(cython.Py_ssize_t, MAX_AHEAD)
 _MOST = cython.declare(cython.int, MOST)
 _SLICE = cython.declare(cython.double, SLICE)
+#: Octets of chunked content in one read that are looked at with a clock.
+_LARGE = cython.declare(cython.Py_ssize_t, 16 * 1024)
 _TICK = cython.declare(cython.double, TICK)
 _NEVER = cython.declare(cython.double, NEVER)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
@@ -259,7 +261,9 @@ class DownstreamConnection(ClientStream):
                 # quadratic.
                 if b"\n" in data or len(self._ahead) > self._shared.serving.limits.head:
                     self._fresh = True
-            if not self._due:
+            if self._due:
+                self._apply_pause()
+            else:
                 self._drive(False)
         finally:
             self._taking = False
@@ -724,6 +728,7 @@ class DownstreamConnection(ClientStream):
         else:
             decoder = self._decoder
             assert decoder is not None
+            began: cython.double = self._shared.clock() if here > _LARGE else 0.0
             try:
                 payload = decoder.feed(data, at)
             except WireError as error:
@@ -733,6 +738,9 @@ class DownstreamConnection(ClientStream):
             used = decoder.used
             done = decoder.done
             trailers = decoder.trailers
+            # A chunk for each octet costs as much as a request: the loop may have more at hand.
+            if here > _LARGE and self._shared.clock() >= began + _SLICE / 2:
+                self._line_up()
         self.taken += len(payload)
         if self.taken > self._limit:
             self._keep = False

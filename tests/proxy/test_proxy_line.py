@@ -120,6 +120,34 @@ def test_content_behind_them(whole: Rig) -> None:
     whole.over([404] * (MOST + 1) + [200])
 
 
+def test_content_in_the_smallest_of_chunks_takes_turns(whole: Rig) -> None:
+    serve(whole)
+    whole.client.send(
+        b"POST /app HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+
+    def clock() -> float:
+        whole.now += SLICE / 2  # whoever asks for the time has taken some
+        return whole.now
+
+    usual = whole.core.clock
+    whole.core.clock = clock
+    read(whole.client, b"1\r\nx\r\n" * 100)
+    assert reads(whole.client)  # a small read is not worth a clock
+    read(whole.client, b"1\r\nx\r\n" * 10_000)
+    assert not reads(whole.client)
+    whole.core.clock = usual
+    whole.soon.run()
+    assert reads(whole.client)
+    whole.client.send(b"1\r\ny\r\n0\r\n\r\n")
+    backend = whole.backend()
+    taken = backend.take()
+    assert taken.endswith(b"0\r\n\r\n")
+    assert taken.count(b"x") >= 10_100
+    backend.ok()
+    whole.over([200])
+
+
 def test_an_upgrade_behind_them(whole: Rig) -> None:
     serve(whole)
     upgrade = b"GET /app HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
