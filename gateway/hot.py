@@ -42,6 +42,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.proxy.tunnel",
     "gateway.proxy.hexes",
     "gateway.wire.target",
+    "gateway.wire.websocket",
     "gateway.policy.route",
     "gateway.policy.cohort",
     "gateway.policy.trace",

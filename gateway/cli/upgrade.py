@@ -201,7 +201,8 @@ def owner(lock: Path) -> int:
 @contextlib.contextmanager
 def only_one(run_dir: Path) -> Iterator[None]:
     """Let no other upgrade be asked for meanwhile. Raises CannotError where one is."""
-    fd = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # Readable, so that root's upgrade does not keep the owner from the next one.
+    fd = os.open(run_dir / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

@@ -22,7 +22,14 @@ from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.security import NONCE, NONCE_DIGITS, NONCE_FIELD, NONCE_LENGTHS, NONCE_NAMES
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
-from gateway.proxy.answer import cookie_lines, is_events, is_page
+from gateway.proxy.answer import (
+    TAIL,
+    between_events,
+    cookie_lines,
+    is_events,
+    is_page,
+    last_event,
+)
 from gateway.proxy.assign import (
     Assignment,
     assign_cohort,
@@ -184,6 +191,7 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 _STATUS_PATH = cython.declare(bytes, STATUS_PATH)
+_TAIL = cython.declare(cython.Py_ssize_t, TAIL)
 _REPORTS_PATH = cython.declare(bytes, REPORTS_PATH)
 _CSP_COLORS = cython.declare(cython.Py_ssize_t, len(layout.CSP_DIRECTIVES))
 
@@ -635,6 +643,10 @@ class Exchange:
     _stored_lines: bytes
     _rest: bytes
     _rest_at: cython.Py_ssize_t
+    #: An event stream is being passed on; it ends after the next event; what it said last.
+    _events: cython.bint
+    _leaving: cython.bint
+    _tail: bytes
     _endpoint: str
     _request: bytes
     _pending: list[bytes]
@@ -710,6 +722,9 @@ class Exchange:
         self._stored_lines = b""
         self._rest = b""
         self._rest_at = 0
+        self._events = False
+        self._leaving = False
+        self._tail = b""
         self._endpoint = ""
         self._request = b""
         self._pending = []
@@ -1761,6 +1776,9 @@ class Exchange:
                 if is_events(head):
                     between = self.route.timeouts.stream_idle
                     self._apart |= _UNTIMED
+                    # Where its events end cannot be seen through a coding.
+                    self._events = head.find(b"content-encoding") is None
+                    self._tail = body[-_TAIL:]
             if streams:
                 self.deadline = _NEVER
                 self.downstream.expect(_NEVER, between)
@@ -1797,10 +1815,52 @@ class Exchange:
             self._keeper = None
         if self._visit is not None:
             self._visit.take(payload, ended)
-        if ended:
+        if self._events:
+            self._pass_events(payload, ended, trailers)
+        elif ended:
             self.downstream.end(payload, trailers)
         else:
             self.downstream.write(payload)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _pass_events(
+        self, payload: bytes, ended: cython.bint, trailers: Head | None
+    ) -> cython.bint:
+        """Pass on more of an event stream; one that leaves ends with the last event in it."""
+        end: cython.Py_ssize_t
+        if ended:
+            self._events = False
+            self.downstream.end(payload, trailers)
+            return True
+        if self._leaving:
+            end = last_event(self._tail, payload)
+            if end >= 0:
+                return self._end_events(payload[:end])
+        self._tail = (self._tail + payload[-_TAIL:])[-_TAIL:]
+        self.downstream.write(payload)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _end_events(self, payload: bytes) -> cython.bint:
+        attempt = self._attempt
+        self._events = False
+        if attempt is not None:
+            attempt.abandon()
+        self.downstream.end(payload, None)
+        return True
+
+    def leave(self) -> None:
+        """Drain, at its end: an event stream ends in order, after a whole event.
+
+        Its client asks again, and whom it reaches then goes on where it was. Other answers cannot
+        end before their end.
+        """
+        if self._events and not self._leaving:
+            self._leaving = True
+            if between_events(self._tail):
+                self._end_events(b"")
 
     def is_collecting(self) -> bool:
         """Tell whether anything of the answer is being kept."""
@@ -1950,6 +2010,8 @@ class Exchange:
             self._green,
             override,
         )
+        if (head.find(b"upgrade") or b"").lower() == b"websocket":
+            tunnel.follow_frames()
         connection.tunnel = tunnel
         attempt.endpoint.tunnel(1)
         self.core.recorder.tunnel(1)
