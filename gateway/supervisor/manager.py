@@ -52,6 +52,7 @@ class Manager:
     def stopping(self, status: str) -> None:
         """The end has begun."""
         self._reload = None
+        self._ready = True  # nothing is begun any more that could be told of
         self._notifier.stopping(status)
 
     def close(self) -> None:

@@ -91,3 +91,109 @@ class Counted:
         return all(
             self.clients.done[kind] >= self.before.get(kind, 0) + by for kind in ("kept", "fresh")
         )
+
+
+def test_new_workers_that_do_not_live_leave_the_old_ones_serving(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    """It loads and does not run: the trial cannot know."""
+    edits = {"worker/__main__": ("    spec = ", '    raise SystemExit("sick")\n    spec = ')}
+    sick = copy_of_package(tmp_path / "sick", "99.0.0", **edits)
+    before = set(children_of(gateway.pid))
+    clients = Clients(gateway.port, kept=2, fresh=1, others=1)
+    try:
+        done = upgrade(gateway, sick)
+        assert done.returncode == 6, done.stderr
+        assert "version 99.0.0 does not serve: its children end right at start" in done.stderr
+        wait_until(gateway.is_ready, "control to be back")
+        counted = Counted(clients)
+        wait_until(lambda: counted.grown(5), "requests afterwards")
+    finally:
+        clients.stop()
+    assert clients.lost == []
+    # Control is another; the workers are the same.
+    assert len(before & set(children_of(gateway.pid))) == 2
+
+
+def test_what_cannot_be_is_refused_and_nothing_changes(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    before = set(children_of(gateway.pid))
+    broken = copy_of_package(
+        tmp_path / "broken", "99.0.0", worker__app=("import asyncio", "import no_such_module")
+    )
+    done = upgrade(gateway, broken, "--json")
+    assert done.returncode == 4
+    told = json.loads(done.stdout)
+    assert told["state"] == "refused"
+    assert "no_such_module" in told["text"]
+
+    text = gateway.path.read_text()
+    gateway.path.write_text(text.replace("services:", "servces:"))
+    done = upgrade(gateway)
+    assert done.returncode == 2
+    assert "did you mean" in done.stderr
+    # One that only the gateway itself can find: a variable that its environment does not have.
+    gateway.path.write_text(text.replace("GATEWAY_TEST_TOKEN", "GATEWAY_NO_TOKEN"))
+    done = upgrade(gateway)
+    assert done.returncode == 4
+    assert "token_env: the environment variable that is named here is not set" in done.stderr
+    gateway.path.write_text(text)
+
+    done = upgrade(gateway, ROOT, "--python", str(tmp_path / "python"))
+    assert done.returncode == 2
+    assert set(children_of(gateway.pid)) == before
+    assert gateway.is_ready()
+
+
+def test_a_release_goes_on_and_weights_breakers_and_counts_stay(tmp_path: Path) -> None:
+    with Backend() as backend:
+        made = GatewayProcess.for_services(
+            tmp_path,
+            {"web": ([backend.url, backend.url.replace("127.0.0.1", "localhost")], [backend.url])},
+            workers=1,
+            service_keys=KEYS,
+            extra="releases: {steps: [{weight: 20, hold: 2m}, {weight: 100, hold: 2m}]}\n",
+        )
+        with made as gateway:
+            started: list[object] = []
+
+            def start() -> bool:
+                answer = gateway.api("POST", "/v1/releases", {"version": "two"})
+                started[:] = [answer.body]
+                return answer.status == 201
+
+            wait_until(start, lambda: f"the release to start: {started}")
+            before = gateway.api("GET", "/v1/status").body
+            endpoint = before["services"][0]["pools"][0]["endpoints"][0]
+            opened = gateway.api("POST", f"/v1/breakers/{endpoint['id']}/open")
+            assert opened.status == 200, opened
+            told = answer(upgrade(gateway, ROOT, "--json"))
+            assert told["board"] == "kept"
+            wait_until(gateway.is_ready, "control to be back")
+            after = gateway.api("GET", "/v1/status").body
+            release = gateway.api("GET", f"/v1/releases/{before['release']}").body
+    assert after["release"] == before["release"]
+    assert (release["state"], release["weight"]) == ("stepping", 20)
+    service = after["services"][0]
+    assert service["weight"] == before["services"][0]["weight"]
+    assert service["pools"][0]["endpoints"][0]["breaker"] == "forced_open"
+    assert service["pools"][0]["generation"] == before["services"][0]["pools"][0]["generation"]
+
+
+def test_what_a_reload_cannot_do_an_upgrade_to_itself_does(gateway: GatewayProcess) -> None:
+    text = gateway.path.read_text()
+    gateway.path.write_text(text.replace("workers: 2", "workers: 3"))
+    first = subprocess.Popen(
+        [sys.executable, "-P", "-m", "gateway", "upgrade", "--config", gateway.path],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=gateway.folder,
+    )
+    run_dir = gateway.folder / "run"
+    wait_until(lambda: list(run_dir.glob("upgrade-*.json")), "the first to be asked for")
+    second = upgrade(gateway)
+    assert (second.returncode, second.stderr) == (4, "gateway: another upgrade is under way\n")
+    assert first.wait(60) == 0
+    rows = gateway.api("GET", "/v1/status").body["processes"]
+    assert sum(row["role"] == "worker" for row in rows) >= 3
+    gateway._remember()

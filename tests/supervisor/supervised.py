@@ -55,14 +55,14 @@ def alive(pid: int) -> bool:
 def copy_of_package(folder: Path, version: str, **changed: tuple[str, str]) -> Path:
     """Copy the package as another version; ``changed`` are files with what to put for what.
 
-    Names are paths without ``.py`` and with ``__`` for ``/``. Returns the folder to import from.
+    Names are paths without ``.py``, or with ``__`` for ``/``. Returns the folder to import from.
     """
     root = Path(plans.package_root())
     left_out = shutil.ignore_patterns("__pycache__", "demo", "site")
     shutil.copytree(root / "gateway", folder / "gateway", ignore=left_out)
     edits = {"version": (f'VERSION = "{VERSION}"', f'VERSION = "{version}"'), **changed}
     for name, (old, new) in edits.items():
-        path = folder / "gateway" / f"{name.replace('__', '/')}.py"
+        path = folder / "gateway" / f"{name if '/' in name else name.replace('__', '/')}.py"
         text = path.read_text()
         assert old in text, f"{path} has no {old!r}"
         path.write_text(text.replace(old, new))
