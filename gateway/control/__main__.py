@@ -16,6 +16,7 @@ from gateway.control import start
 from gateway.control.app import run
 from gateway.control.read import read
 from gateway.control.settings import SettingsError
+from gateway.control.store import written_by_newer
 from gateway.health.probes import NetworkProbes
 
 
@@ -43,13 +44,20 @@ def main() -> int:
 
 
 def try_file(path: Path) -> int:
-    """Read a configuration as it is read at the start; tell what is wrong with it, 2 then."""
+    """Read a configuration as it is read at the start; tell what is wrong with it, 2 then.
+
+    4 where this version could not go on with the state store.
+    """
     try:
-        read(path, os.environ)
+        settings = read(path, os.environ)
     except SettingsError as error:
         for where, what in error.faults:
             print(f"{where}: {what}", file=sys.stderr)  # noqa: T201
         return 2
+    problem = written_by_newer(settings.state_path)
+    if problem:
+        print(f"state store {settings.state_path}: {problem}", file=sys.stderr)  # noqa: T201
+        return 4
     return 0
 
 
