@@ -7,18 +7,20 @@ A ``Front`` lives as long as its listener: certificates are replaced in it, conn
 under way keep theirs. It is what sessions are resumed by (OpenSSL keeps the keys of tickets with
 the context that a connection began in), so tickets outlive a renewal. Python offers no way to give
 two processes the same keys: a ticket is good at the worker that wrote it.
+
+That context has the default's certificates itself: to hand a connection over to another context
+takes a copy of all that a context has, so it is done for other names only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
-import tempfile
 from typing import TYPE_CHECKING, Final
 
+from gateway.openssl import load_pair
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from gateway.config.snapshot import ListenerTls, TlsCertificate
 
@@ -48,39 +50,8 @@ def _bare(min_version: str, client_ca: bytes | None) -> ssl.SSLContext:
     context.num_tickets = 1
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=client_ca.decode("ascii"))
+        context.load_verify_locations(cadata=client_ca.decode("ascii", "ignore"))
     return context
-
-
-@contextlib.contextmanager
-def _as_file(octets: bytes) -> Iterator[str]:
-    """Give octets a file's name for as long as it takes: ``load_cert_chain`` takes nothing else.
-
-    In memory, where the system can: a key that was read once is written nowhere.
-    """
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - as cheap
-        handle = os.memfd_create("certificate")
-        try:
-            with os.fdopen(os.dup(handle), "wb") as file:
-                file.write(octets)
-            yield f"/proc/self/fd/{handle}"
-        finally:
-            os.close(handle)
-        return
-    with tempfile.NamedTemporaryFile() as file:  # 0600
-        file.write(octets)
-        file.flush()
-        yield file.name
-
-
-def _load(context: ssl.SSLContext, certificate: TlsCertificate) -> None:
-    """Give a context a certificate. Raises ValueError where OpenSSL does not take it."""
-    try:
-        with _as_file(certificate.key + certificate.chain) as name:
-            context.load_cert_chain(name, password="")
-    except OSError as error:  # ssl.SSLError is one
-        why = getattr(error, "reason", None) or error.strerror or "refused"
-        raise ValueError(f"{certificate.place}: OpenSSL does not take it: {why}") from None
 
 
 def _key_of(name: str) -> str:
@@ -90,15 +61,27 @@ def _key_of(name: str) -> str:
 class Front:
     """One listener's TLS. ``context`` is what a connection begins with."""
 
-    def __init__(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        tls: ListenerTls,
+        client_ca: bytes | None = None,
+        now: float = 0.0,
+        *,
+        curve: str | None = None,
+    ) -> None:
+        """With ``curve`` (OpenSSL's name of it) keys are exchanged over that one alone.
+
+        Python can name one or leave them all, with finite fields among them that cost a hundred
+        times as much: where nobody looks at hellos first (``gateway.wire.hello``), it is one.
+        """
         self._tls = tls
+        self._curve = curve
         self._client_ca = client_ca
         self._exact: dict[str, ssl.SSLContext] = {}
         self._wild: dict[str, ssl.SSLContext] = {}
         self._default: ssl.SSLContext
-        self._born = now
-        self._take(tls)
-        self.context = self._new()
+        self._groups = self._take(tls)
+        self._begin(now)
 
     def __repr__(self) -> str:
         names = [*self._exact, *(f"*.{name}" for name in self._wild)]
@@ -119,23 +102,42 @@ class Front:
         again = (tls.min_version, client_ca) != (self._tls.min_version, self._client_ca)
         was, self._client_ca = self._client_ca, client_ca
         try:
-            self._take(tls)
+            self._groups = self._take(tls)
         except ValueError:
             self._client_ca = was
             raise
         self._tls = tls
         if again:
-            self.context, self._born = self._new(), now
+            self._begin(now)
+        else:
+            self._equip()
 
     def turn(self, now: float) -> None:
         """Replace the keys of tickets where they are old. ``now`` is monotonic, in seconds."""
         if now - self._born > TICKET_KEYS_LAST:
-            self.context, self._born = self._new(), now
+            self._begin(now)
 
-    def _new(self) -> ssl.SSLContext:
-        context = _bare(self._tls.min_version, self._client_ca)
-        context.sni_callback = self._choose
-        return context
+    def _begin(self, now: float) -> None:
+        self.context = _bare(self._tls.min_version, self._client_ca)
+        if self._curve is not None:
+            self.context.set_ecdh_curve(self._curve)
+        self._born = now
+        self._kinds: frozenset[str] = frozenset()
+        self._equip()
+
+    def _equip(self) -> None:
+        """Give the listener's context what is the default's; have it ask about names if it must."""
+        first = self._groups[0]
+        kinds = frozenset(each.kind for each in first)
+        # One kind of key takes the place of the same kind's before it. What is in a context for
+        # another kind cannot be taken out again: then every connection is handed over.
+        self._whole = self._kinds <= kinds
+        if self._whole:
+            for certificate in first:
+                load_pair(self.context, certificate.key, certificate.chain)
+            self._kinds = kinds
+        asks = len(self._groups) > 1 or not self._whole
+        self.context.sni_callback = self._choose if asks else None
 
     def _choose(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
@@ -145,7 +147,9 @@ class Front:
         It is asked for one without a name, too.
         """
         del context
-        connection.context = self._for(name)
+        found = self._for(name)
+        if found is not self._default or not self._whole:
+            connection.context = found
         return None
 
     def _for(self, name: str | None) -> ssl.SSLContext:
@@ -157,21 +161,26 @@ class Front:
             found = self._wild.get(key.partition(".")[2])
         return self._default if found is None else found
 
-    def _take(self, tls: ListenerTls) -> None:
+    def _take(self, tls: ListenerTls) -> list[list[TlsCertificate]]:
         if not tls.certificates:
             raise ValueError("no certificate was read for this listener")
         exact: dict[str, ssl.SSLContext] = {}
         wild: dict[str, ssl.SSLContext] = {}
         contexts: list[ssl.SSLContext] = []
-        for group in _groups(tls.certificates):
+        groups = _groups(tls.certificates)
+        for group in groups:
             context = _bare(tls.min_version, self._client_ca)
             contexts.append(context)
             for certificate in group:
-                _load(context, certificate)
+                try:
+                    load_pair(context, certificate.key, certificate.chain)
+                except ValueError as error:
+                    raise ValueError(f"{certificate.place}: {error}") from None
             for name in group[0].names:
                 place, key = (wild, name[2:]) if name.startswith("*.") else (exact, name)
                 place.setdefault(key, context)
         self._exact, self._wild, self._default = exact, wild, contexts[0]
+        return groups
 
 
 def _groups(certificates: Iterable[TlsCertificate]) -> list[list[TlsCertificate]]:

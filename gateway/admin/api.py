@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.admin.inbound import Inbound
+    from gateway.admin.logins import Logins
     from gateway.admin.pictures import Pictures
     from gateway.admin.release_pictures import ReleasePictures
     from gateway.config.snapshot import Color
@@ -47,8 +48,10 @@ class Api(Handlers):
         shown: Pictures,
         releases: ReleaseCalls,
         runs: ReleasePictures,
+        logins: Logins,
     ) -> None:
         super().__init__(switchboard, shown)
+        self._logins = logins
         self._releases = releases
         self._runs = runs
         self._operations = operations
@@ -119,6 +122,9 @@ class Api(Handlers):
             certificates=tuple(
                 (each.place, each.expires) for each in in_force(self._switch.settings)
             ),
+            issuers=() if parts.issuers is None else parts.issuers.seen(parts.hub.topology.auth),
+            logins_failed=self._logins.counts,
+            certificates_refused=self._switch.certificates_refused(),
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MAX_BODY: Final = 1024 * 1024
 
 _ETAG = re.compile(r'"([0-9]{1,15})"')
+_WHOLE = re.compile(r"([0-9]{1,16})(?:\.0{1,16})?", re.ASCII)
 _KEY = re.compile(r"[!-~]{1,255}")
 
 R = TypeVar("R", bound=Request)
@@ -76,6 +77,14 @@ async def _raw(request: web.Request, call: Call) -> bytes:
             f"the body is {request.content_type}, expected application/json",
             headers={"Accept": "application/json"},
         )
+    if raw and (coding := request.headers.get("Content-Encoding", "identity")) != "identity":
+        # RFC 9110 section 15.5.16: the answer says what would have been taken.
+        raise ProblemError(
+            415,
+            "compressed",
+            f"the body is {coding}, expected one that is not compressed",
+            headers={"Accept-Encoding": "identity"},
+        )
     return raw
 
 
@@ -113,17 +122,21 @@ def _query(request: web.Request, call: Call) -> dict[str, str]:
         if name not in known or name in found:
             what = "is given twice" if name in found else "is not a parameter of this call"
             raise ProblemError(422, "invalid-parameter", f"{name} {what}", field=name)
-        _check(known[name], value)
-        found[name] = value
+        found[name] = _checked(known[name], value)
     return found
 
 
-def _check(parameter: Parameter, value: str) -> None:
-    """Hold a query parameter to its schema: enumerations, integers and lengths."""
+def _checked(parameter: Parameter, value: str) -> str:
+    """Hold a query parameter to its schema: enumerations, integers and lengths.
+
+    ``3.0`` is 3, as in a body: JSON Schema knows numbers, not how they are written.
+    """
     schema: dict[str, Any] = parameter.schema
     detail = ""
     if schema["type"] == "integer":
-        number = int(value) if re.fullmatch(r"[0-9]{1,16}", value, re.ASCII) else 0
+        whole = _WHOLE.fullmatch(value)
+        number = int(whole[1]) if whole else 0
+        value = str(number)
         if not schema["minimum"] <= number <= schema["maximum"]:
             detail = f"expected an integer, {schema['minimum']} to {schema['maximum']}"
     elif "enum" in schema and value not in schema["enum"]:
@@ -133,6 +146,7 @@ def _check(parameter: Parameter, value: str) -> None:
     if detail:
         field = parameter.name
         raise ProblemError(422, "invalid-parameter", f"{field}: {detail}", field=field)
+    return value
 
 
 def _revisions(field: str | None) -> frozenset[int] | None:

@@ -56,8 +56,9 @@ class Logins:
     ) -> None:
         self.burst = burst
         self._clock = clock
-        #: Failed logins since the start.
+        #: Failed logins since the start, and how many of them were over the limit.
         self.failed = 0
+        self.limited = 0
         self._report = report
         #: By bucket: when it will have leaked empty, in the order of the last failure.
         self._empty_at: OrderedDict[str, float] = OrderedDict()
@@ -70,6 +71,11 @@ class Logins:
 
     def __repr__(self) -> str:
         return f"<Logins {len(self._empty_at)} addresses, {self.failed} failed>"
+
+    @property
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """Failed logins since the start by result: nobody's token, or one not looked at."""
+        return ("unknown", self.failed - self.limited), ("limited", self.limited)
 
     def wait(self, address: str, token: bytes) -> float:
         """Return for how many seconds this token is not looked at from there; 0: it is."""
@@ -112,6 +118,7 @@ class Logins:
 
     def _count(self, bucket: str, *, refused: bool) -> None:
         self.failed += 1
+        self.limited += refused
         self._refused += refused
         if bucket in self._since or len(self._since) < MAX_ADDRESSES:
             self._since[bucket] += 1

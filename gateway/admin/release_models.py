@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, model_validator
 
 from gateway.admin.models import (
     Answer,
@@ -22,7 +22,14 @@ from gateway.release.machine import State
 ReleaseState = State
 Verdict = Literal["pass", "fail", "inconclusive"]
 Version = Annotated[str, StringConstraints(max_length=200)]
-Generation = Annotated[int, Field(ge=1, le=2**53, strict=True)]
+
+
+def whole(value: object) -> object:
+    """Return 3.0 as 3: JSON has one kind of number, and JSON Schema takes it for an integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Generation = Annotated[int, BeforeValidator(whole), Field(ge=1, le=2**53, strict=True)]
 Pools = Annotated[
     dict[ServiceName, Generation], Field(json_schema_extra={"additionalProperties": False})
 ]

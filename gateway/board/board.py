@@ -27,7 +27,7 @@ from gateway.board.judge import can_serve
 LIVE: Final = frozenset({layout.STATE_STARTING, layout.STATE_READY, layout.STATE_DRAINING})
 
 SLAB_GAUGES: Final = (layout.S_CONNECTIONS, layout.S_IN_FLIGHT, layout.S_TUNNELS)
-ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT,)
+ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT, layout.ROW_WAITING)
 ENDPOINT_GAUGES: Final = (layout.ENDPOINT_IN_FLIGHT, layout.ENDPOINT_TUNNELS)
 
 #: What describes one process and means nothing for the next that takes the slab.

@@ -17,7 +17,7 @@ from gateway.client.link import Link, talks_to_gateway
 @click.argument("slot", type=SLOT, metavar="COLOR|ROLE")
 @click.option("--lift", is_flag=True, help="Undo it: the color may be used again.")
 @reason_option
-@force_option("Even where the other color cannot take over.")
+@force_option("Even where the other color cannot take over, and stable of a release.")
 @talks_to_gateway
 def command(link: Link, service: str, slot: Slot, lift: bool, reason: str, force: bool) -> None:
     """Send nothing to one color of SERVICE until it is lifted, whatever the weight."""

@@ -151,7 +151,7 @@ def _show_drain(answer: models.DrainAnswer) -> None:
 @click.argument("service")
 @click.argument("slot", type=SLOT, metavar="COLOR|ROLE")
 @reason_option
-@force_option("Even where the other color cannot take over.")
+@force_option("Even where the other color cannot take over, and stable of a release.")
 @talks_to_gateway
 def isolate(link: Link, service: str, slot: Slot, reason: str, force: bool) -> None:
     """Send nothing to SERVICE's slot until it is lifted, whatever the weight."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.config.files import read_bounded, reason
 from gateway.config.snapshot import TlsCertificate
+from gateway.openssl import try_pair
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -104,7 +105,7 @@ def pair(
                 "certificate", "the chain is out of order, expected the server's own first"
             )
         raise PairError("key", "the key does not fit the certificate, expected the one it is for")
-    return TlsCertificate(
+    found = TlsCertificate(
         place=place,
         names=_names(chain[0]),
         chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
@@ -114,6 +115,11 @@ def pair(
         certificate_file=certificate_file,
         key_file=key_file,
     )
+    try:
+        try_pair(found.key, found.chain)
+    except ValueError as error:
+        raise PairError("certificate", str(error)) from None
+    return found
 
 
 def _chain(octets: bytes) -> list[x509.Certificate]:

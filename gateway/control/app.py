@@ -72,6 +72,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.control")
 
 HEARTBEAT = 0.25
+#: Every client of TLS 1.2 and 1.3 has it (RFC 8446 section 9.1).
+ADMIN_CURVE = "prime256v1"
 #: Seconds that names may take before workers get a snapshot without their addresses.
 FIRST_NAMES = 1.0
 
@@ -165,6 +167,7 @@ class Control:
             self._first.state_path.with_name("issuers"),
             random=chance,
             clock=time.monotonic,
+            wall=time.time,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(
@@ -243,7 +246,7 @@ class Control:
         breakers = BreakerApi(switch, BreakerCalls(switch), shown)
         runs = ReleasePictures(self.releases, self._facts, shown, self._outside.clock)
         releases = ReleaseApi(switch, self.release_calls, shown, runs)
-        api = Api(switch, self.operations, shown, self.release_calls, runs)
+        api = Api(switch, self.operations, shown, self.release_calls, runs, self.logins)
         streams = Streams(self.events)
         self._server = Server(
             _handlers(api) | _handlers(breakers) | _handlers(releases),
@@ -253,21 +256,33 @@ class Control:
             self.logins,
         )
         if switch.settings.admin_tls is not None:
-            self._admin_front = Front(switch.settings.admin_tls, switch.settings.client_ca)
-        await self._server.start(
-            [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
-        )
-        self._certificates = CertificateWatch(switch, time.time, self._serve_admin_with)
+            self._admin_front = Front(
+                switch.settings.admin_tls,
+                switch.settings.client_ca,
+                time.monotonic(),
+                curve=ADMIN_CURVE,
+            )
+        start.keep_admin_certificates(self._spec.snapshot_file, switch.settings.admin_tls)
+        self._certificates = CertificateWatch(switch, self._outside.wall, self._serve_admin_with)
+        switch.certificates_refused = lambda: self._certificates.refused
         sharing = SharingWatch(lambda: switch.parts.hub.topology, self.events, self._outside.clock)
         switch.parts.hub.asked = sharing.hear
         switch.shared_address = sharing.look
         switch.further_warnings = lambda: self._certificates.warnings + sharing.warnings
+        await self._server.start(
+            [socket.socket(fileno=fd) for fd in self._spec.admin], self.tasks, self._admin_front
+        )
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 
     def _serve_admin_with(self, settings: Settings) -> None:
         """Have the admin API use the certificates that are in force."""
-        if self._admin_front is not None and settings.admin_tls is not None:
-            self._admin_front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        front = self._admin_front
+        if front is None or settings.admin_tls is None:
+            return
+        was = front.tls
+        front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        if was != front.tls:
+            start.keep_admin_certificates(self._spec.snapshot_file, front.tls)
 
     def _logins_failed(self, report: Report) -> None:
         self.tasks.start(note_failed_logins(self.switchboard, report), name="note failed logins")

@@ -66,6 +66,18 @@ def with_certificates(settings: Settings, fresh: dict[str, TlsCertificate]) -> S
     )
 
 
+@dataclasses.dataclass(slots=True)
+class Found:
+    """What a look at the files came to, by places."""
+
+    #: What has changed and can be served.
+    fresh: dict[str, TlsCertificate] = dataclasses.field(default_factory=dict)
+    #: Why what stands there cannot be.
+    trouble: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: Whose files were read and fit.
+    right: set[str] = dataclasses.field(default_factory=set)
+
+
 class CertificateWatch:
     """``wall`` is seconds since the epoch; ``admin`` is told what the admin API serves with."""
 
@@ -82,25 +94,37 @@ class CertificateWatch:
         #: By place: why what stands in the files is not served.
         self._trouble: dict[str, str] = {}
         self._alerted: set[tuple[str, int, int]] = set()
+        #: One look at a time: what an earlier one found must not overrule a later one's.
+        self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
         """Look every few seconds, until cancelled."""
         while True:
             try:
                 await self.turn()
-            except ValueError as error:  # OpenSSL takes less than what fits on paper
-                log.error("certificates: %s", error)  # noqa: TRY400  it says all
+            except Exception:  # whatever it is, the next renewal has to be seen
+                log.exception("a look at the certificates failed")
             await asyncio.sleep(EVERY)
 
     async def turn(self) -> None:
         """Look once."""
+        async with self._looking:
+            await self._turn()
+
+    async def _turn(self) -> None:
         certificates = list(in_force(self._switch.settings))
         # In a thread: a slow disk stalls no loop.
-        fresh = await asyncio.to_thread(self._look, certificates) if certificates else {}
-        if fresh:
-            await self._serve(fresh)
+        found = await asyncio.to_thread(self._look, certificates) if certificates else Found()
+        self._tell_trouble(found, {each.place for each in certificates})
+        if found.fresh:
+            await self._serve(found.fresh)
         self._admin(self._switch.settings)
         self._tell_ends()
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The places in whose files stands what is not served."""
+        return frozenset(self._trouble)
 
     @property
     def warnings(self) -> list[str]:
@@ -113,31 +137,42 @@ class CertificateWatch:
         ]
         return ends + [f"{place}: {why}" for place, why in sorted(self._trouble.items())]
 
-    def _look(self, certificates: list[TlsCertificate]) -> dict[str, TlsCertificate]:
-        """Return what has changed and can be served, by its place."""
-        fresh = {}
+    def _look(self, certificates: list[TlsCertificate]) -> Found:
+        """Read what has changed, and what was of no use before. Blocking."""
+        found = Found()
         for each in certificates:
             # Before they are read: what changes meanwhile is seen at the next turn.
             marks = (_mark(each.certificate_file), _mark(each.key_file))
             if marks == self._marks.get(each.place) and each.place not in self._trouble:
                 continue
             try:
-                found = read_pair(each.place, each.certificate_file, each.key_file)
+                pair = read_pair(each.place, each.certificate_file, each.key_file)
             except PairError as error:
                 file = each.certificate_file if error.which == "certificate" else each.key_file
-                self._wrong(each.place, f"{file}: {error}; the certificate before it is served on")
+                why = f"{file}: {error}; the certificate before it is served on"
+                found.trouble[each.place] = why
                 continue
             self._marks[each.place] = marks
-            if self._trouble.pop(each.place, None):
-                log.warning("%s: the files are right again", each.place)
-            if found != each:
-                fresh[each.place] = found
-        return fresh
+            found.right.add(each.place)
+            if pair != each:
+                found.fresh[each.place] = pair
+        return found
 
-    def _wrong(self, place: str, why: str) -> None:
-        if self._trouble.get(place) != why:
-            self._trouble[place] = why
-            log.error("%s: %s", place, why)
+    def _tell_trouble(self, found: Found, places: set[str]) -> None:
+        """Say once what is not served and why, and once that it is right again."""
+        for place in found.right & self._trouble.keys():
+            log.warning("%s: the files are right again", place)
+            self._alert(place, "info", "the files are right again")
+        for place, why in found.trouble.items():
+            if self._trouble.get(place) != why:
+                log.error("%s: %s", place, why)
+                self._alert(place, "warning", why)
+        stays = {
+            place: why
+            for place, why in self._trouble.items()
+            if place in places and place not in found.right
+        }
+        self._trouble = stays | found.trouble
 
     async def _serve(self, fresh: dict[str, TlsCertificate]) -> None:
         """Put certificates into force on every worker."""
@@ -173,17 +208,25 @@ class CertificateWatch:
                 continue
             words = end_in_words(each, now)
             log.warning("%s: %s", each.place, words)
-            self._switch.parts.events.publish(
-                "alert",
-                severity="critical" if threshold <= 1 else "warning",
-                about="certificate",
-                certificate=each.place,
+            self._alert(
+                each.place,
+                "critical" if threshold <= 1 else "warning",
+                words,
                 names=list(each.names[:10]),
                 expires=each.expires,
                 threshold_days=threshold,
-                detail=words,
             )
         self._alerted = passed
+
+    def _alert(self, place: str, severity: str, detail: str, **more: object) -> None:
+        self._switch.parts.events.publish(
+            "alert",
+            severity=severity,
+            about="certificate",
+            certificate=place,
+            detail=detail,
+            **more,
+        )
 
 
 def _mark(name: str) -> Mark | None:

@@ -318,7 +318,7 @@ def _to_stable(
         if not force and (part := unavailable(service, service.stable, facts)):
             parts.append(part)
             continue
-        moved.append(opened(replace(service, weight=0), service.stable))
+        moved.append(opened(replace(service, weight=0), service.stable, lift=force))
     return moved, parts
 
 
@@ -361,7 +361,7 @@ def _to_previous(
             parts.append(part)
             continue
         after = replace(service, stable=service.candidate, previous="taken")
-        moved.append(opened(after, after.stable))
+        moved.append(opened(after, after.stable, lift=force))
     return moved, parts
 
 
@@ -376,13 +376,11 @@ def unavailable(service: ServiceState, target: Color, facts: Facts) -> RefusedPa
     return RefusedPart(service.name, "stable-unavailable", f"{target} {why}, while {across} serves")
 
 
-def opened(service: ServiceState, color: Color) -> ServiceState:
-    """Return a service with a color neither drained nor isolated."""
-    return replace(
-        service,
-        drained=tuple(each for each in service.drained if each != color),
-        isolated=tuple(each for each in service.isolated if each != color),
-    )
+def opened(service: ServiceState, color: Color, *, lift: bool) -> ServiceState:
+    """Return a service with a color not drained; ``lift``: not isolated either."""
+    drained = tuple(each for each in service.drained if each != color)
+    isolated = tuple(each for each in service.isolated if not lift or each != color)
+    return replace(service, drained=drained, isolated=isolated)
 
 
 def _touched(before: State, after: State) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 
@@ -35,6 +35,9 @@ AFTER_FAILURE = 10.0
 AGAIN = 10.0
 
 
+_FIELDS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
 class SourceError(Exception):
     """A source that gave no key set; the message says why."""
 
@@ -44,13 +47,14 @@ async def read_url(url: str) -> bytes:
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(
-                url, allow_redirects=False, headers={"Accept": "application/json"}
-            ) as answer,
+            # A few KiB that become a gigabyte cost no more than they have octets.
+            aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
+            session.get(url, allow_redirects=False, headers=_FIELDS) as answer,
         ):
             if answer.status != 200:
                 raise SourceError(f"answered {answer.status}")
+            if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                raise SourceError(f"compressed ({coding}), though that was not asked for")
             octets = bytearray()
             async for piece in answer.content.iter_any():
                 octets += piece
@@ -61,6 +65,15 @@ async def read_url(url: str) -> bytes:
         raise SourceError(f"no answer within {TIMEOUT:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise SourceError(str(error) or type(error).__name__) from error
+
+
+class IssuerView(NamedTuple):
+    """One scheme's source: when it was read last (the epoch's seconds, 0: never), how often."""
+
+    scheme: str
+    read_at: float
+    well: int
+    badly: int
 
 
 class Issuers:
@@ -74,6 +87,7 @@ class Issuers:
         *,
         random: random.Random,
         clock: Callable[[], float],
+        wall: Callable[[], float],
         fetch: Callable[[str], Awaitable[bytes]] = read_url,
     ) -> None:
         self._publish = publish
@@ -81,13 +95,16 @@ class Issuers:
         self._folder = folder
         self._random = random
         self._clock = clock
+        self._wall = wall
         self._fetch = fetch
         self._running: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._wanted: dict[str, asyncio.Event] = {}
         self._tried: dict[str, asyncio.Event] = {}
         self.known: dict[str, bytes] = {}
-        #: When each source was last read well (the clock's seconds).
+        #: When each source was last read well, also by an earlier control (the epoch's seconds).
         self.read_at: dict[str, float] = {}
+        #: How many readings went well and how many failed, since each source is watched.
+        self.readings: dict[str, list[int]] = {}
 
     def watch(self, schemes: Iterable[AuthScheme]) -> None:
         """Keep exactly these schemes' sources read; what the disk has of new ones counts at once.
@@ -105,7 +122,10 @@ class Issuers:
         for source in self.known.keys() - wanted.keys():
             del self.known[source]
             self.read_at.pop(source, None)
+        for source in self.readings.keys() - wanted.keys():
+            del self.readings[source]
         for source, refresh in wanted.items():
+            self.readings.setdefault(source, [0, 0])
             if source not in self.known:
                 self._restore(source)
             if source not in self._running:
@@ -125,6 +145,16 @@ class Issuers:
         """Have a source read soon: a token's key was not in its set."""
         if source in self._wanted:
             self._wanted[source].set()
+
+    def seen(self, schemes: Iterable[AuthScheme]) -> tuple[IssuerView, ...]:
+        """Return how reading went for each scheme that has a source."""
+        found = []
+        for scheme in schemes:
+            if scheme.jwt is not None and scheme.jwt.source:
+                well, badly = self.readings.get(scheme.jwt.source, (0, 0))
+                read_at = self.read_at.get(scheme.jwt.source, 0.0)
+                found.append(IssuerView(scheme.name, read_at, well, badly))
+        return tuple(found)
 
     async def _keep(self, source: str, refresh: float) -> None:
         wanted = self._wanted[source]
@@ -146,16 +176,24 @@ class Issuers:
             octets = await self._fetch(source)
             keys = read_keyset(octets)
         except (SourceError, ValueError) as error:
+            self._count(source, well=False)
             kept = "the last keys stay in force" if source in self.known else "there are none yet"
             log.warning("keys of %s cannot be read (%s); %s", source, error, kept)
             return False
-        self.read_at[source] = self._clock()
+        self._count(source, well=True)
+        self.read_at[source] = self._wall()
         if octets != self.known.get(source):
             log.info("%s has %d keys", source, len(keys.keys))
             self.known[source] = octets
             self._publish({source: octets})
             await asyncio.to_thread(self._store, source, octets)
+        else:
+            await asyncio.to_thread(self._touch, source)
         return True
+
+    def _count(self, source: str, *, well: bool) -> None:
+        if source in self.readings:
+            self.readings[source][not well] += 1
 
     # --- the disk ---------------------------------------------------------------------------------
 
@@ -167,6 +205,7 @@ class Issuers:
         try:
             with self._path(source).open("rb") as file:
                 octets = file.read(MAX_OCTETS + 1)
+                read_at = os.fstat(file.fileno()).st_mtime
             read_keyset(octets)
         except FileNotFoundError:
             return
@@ -174,7 +213,13 @@ class Issuers:
             log.warning("the kept keys of %s are of no use: %s", source, error)
             return
         self.known[source] = octets
+        self.read_at[source] = read_at
         self._publish({source: octets})
+
+    def _touch(self, source: str) -> None:
+        """Note on the disk that the set kept there was read again: a restart tells its age."""
+        with suppress(OSError):
+            os.utime(self._path(source))
 
     def _store(self, source: str, octets: bytes) -> None:
         path = self._path(source)

@@ -116,7 +116,9 @@ def recovered(kept: State | None, snapshot: Apply | None) -> State | None:
     for each in traffic.services:
         service = services.get(each.service) or ServiceState(name=each.service, stable=each.stable)
         service = _with_pools(service, topology)
-        lifted = tuple(color for color in service.isolated if color in each.closed)
+        isolated = tuple(
+            color for color in each.closed if color in service.isolated or color in each.isolated
+        )
         undone = service.stable != each.stable and service.previous == "open"
         services[each.service] = replace(
             service,
@@ -124,8 +126,8 @@ def recovered(kept: State | None, snapshot: Apply | None) -> State | None:
             weight=each.weight,
             # Roles change before they are stored only where a finalize is undone.
             previous="taken" if undone else service.previous,
-            isolated=lifted,
-            drained=tuple(color for color in each.closed if color not in lifted),
+            isolated=isolated,
+            drained=tuple(color for color in each.closed if color not in isolated),
             maintenance=each.maintenance,
         )
     return State(

@@ -162,12 +162,26 @@ def isolate(
     force: bool,
     fresh: Callable[[], bytes],
 ) -> Outcome:
-    """Take a color out until lifted, refused where the other one cannot take over."""
+    """Take a color out until lifted, refused where the other one cannot take over.
+
+    Refused, too, for stable of a release under way: everybody would be on its candidate.
+    """
     service = one(state, name)
     color = color_of(service, which)
     if color in service.isolated:
         return Outcome(state)
     across = other(color)
+    run = state.busy(name)
+    if not force and run is not None and color == service.stable:
+        raise Refused(
+            "release-running",
+            f"{color} is stable of {name}: without it everybody would be on the candidate of "
+            f"release {run.id}, which is {run.words}",
+            field="color",
+            hint=f"POST /v1/releases/{run.id}/abort or POST /v1/releases/{run.id}/finalize first; "
+            '"force": true isolates it all the same',
+            release=run.id,
+        )
     if not force and (across in service.closed or not facts.able(name, across)):
         raise Refused(
             "other-unavailable",

@@ -289,7 +289,7 @@ def roll_back(
         if part is not None:
             refused.append(part)
         else:
-            back = desk.opened(weighted(service, 0), service.stable)
+            back = desk.opened(weighted(service, 0), service.stable, lift=force)
             going.append(replace(back, tunnels_until=tunnels_until(service.name)))
     # Of a part that waited, what it was taken back for, and what stays now.
     changes = why.changes | {"because": why.because.partition(STAYS)[0]}
@@ -304,6 +304,15 @@ def roll_back(
         after = moved(run, "hold", now, wants_back=True, **changes)
     done = settled(state, replace(state.replaced(*going), run=after), fresh)
     return Outcome(done, tuple(each.name for each in going), tuple(refused))
+
+
+def isolated_candidates(state: State, run: Release) -> list[str]:
+    """Return the candidates of a release that nothing is sent to until lifted, in words."""
+    return [
+        f"{service.candidate} of {service.name}"
+        for service in state.within(run)
+        if service.candidate in service.isolated
+    ]
 
 
 def held_for(state: State, why: Why, besides: str, now: float) -> Outcome:

@@ -6,12 +6,13 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.board import layout
 from gateway.channel import snapshotfile
+from gateway.config.snapshot import TlsCertificate
 from gateway.control import merge
 
 if TYPE_CHECKING:
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
     from gateway.board.board import Board
     from gateway.channel.messages import Apply
-    from gateway.config.snapshot import TlsCertificate, Topology, Traffic
+    from gateway.config.snapshot import ListenerTls, Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.settings import Settings
     from gateway.control.state import State
 
 log = logging.getLogger("gateway.control")
+
+#: What the file of the admin API's certificates is called beside the snapshot's.
+ADMIN: Final = ".admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +64,42 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
 
 
 def certificates(path: str, board: Board) -> tuple[TlsCertificate, ...]:
-    """Return the certificates that workers serve with."""
+    """Return the certificates that workers serve with, and those of the admin API."""
     running = running_snapshot(path, board)
     if running is None or running.topology is None:
         return ()
     served = [each.tls for each in running.topology.listeners if each.tls is not None]
-    return tuple(certificate for tls in served for certificate in tls.certificates)
+    found = [certificate for tls in served for certificate in tls.certificates]
+    return (*found, *_admin_certificates(path))
+
+
+def keep_admin_certificates(path: str, tls: ListenerTls | None) -> None:
+    """Keep what the admin API serves with beside the snapshot's file at ``path``.
+
+    No worker is to have its keys, so the snapshot does not hold them; and a control process that
+    starts while their files are half replaced needs them.
+    """
+    if tls is None:
+        Path(path + ADMIN).unlink(missing_ok=True)
+        return
+    try:
+        snapshotfile.put(path + ADMIN, msgspec.msgpack.encode(tls.certificates))
+    except OSError:
+        log.exception("%s cannot be written: the admin API's certificate is not kept", path + ADMIN)
+
+
+def _admin_certificates(path: str) -> tuple[TlsCertificate, ...]:
+    """Return what the admin API of this boot served with, or of the newest one before."""
+    own = Path(path + ADMIN)
+    others = own.parent.glob(f"snapshot-*.bin{ADMIN}")
+    for each in (own, *sorted(others, key=_modified, reverse=True)):
+        try:
+            return msgspec.msgpack.decode(each.read_bytes(), type=tuple[TlsCertificate, ...])
+        except FileNotFoundError:
+            continue
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            log.warning("no use: %s: %s", each, error)
+    return ()
 
 
 def _modified(path: Path) -> float:

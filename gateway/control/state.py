@@ -151,6 +151,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
                     stable=service.stable,
                     weight=service.weight,
                     closed=service.closed,
+                    isolated=service.isolated,
                     maintenance=service.maintenance,
                     tunnels_until=service.tunnels_until,
                 )
@@ -177,4 +178,5 @@ def _watch(run: Release) -> Iterator[Watch]:
             objective=objective[0] if objective else part.rules.latency_above,
             cold_until=run.cold_until,
             looked=run.looked,
+            csp=part.csp is not None,
         )

@@ -130,6 +130,8 @@ class Switchboard:
         self.further_warnings: Callable[[], list[str]] = list
         #: The private address that makes nearly all requests.
         self.shared_address: Callable[[], Shared | None] = lambda: None
+        #: The places of certificates in whose files stands what is not served.
+        self.certificates_refused: Callable[[], frozenset[str]] = frozenset
 
     @property
     def warnings(self) -> list[str]:

@@ -11,7 +11,7 @@ no service was found for have ``service="none"``, and no role or color. A series
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
@@ -93,6 +93,13 @@ class MetricsView:
     probes: tuple[tuple[tuple[str, str, str, str], tuple[int, float]], ...] = ()
     #: By their places in the configuration: until when certificates are valid.
     certificates: tuple[tuple[str, int], ...] = ()
+    #: By scheme: when its issuer's keys were last read (the epoch's seconds, 0: never), and how
+    #: many readings went well and how many failed.
+    issuers: Sequence[tuple[str, float, int, int]] = ()
+    #: Logins of the admin API that failed, by result.
+    logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
+    #: Those places in whose files stands what is not served.
+    certificates_refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,14 @@ class GatewayCollector(Collector):
             layout.ROW_IN_FLIGHT,
         )
         yield _per_service(
+            GaugeMetricFamily(
+                "gateway_waiting", "Requests that wait for a place in flight.", labels=["service"]
+            ),
+            rows[1:],
+            layout.ROW_WAITING,
+        )
+        yield _shed(rows[1:])
+        yield _per_service(
             CounterMetricFamily(
                 "gateway_asset_second_tries",
                 "Assets that the assigned color did not have, asked of the other.",
@@ -182,7 +197,8 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
-        yield self._certificates()
+        yield from self._issuers()
+        yield from self._certificates()
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -376,7 +392,30 @@ class GatewayCollector(Collector):
             reloads.add_metric([result], count)
         yield reloads
 
-    def _certificates(self) -> Metric:
+    def _issuers(self) -> Iterator[Metric]:
+        """Yield how issuers' keys are read, and failed logins of the admin API."""
+        read = GaugeMetricFamily(
+            "gateway_issuer_keys_timestamp_seconds",
+            "When an issuer's keys were last read, in seconds since the epoch; 0: never.",
+            labels=["scheme"],
+        )
+        readings = CounterMetricFamily(
+            "gateway_issuer_readings", "Readings of issuers' keys.", labels=["scheme", "result"]
+        )
+        for scheme, read_at, well, badly in self._view.issuers:
+            read.add_metric([scheme], read_at)
+            readings.add_metric([scheme, "ok"], well)
+            readings.add_metric([scheme, "failed"], badly)
+        yield read
+        yield readings
+        failed = CounterMetricFamily(
+            "gateway_admin_logins_failed", "Failed logins of the admin API.", labels=["result"]
+        )
+        for result, count in self._view.logins_failed:
+            failed.add_metric([result], count)
+        yield failed
+
+    def _certificates(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
             "gateway_certificate_expiry_timestamp_seconds",
             "Until when a certificate is valid, in seconds since the epoch.",
@@ -384,7 +423,15 @@ class GatewayCollector(Collector):
         )
         for place, expires in self._view.certificates:
             family.add_metric([place], expires)
-        return family
+        yield family
+        refused = GaugeMetricFamily(
+            "gateway_certificate_files_refused",
+            "1: the files hold what is of no use, the certificate before it is served on.",
+            labels=["certificate"],
+        )
+        for place, _ in self._view.certificates:
+            refused.add_metric([place], place in self._view.certificates_refused)
+        yield refused
 
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
@@ -396,6 +443,7 @@ class GatewayCollector(Collector):
             yield GaugeMetricFamily(name, about, value=board.total(word))
         for name, about, word in (
             ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
+            ("gateway_connections_shed", "Closed at once: too many.", layout.S_CONNECTIONS_SHED),
             ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
             ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
         ):
@@ -490,6 +538,17 @@ def _cache(rows: list[_Row]) -> Metric:
     for row in rows:
         for at, result in enumerate(layout.CACHE_RESULTS):
             family.add_metric([row.name, result], row.words[layout.ROW_CACHE + at])
+    return family
+
+
+def _shed(rows: list[_Row]) -> Metric:
+    """Return the requests refused for load, by why."""
+    family = CounterMetricFamily(
+        "gateway_shed", "Requests refused for load, by why.", labels=["service", "reason"]
+    )
+    for row in rows:
+        for at, reason in enumerate(layout.SHED_REASONS):
+            family.add_metric([row.name, reason], row.words[layout.ROW_SHED + at])
     return family
 
 

@@ -1,7 +1,8 @@
-"""Tunnels that a rollback ends: those to the candidate get their time, then they are closed.
+"""Tunnels that a rollback or an isolation ends.
 
 A tunnel keeps its color for as long as it is open, so that only this gets its clients off a
-candidate that was rolled back.
+candidate that was rolled back, where they have their time, or off a color that is isolated, where
+they have none: nothing more is to be sent there.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ EVERY = 1.0
 
 
 class TunnelSweep:
-    """Closes what ``ServiceTraffic.tunnels_until`` says, as a drain would."""
+    """Closes what ``ServiceTraffic.tunnels_until`` says, as a drain would, and ``isolated``."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[str, bool], float] = {}
+        self._isolated: frozenset[tuple[str, bool]] = frozenset()
         self._next = 0.0
 
     def serve(self, traffic: Traffic) -> None:
@@ -35,24 +37,37 @@ class TunnelSweep:
             for each in traffic.services
             if each.tunnels_until > 0.0
         }
+        self._isolated = frozenset(
+            (each.service, color == "green") for each in traffic.services for color in each.isolated
+        )
         self._next = 0.0
 
     def turn(self, now: float, tunnels: Collection[Tunnel]) -> None:
         """Close the tunnels whose time is over at ``now`` (CLOCK_MONOTONIC, seconds).
 
         Requests that were under way to the candidate may yet become tunnels, and are closed later.
-        A tester's that was opened since is let be: who looks at what was rolled back means to.
+        A tester's that was opened since is let be: who looks at what was rolled back means to. Of
+        an isolated color none is.
         """
-        if now < self._next or not self._until or now < min(self._until.values()):
+        if now < self._next:
+            return
+        if not self._isolated and (not self._until or now < min(self._until.values())):
             return
         self._next = now + EVERY
         closed = 0
         for tunnel in list(tunnels):
-            until = self._until.get((tunnel.service, tunnel.green))
-            if until is None or now < until or (tunnel.override and tunnel.opened > until):
+            side = (tunnel.service, tunnel.green)
+            if side not in self._isolated and not self._over(self._until.get(side), now, tunnel):
                 continue
             if closed == PER_TURN:
                 self._next = now
                 break
             tunnel.close()
             closed += 1
+
+    @staticmethod
+    def _over(until: float | None, now: float, tunnel: Tunnel) -> bool:
+        """Tell whether a rolled back tunnel's time is over."""
+        if until is None or now < until:
+            return False
+        return not (tunnel.override and tunnel.opened > until)

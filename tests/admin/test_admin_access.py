@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -16,6 +18,7 @@ from gateway.admin.api import Api
 from gateway.admin.breakers import BreakerApi
 from gateway.admin.calls import CALLS, Call
 from gateway.admin.releases import ReleaseApi
+from gateway.admin.server import Server
 from gateway.admin.streams import Streams, policy
 from tests.control.world import OPERATOR, TOKENS, VIEWER, World, client, running
 
@@ -56,6 +59,27 @@ async def test_a_role_reaches_what_is_at_or_below_it(world: World, role: str) ->
             below = auth.RANKS[role] < auth.RANKS[str(call.role)]
             async with api.request(call.method, path_of(call)) as answer:
                 assert (answer.status == 403) is below, (role, call.name, answer.status)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+async def test_compressed_content_is_refused_and_never_unpacked(
+    world: World, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser would unpack it before anybody knows who sends it."""
+
+    def unpacks(*_: object, **__: object) -> None:
+        raise AssertionError("decompressed")
+
+    monkeypatch.setattr("aiohttp.compression_utils.ZLibDecompressor.__init__", unpacks)
+    bomb = gzip.compress(b" " * 50_000_000)
+    headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
+    async with (
+        client(world, OPERATOR) as api,
+        api.put("/v1/traffic", data=bomb, headers=headers) as answer,
+    ):
+        problem = await answer.json(content_type=None)
+    assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity")
+    assert problem["type"].endswith("compressed")
 
 
 async def test_what_needs_no_role_needs_no_token(world: World) -> None:
@@ -236,3 +260,73 @@ async def test_pages_run_their_own_script_and_load_nothing(world: World) -> None
             document = await answer.json()
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == {call.path for call in CALLS}
+
+
+def test_every_route_of_the_application_is_a_row_of_the_table() -> None:
+    """Nothing is served that the table, and with it the tests above, does not know of."""
+    nothing: Any = {}
+    application = Server(nothing, nothing, nothing, nothing, nothing).application()
+    served = [
+        (route.method, route.resource.canonical if route.resource is not None else "")
+        for route in application.router.routes()
+    ]
+    assert sorted(served) == sorted((call.method, call.path) for call in CALLS)
+    # Who may call is said for each of them here, once more: a new one has to be thought about.
+    for call in CALLS:
+        if call.role is None:
+            assert call.path in OPEN, call.path
+            assert call.method == "GET"
+        elif call.method == "GET":
+            assert call.role == "viewer", call.name
+        elif call.name == "reload":
+            assert call.role == "admin"
+        else:
+            assert call.role == "operator", call.name
+
+
+OPEN = {"/", "/docs", "/openapi.json", "/healthz", "/readyz", "/metrics"}
+
+
+async def test_a_whole_number_is_one_however_it_is_written(world: World) -> None:
+    async with client(world) as api:
+        for query in ("limit=3.0", "limit=3", "before=3623.0", "limit=3.000&before=7.0"):
+            for call in ("/v1/releases", "/v1/audit"):
+                assert (await api.get(f"{call}?{query}")).status == 200, query
+        for query in (
+            "limit=3.5",
+            "limit=3.",
+            "limit=.0",
+            "limit=501.0",
+            "limit=-1.0",
+            "limit=3e0",
+        ):
+            assert (await api.get(f"/v1/audit?{query}")).status == 422, query
+        for generation, kind in (("3623.0", "stale-generation"), ("3623.5", "invalid-body")):
+            body = f'{{"pools": {{"ivor": {generation}}}}}'
+            async with api.post("/v1/releases", data=body, headers=JSON) as answer:
+                problem = await answer.json(content_type=None)
+                assert problem["type"] == f"urn:gateway:{kind}", problem
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+async def raw(world: World, *lines: str) -> bytes:
+    """Send a head by hand; return what comes back before a body is sent."""
+    host, port = world.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write("\r\n".join((*lines, "Host: localhost", "", "")).encode())
+    first = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return first
+
+
+async def test_nobodys_body_is_asked_for_before_it_is_known_who_calls(world: World) -> None:
+    put = "PUT /v1/traffic HTTP/1.1", "Content-Type: application/json", "Content-Length: 16"
+    who = f"Authorization: Bearer {OPERATOR}"
+    waits = "Expect: 100-continue"
+    assert (await raw(world, *put, waits, who)).startswith(b"HTTP/1.1 100 ")
+    assert (await raw(world, *put, waits)).startswith(b"HTTP/1.1 401 ")
+    assert (await raw(world, *put, waits, who.lower())).startswith(b"HTTP/1.1 100 ")
+    # Another expectation is ignored.
+    assert (await raw(world, "GET /healthz HTTP/1.1", "Expect: tea")).startswith(b"HTTP/1.1 200 ")

@@ -158,6 +158,10 @@ async def test_guessing_is_429_with_retry_after(
     async with aiohttp.ClientSession(world.url) as nobody:
         assert (await nobody.get("/healthz")).status == 200
         assert (await nobody.get("/v1/status")).status == 401
+        async with nobody.get("/metrics") as answer:
+            metrics = await answer.text()
+        assert 'gateway_admin_logins_failed_total{result="unknown"} 3.0' in metrics
+        assert 'gateway_admin_logins_failed_total{result="limited"} 4.0' in metrics
     async with client(world, VIEWER) as viewer:
         assert (await viewer.get("/v1/status")).status == 200
     # The socket in the gateway's own folder has a count of its own.

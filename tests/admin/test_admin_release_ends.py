@@ -356,3 +356,56 @@ async def test_a_lease_that_runs_out_while_baking_only_holds(tmp_path: Path) -> 
         await stage.at(100)
         await stage.until(lambda: stage.run.state != "baking", 31.0)
         assert (stage.run.state, stage.run.trigger, stage.weights) == ("held", "lease", {10_000})
+
+
+# --- isolation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["stepping", "paused", "held", "baking"])
+async def test_an_isolated_candidate_takes_its_release_back(
+    stage: Stage, api: aiohttp.ClientSession, state: str
+) -> None:
+    await into(stage, state)
+    status, body = await post(api, "/v1/services/ivor/isolate", {"color": "candidate"})
+    assert status == 200, body
+    await stage.until(lambda: stage.run.over, 5.0)
+    run = stage.run
+    assert (run.state, run.trigger, run.by_hand) == ("aborted", "manual", True)
+    assert "isolated by hand: green of ivor" in run.because
+    assert stage.weights == {0}
+    # It stays out, and its build is not condemned: lifted, it may be released again.
+    assert (await post(api, "/v1/releases", {}))[1]["type"] == "urn:gateway:isolated"
+    await ask(api, "DELETE", "/v1/services/ivor/isolate")
+    assert (await post(api, "/v1/releases", {}))[0] == 201
+
+
+async def test_a_release_that_exposes_nobody_yet_waits_for_an_isolated_candidate(
+    stage: Stage, api: aiohttp.ClientSession
+) -> None:
+    await into(stage, "validating")
+    await post(api, "/v1/services/ivor/isolate", {"color": "green"})
+    await stage.passes(1.0)
+    assert stage.run.state == "validating"
+    _, shown = await ask(api, "GET", "/v1/releases/current")
+    assert "ivor: green is closed (drained or isolated)" in str(shown)
+
+
+async def test_without_a_way_back_an_isolated_candidate_is_a_hold(tmp_path: Path) -> None:
+    async with staged(tmp_path, forward_only=True) as stage, client(stage.world) as api:
+        await stage.at(20)
+        await post(api, "/v1/services/ivor/isolate", {"color": "green"})
+        await stage.until(lambda: stage.run.state == "held", 5.0)
+        assert stage.weights == {2000}
+        assert "isolated by hand: green of ivor" in stage.run.because
+
+
+async def test_stable_of_a_running_release_is_isolated_by_force_alone(
+    stage: Stage, api: aiohttp.ClientSession
+) -> None:
+    await stage.at(20)
+    path, body = "/v1/services/ivor/isolate", {"color": "stable"}
+    status, problem = await post(api, path, body)
+    assert (status, problem["type"]) == (409, "urn:gateway:release-running")
+    assert problem["release"] == stage.run.id
+    assert (await post(api, path, {**body, "force": True}))[0] == 200
+    await stage.until(lambda: stage.run.state == "held", 5.0)

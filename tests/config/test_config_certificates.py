@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config.certificates import DAY, PairError, end_in_words, ends_soon, pair
 from gateway.config.load import ConfigErrors, parse_text
@@ -14,6 +15,7 @@ from tests.support.certificates import Authority, Made, key_pem, rsa_key
 AUTHORITY = Authority()
 SITE = AUTHORITY.make("Blkout.example", "*.blkout.example", "192.0.2.1")
 OTHER = AUTHORITY.make("other.example")
+WEAK = AUTHORITY.make("a", key=ec.generate_private_key(ec.SECP192R1()))
 
 
 def config(certificate: object, key: object) -> bytes:
@@ -73,6 +75,7 @@ def test_a_file_with_both_in_it_gives_each_its_part() -> None:
             "key",
             "has 1024 bits",
         ),
+        (WEAK.certificate, WEAK.key, "certificate", "OpenSSL does not take it: ee key too small"),
     ],
 )
 def test_what_is_of_no_use(certificate: bytes, key: bytes, which: str, message: str) -> None:

@@ -215,6 +215,15 @@ def test_an_isolated_stable_is_no_target_unless_forced() -> None:
     assert back(isolated, force=True).state.traffic().services[0].closed == ()
 
 
+def test_a_rollback_that_helps_nobody_lifts_no_isolation() -> None:
+    both = at(begun("ivor"), 20)
+    for color in COLORS:
+        both = pooldesk.isolate(both, FakeFacts(), "ivor", color, force=True, fresh=Chance()).state
+    ivor = back(both).state.of("ivor")
+    assert ivor is not None
+    assert (ivor.weight, ivor.isolated) == (0, ("blue", "green"))
+
+
 @pytest.mark.parametrize("weight", [1, BUCKETS])
 def test_a_drain_of_the_candidate_takes_its_share_along(weight: int) -> None:
     drained = pooldesk.drain(at(begun("ivor"), weight), "ivor", "candidate", Chance()).state

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from gateway.control.issuers import AGAIN, Issuers, SourceError, read_url
 from gateway.control.tasks import Tasks
 from tests.support.issuer import jwk, key_set
 
+WALL = 1_900_000_000.0
 OLD = key_set(jwk("ES256", "old", 1))
 NEW = key_set(jwk("ES256", "old", 1), jwk("ES256", "new", 2))
 
@@ -27,15 +30,18 @@ class Source:
         self.body = OLD
         self.status = 200
         self.asked = 0
+        self.coding = ""
+        self.asked_for = ""
         app = web.Application()
         app.router.add_get("/jwks", self._answer)
         app.router.add_get("/elsewhere", self._redirect)
         self.server = TestServer(app)
 
     async def _answer(self, request: web.Request) -> web.Response:
-        del request
         self.asked += 1
-        return web.Response(body=self.body, status=self.status)
+        self.asked_for = request.headers.get("Accept-Encoding", "")
+        fields = {"Content-Encoding": self.coding} if self.coding else {}
+        return web.Response(body=self.body, status=self.status, headers=fields)
 
     async def _redirect(self, request: web.Request) -> web.Response:
         raise web.HTTPFound("/jwks")
@@ -73,6 +79,7 @@ def make(tasks: Tasks, told: list[dict[str, bytes]], tmp_path: Path) -> Callable
         tmp_path / "issuers",
         random=random.Random(1),
         clock=asyncio.get_running_loop().time,
+        wall=lambda: WALL,
     )
 
 
@@ -116,6 +123,7 @@ async def test_the_last_keys_outlast_an_outage(
     await issuers.prepare(seconds=5)
     source.status, source.body = status, body
     assert not await issuers.ask(source.url)
+    assert issuers.seen(scheme(source.url)) == (("users", WALL, 1, 1),)
     assert issuers.known == {source.url: OLD}
     assert told == [{source.url: OLD}]
 
@@ -169,6 +177,7 @@ async def test_unknown_keys_have_a_source_read_soon_but_not_at_once_again() -> N
         Path("/nonexistent/nowhere"),
         random=random.Random(1),
         clock=asyncio.get_running_loop().time,
+        wall=lambda: WALL,
         fetch=fetch,
     )
     issuers.watch(scheme("https://id.example/jwks"))
@@ -209,6 +218,14 @@ async def test_a_key_set_without_end_is_not_read(source: Source) -> None:
         await read_url(source.url)
 
 
+async def test_a_key_set_is_never_decompressed(source: Source) -> None:
+    """A hundred KiB that become a hundred MiB: refused by its first field, not by its size."""
+    source.body, source.coding = gzip.compress(b" " * 100_000_000), "gzip"
+    with pytest.raises(SourceError, match="compressed"):
+        await read_url(source.url)
+    assert source.asked_for == "identity"
+
+
 async def test_a_source_that_no_scheme_names_is_read_no_more(
     source: Source, make: Callable[[], Issuers]
 ) -> None:
@@ -217,3 +234,27 @@ async def test_a_source_that_no_scheme_names_is_read_no_more(
     await issuers.prepare(seconds=5)
     issuers.watch(())
     assert issuers.known == {}
+
+
+async def test_what_was_never_read_says_so_and_a_restart_knows_when_it_was(
+    source: Source, make: Callable[[], Issuers], tmp_path: Path
+) -> None:
+    source.status = 500
+    first = make()
+    first.watch(scheme(source.url))
+    await first.prepare(seconds=5)
+    assert first.seen(scheme(source.url)) == (("users", 0.0, 0, 1),)
+    source.status = 200
+    assert await first.ask(source.url)
+    (kept,) = (tmp_path / "issuers").glob("*.json")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.parent.stat().st_mode & 0o777 == 0o700
+    os.utime(kept, (1000.0, 1000.0))
+    again = make()
+    again.watch(scheme(source.url))
+    assert again.seen(scheme(source.url)) == (("users", 1000.0, 0, 0),)
+    # The same set, read again, is younger on the disk too.
+    assert await again.ask(source.url)
+    assert kept.stat().st_mtime > 1000.0
+    again.watch(())
+    assert again.readings == {}

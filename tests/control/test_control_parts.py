@@ -108,6 +108,16 @@ def test_maintenance_and_isolation_are_taken_up_from_what_workers_serve() -> Non
     assert found is not None
     assert found.services[0].maintenance == 60.0
     assert found.services[0].isolated == ("green",)
+    # Where the store was lost, what workers serve still tells isolated from drained.
+    alone = msgspec.structs.replace(served, closed=("blue", "green"), isolated=("green",))
+    lost = Apply(
+        number=9,
+        topology=Topology(number=1),
+        traffic=Traffic(revision=4, services=(alone,)),
+    )
+    anew = merge.recovered(None, lost)
+    assert anew is not None
+    assert (anew.services[0].isolated, anew.services[0].drained) == (("green",), ("blue",))
     lifted = msgspec.structs.replace(served, maintenance=None)
     traffic = Traffic(revision=5, services=(lifted,))
     again = merge.recovered(found, Apply(number=9, topology=Topology(number=1), traffic=traffic))

@@ -258,3 +258,16 @@ async def test_who_asks_before_is_told_of_a_newer_schema(tmp_path: Path) -> None
     assert "its schema is version 99" in written_by_newer(path)
     path.write_bytes(b"no database at all" * 100)
     assert written_by_newer(path) == ""
+
+
+async def test_nobody_else_reads_the_store_nor_what_is_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "gateway.db"
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        await store.save(State(revision=1), [])
+        modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+        assert set(modes) == {"gateway.db", "gateway.db-wal", "gateway.db-shm"}
+        assert set(modes.values()) == {0o600}
+        await store.close()
+        path.chmod(0o644)  # as an earlier version left it
+    assert path.parent.stat().st_mode & 0o777 == 0o700

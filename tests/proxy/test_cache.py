@@ -149,11 +149,17 @@ def test_colors_are_kept_apart(cached: Rig) -> None:
 
 def test_a_color_that_is_closed_leaves_nothing_under_its_name(cached: Rig) -> None:
     """Green answers for blue: what it says is not blue's."""
-    cached.serve(moved=traffic(ServiceTraffic(service="web", stable="blue", closed=("blue",))))
-    assert b"stored" not in (miss(cached, body=b"green's").field(STATUS) or b"")
+    out = traffic(ServiceTraffic(service="web", stable="blue", closed=("blue",)))
+    cached.serve(moved=out)
+    assert miss(cached, body=b"green's").body == b"green's"
     cached.serve(moved=traffic())
     assert miss(cached, body=b"blue's").body == b"blue's"
-    cached.over([200, 200])
+    # Nor is what it left served while it is out.
+    cached.serve(moved=out)
+    assert hit(cached).body == b"green's"
+    cached.serve(moved=traffic())
+    assert hit(cached).body == b"blue's"
+    cached.over([200] * 4)
 
 
 def test_the_gateways_own_cookie_is_no_part_of_it(cached: Rig) -> None:

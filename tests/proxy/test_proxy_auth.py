@@ -20,9 +20,11 @@ from gateway.config.snapshot import (
     Topology,
 )
 from gateway.policy.auth.apikeys import digest, mint
+from gateway.policy.override import mint as mint_override
+from gateway.policy.override import mint_probe
 from gateway.proxy.auth import MEMO_SIZE, KeyRing, TokenScheme
 from tests.support.issuer import ISSUER, NOW, jwk, key_set, terms, token
-from tests.support.rig import Rig, topology, traffic
+from tests.support.rig import EPOCH, Rig, topology, traffic
 
 KEY, _ = mint(bytes(range(32)))
 OTHER, _ = mint(bytes(range(1, 33)))
@@ -112,6 +114,96 @@ def test_the_address_is_the_one_behind_trusted_proxies(rig: Rig) -> None:
 def test_no_client_forges_its_address(rig: Rig) -> None:
     rig.serve(guarded(allow=("203.0.113.7/32",)))
     assert refused(rig, "X-Forwarded-For: 203.0.113.7\r\n")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("peer", "fields", "status"),
+    [
+        ("::ffff:203.0.113.7", "", 200),
+        ("::ffff:203.0.113.9", "", 403),
+        ("::ffff:192.0.2.1", "X-Forwarded-For: ::ffff:203.0.113.7\r\n", 200),
+        ("192.0.2.1", "X-Forwarded-For: ::FFFF:203.0.113.9\r\n", 403),
+        ("192.0.2.1", "X-Forwarded-For: [2001:db8::7]:443\r\n", 200),
+        # The nearest that no trusted proxy is counts, whatever stands before it.
+        ("192.0.2.1", "X-Forwarded-For: 203.0.113.7, 198.51.100.1\r\n", 403),
+        ("192.0.2.1", "X-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: 198.51.100.1\r\n", 403),
+        ("192.0.2.1", "X-Forwarded-For: nonsense\r\n", 403),
+    ],
+)
+def test_one_address_in_any_spelling_is_one(rig: Rig, peer: str, fields: str, status: int) -> None:
+    allow, deny = ("203.0.113.0/24", "2001:db8::7/128"), ("203.0.113.9/32",)
+    rig.serve(guarded(allow=allow, deny=deny, trusted_proxies=("192.0.2.0/24",)))
+    rig.connect(peer)
+    if status == 200:
+        asked(rig, fields)
+    else:
+        assert refused(rig, fields)[0] == status
+
+
+# --- the gateway's own checks ---------------------------------------------------------------------
+
+PROBES = b"a secret of control's own, 32 octets"
+TESTERS = b"0123456789abcdef0123456789abcdef"
+
+
+def probe(secret: bytes = PROBES, lasts: int = 30) -> str:
+    return mint_probe(secret, "blue", int(EPOCH) + lasts, "web")
+
+
+def override_of(secret: bytes = TESTERS) -> str:
+    ends = int(EPOCH) + 60
+    return mint_override(secret, host="a.example", release="r-1", side="stable", expires=ends)
+
+
+@pytest.mark.parametrize(
+    ("fields", "target"),
+    [
+        # A tester's token chooses a side and is nobody's credential.
+        (f"gw_override: {override_of()}\r\n", "/"),
+        (f"Cookie: gw_override={override_of()}\r\n", "/"),
+        # Tokens of a check's kind by whoever does not have control's secret, or has an old one.
+        (f"gw_override: {probe(TESTERS)}\r\n", "/"),
+        (f"gw_override: {probe(b'')}\r\n", "/"),
+        (f"gw_override: {probe(lasts=0)}\r\n", "/"),
+        (f"gw_override: {probe().replace('.web.', '.shop.')}\r\n", "/"),
+        (f"gw_override: {probe().rpartition('.')[0]}.\r\n", "/"),
+        (f"gw_override: {override_of(PROBES)}\r\n", "/"),
+        (f"gw_override: x\r\ngw_override: {probe()}\r\n", "/"),
+        # A real one counts in its field alone: what ends up in a log or a history does not.
+        (f"Cookie: gw_override={probe()}\r\n", "/"),
+        ("", f"/?gw_override={probe()}"),
+        (f"gw-override: {probe()}\r\n", "/"),
+        # Looks like a probe, says it is internal.
+        ("User-Agent: gateway-probe\r\nX-Gateway-Probe: L4\r\nX-Forwarded-For: 127.0.0.1\r\n", "/"),
+        ("X-Release-Role: stable\r\nX-Release-Id: r-1\r\nX-Release-Key: 0123456789abcdef\r\n", "/"),
+        ("", "/healthz"),
+        ("", "/.well-known/acme-challenge/x"),
+    ],
+)
+def test_no_stranger_passes_as_one_of_the_gateways_own_checks(
+    rig: Rig, fields: str, target: str
+) -> None:
+    cohort = Cohort(probe_secret=PROBES, secret=TESTERS)
+    rig.serve(
+        guarded("users", cohort=cohort),
+        traffic(ServiceTraffic(service="web", stable="blue"), release="r-1"),
+    )
+    answer = rig.client.get(target, fields).answer()
+    assert answer.status == 401
+    assert not rig.dialling
+
+
+def test_the_gateways_own_check_passes_without_being_asked(rig: Rig) -> None:
+    """So that the test above can fail; and the backend learns neither token nor an identity."""
+    rig.serve(guarded("users", deny=("192.0.2.0/24",), cohort=Cohort(probe_secret=PROBES)))
+    got = asked(rig, f"gw_override: {probe()}\r\nX-User-Id: root\r\n")
+    assert not {b"gw_override", b"x-user-id"} & got.keys()
+
+
+@pytest.mark.parametrize("secret", [None, b""])
+def test_without_a_secret_nobody_is_a_check(rig: Rig, secret: bytes | None) -> None:
+    rig.serve(guarded("users", cohort=Cohort(probe_secret=secret)))
+    assert refused(rig, f"gw_override: {probe(b'')}\r\n")[0] == 401
 
 
 # --- API keys ------------------------------------------------------------------------------------

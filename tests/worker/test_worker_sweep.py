@@ -171,3 +171,16 @@ async def test_a_rollback_closes_the_candidates_and_leaves_stables(rig: WorkerRi
         stable.writer.close()
         candidate.writer.close()
         await rig.until(layout.S_TUNNELS, 0)
+
+
+@pytest.mark.parametrize("color", ["blue", "green"])
+def test_an_isolated_colors_are_closed_at_once_a_testers_too(color: str) -> None:
+    sweep = TunnelSweep()
+    each = ServiceTraffic(
+        service="web", stable="blue", closed=cast("Any", (color,)), isolated=cast("Any", (color,))
+    )
+    sweep.serve(Traffic(revision=1, services=(each,)))
+    green = color == "green"
+    tunnels = [Tunnel(green=green), Tunnel(green=green, override=True, opened=50.0)]
+    others = [Tunnel(green=not green), Tunnel(service="shop", green=green)]
+    assert closed(sweep, 10.0, *tunnels, *others) == [True, True, False, False]
