@@ -41,7 +41,15 @@ from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import KINDS, Failure, Source, status_of
 from gateway.proxy.guard import Admission, Asked
-from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
+from gateway.proxy.platform import (
+    LEAVING,
+    READ_ONLY_RETRY,
+    READY,
+    READY_LINES,
+    READY_PATH,
+    STATUS_LINES,
+    STATUS_PATH,
+)
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
@@ -198,6 +206,7 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 _STATUS_PATH = cython.declare(bytes, STATUS_PATH)
+_READY_PATH = cython.declare(bytes, READY_PATH)
 _TAIL = cython.declare(cython.Py_ssize_t, TAIL)
 _REPORTS_PATH = cython.declare(bytes, REPORTS_PATH)
 _CSP_COLORS = cython.declare(cython.Py_ssize_t, len(layout.CSP_DIRECTIVES))
@@ -936,7 +945,7 @@ class Exchange:
 
         A listener that only redirects does so last: the others' clients follow no redirect.
         """
-        if self._path == _STATUS_PATH:
+        if self._path in (_STATUS_PATH, _READY_PATH):
             self._tell_status()
             return True
         if self._path == _REPORTS_PATH and self.serving.reports is not None:
@@ -952,8 +961,18 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _tell_status(self) -> cython.bint:
-        """Answer with the platform's public status, whatever the host: before any route."""
+        """Answer with the platform's public status, or whether the gateway goes on being there.
+
+        Whatever the host, and before any route.
+        """
         extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        leaving: cython.bint
+        if self._path == _READY_PATH and (self.to_head or self._method == b"GET"):
+            leaving = self.core.platform.leaving
+            self._status = 503 if leaving else 200
+            body = LEAVING if leaving else READY
+            self.downstream.answer(self._status, READY_LINES + extra, body)
+            return True
         if self.to_head or self._method == b"GET":
             self._status = 200
             self.downstream.answer(200, STATUS_LINES + extra, self.core.platform.document)

@@ -102,6 +102,8 @@ def test_an_outer_balancer_is_told_first(tmp_path: Path) -> None:
         assert (answer["type"], answer["detail"]) == (f"{URN}unready", "the gateway is stopping")
         # Everything else is as before, for as long as the delay lasts.
         with RawClient(gateway.port) as kept:
+            ready = kept.get("/.well-known/gateway/ready")
+            assert (ready.status, ready.body) == (503, b'{"status":"stopping"}')
             first = kept.get()
             assert (first.status, first.field("connection")) == (200, None)
             assert not refused(gateway.port)
