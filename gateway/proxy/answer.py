@@ -26,6 +26,11 @@ TAIL = 4
 _ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
+def tail_of(tail: bytes, payload: bytes) -> bytes:
+    """Return the last ``TAIL`` octets of a stream that has said ``payload`` after ``tail``."""
+    return (tail + payload[-TAIL:])[-TAIL:]
+
+
 def between_events(tail: bytes) -> bool:
     """Tell whether an event stream that has said ``tail`` last (``TAIL`` octets) is at an end."""
     return not tail or tail.endswith(_ENDS)

@@ -23,12 +23,12 @@ from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.security import NONCE, NONCE_DIGITS, NONCE_FIELD, NONCE_LENGTHS, NONCE_NAMES
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
 from gateway.proxy.answer import (
-    TAIL,
     between_events,
     cookie_lines,
     is_events,
     is_page,
     last_event,
+    tail_of,
 )
 from gateway.proxy.assign import (
     Assignment,
@@ -207,7 +207,6 @@ _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE
 
 _STATUS_PATH = cython.declare(bytes, STATUS_PATH)
 _READY_PATH = cython.declare(bytes, READY_PATH)
-_TAIL = cython.declare(cython.Py_ssize_t, TAIL)
 _REPORTS_PATH = cython.declare(bytes, REPORTS_PATH)
 _CSP_COLORS = cython.declare(cython.Py_ssize_t, len(layout.CSP_DIRECTIVES))
 
@@ -1895,7 +1894,7 @@ class Exchange:
                     self._apart |= _UNTIMED
                     # Where its events end cannot be seen through a coding.
                     self._events = head.find(b"content-encoding") is None
-                    self._tail = body[-_TAIL:]
+                    self._tail = tail_of(b"", body)
             if streams:
                 self.deadline = _NEVER
                 self._stream.expect(_NEVER, between)
@@ -1954,7 +1953,7 @@ class Exchange:
             end = last_event(self._tail, payload)
             if end >= 0:
                 return self._end_events(payload[:end])
-        self._tail = (self._tail + payload[-_TAIL:])[-_TAIL:]
+        self._tail = tail_of(self._tail, payload)
         self.downstream.write(payload)
         return True
 

@@ -104,7 +104,7 @@ class Tunnel:
     def from_backend(self, data: bytes) -> None:
         """Carry octets to the client."""
         frames = self._frames
-        end: cython.Py_ssize_t
+        end: cython.Py_ssize_t = -1
         self._deadline = self._wheel.now + self._idle
         if frames is not None:
             if self._told:
@@ -116,7 +116,7 @@ class Tunnel:
         self.down += len(data)
         if not self.closed and not self._client.is_closing():
             self._client.write(data)
-            if self._leaving and frames is not None and end >= 0:
+            if self._leaving and end >= 0 and frames is not None:
                 self._tell(frames)
 
     def client_ended(self) -> bool:
