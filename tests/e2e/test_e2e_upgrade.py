@@ -164,6 +164,12 @@ def test_a_release_goes_on_and_weights_breakers_and_counts_stay(tmp_path: Path) 
                 return answer.status == 201
 
             wait_until(start, lambda: f"the release to start: {started}")
+
+            def stepped() -> bool:
+                weights = gateway.api("GET", "/v1/status").body["services"][0]["weights"]
+                return bool(weights["candidate"] == 20)
+
+            wait_until(stepped, "the first step")
             before = gateway.api("GET", "/v1/status").body
             endpoint = before["services"][0]["pools"][0]["endpoints"][0]
             opened = gateway.api("POST", f"/v1/breakers/{endpoint['id']}/open")
@@ -176,7 +182,7 @@ def test_a_release_goes_on_and_weights_breakers_and_counts_stay(tmp_path: Path) 
     assert after["release"] == before["release"]
     assert (release["state"], release["weight"]) == ("stepping", 20)
     service = after["services"][0]
-    assert service["weight"] == before["services"][0]["weight"]
+    assert service["weights"] == before["services"][0]["weights"]
     assert service["pools"][0]["endpoints"][0]["breaker"] == "forced_open"
     assert service["pools"][0]["generation"] == before["services"][0]["pools"][0]["generation"]
 
