@@ -30,6 +30,7 @@ HOT_MODULES: tuple[str, ...] = (
     "gateway.wire.body",
     "gateway.wire.hello",
     "gateway.wire.target",
+    "gateway.wire.websocket",
     "gateway.channel.histogram",
     "gateway.policy.route",
     "gateway.policy.cohort",

@@ -13,6 +13,7 @@ from gateway import hot
 from gateway.admin import models, pictures
 from gateway.admin.handlers import Handlers, refused_part
 from gateway.admin.problems import ProblemError, answer
+from gateway.board import layout
 from gateway.config.addresses import EndpointAddress, parse_endpoint
 from gateway.control import desk, pooldesk
 from gateway.control.certificates import in_force
@@ -103,6 +104,8 @@ class Api(Handlers):
         """``GET /readyz``."""
         del inbound
         hub = self._switch.parts.hub
+        if self._switch.parts.board.words[layout.H_LEAVING]:
+            raise ProblemError(503, "unready", "the gateway is stopping")
         behind = hub.behind(hub.number)
         if behind or not hub.workers():
             detail = "no worker is connected" if not behind else "not all workers are current"

@@ -28,6 +28,9 @@ H_CONTROL_STATE = 8  # a STATE_* of below
 H_CONTROL_RESTARTS = 9
 H_WORKER_RESTARTS = 10
 H_SLOTS = 11  # worker slots that the supervisor keeps filled
+H_LEAVING = 12  # 1 once the supervisor was told to end: nobody is to send new traffic here
+H_RELOADS = 13  # reloads that a signal asked for and control has ended (counter, control's)
+H_RELOADS_REFUSED = 14  # of these, refused
 #: Octets of chance by which the limiter's keys are hashed: nobody outside can aim at a place.
 H_LIMIT_SECRET = 40
 LIMIT_SECRET_WORDS = 4

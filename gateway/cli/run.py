@@ -70,8 +70,16 @@ def plan_of(config: Config, file: Path) -> Plan:
         workers=config.workers or cores(),
         run_dir=str(run_dir_of(Path(config.state.path))),
         config=str(file.absolute()),
-        drain_timeout=max(service.drain_timeout for service in config.services.values()),
+        drain_timeout=_drain_timeout(config),
+        shutdown_delay=config.shutdown.delay,
     )
+
+
+def _drain_timeout(config: Config) -> float:
+    """Return what a worker that leaves gets for what is in flight, in seconds."""
+    if config.shutdown.timeout is not None:
+        return config.shutdown.timeout
+    return max(service.drain_timeout for service in config.services.values())
 
 
 def cores() -> int:

@@ -15,11 +15,15 @@ from gateway.channel.childspec import VARIABLE, ChildSpec
 from gateway.control import start
 from gateway.control.app import run
 from gateway.control.read import read
+from gateway.control.settings import SettingsError
+from gateway.control.store import written_by_newer
 from gateway.health.probes import NetworkProbes
 
 
 def main() -> int:
-    """Run control until it is stopped; the exit code."""
+    """Run control until it is stopped; the exit code. ``--try FILE`` reads the file and is done."""
+    if sys.argv[1:2] == ["--try"]:
+        return try_file(Path(sys.argv[2]))
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
@@ -37,6 +41,24 @@ def main() -> int:
     probes = NetworkProbes(time.monotonic)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run(spec, load, probes, board, first))
+
+
+def try_file(path: Path) -> int:
+    """Read a configuration as it is read at the start; tell what is wrong with it, 2 then.
+
+    4 where this version could not go on with the state store.
+    """
+    try:
+        settings = read(path, os.environ)
+    except SettingsError as error:
+        for where, what in error.faults:
+            print(f"{where}: {what}", file=sys.stderr)  # noqa: T201
+        return 2
+    problem = written_by_newer(settings.state_path)
+    if problem:
+        print(f"state store {settings.state_path}: {problem}", file=sys.stderr)  # noqa: T201
+        return 4
+    return 0
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -397,7 +397,11 @@ class Control:
             done = await self.operations.reload(caller)
         except (SettingsError, Refused, AllocationError, StoreError) as error:
             log.error("reload refused, the old configuration stays: %s", error)  # noqa: TRY400
+            self._outside.board.words[layout.H_RELOADS_REFUSED] += 1
             return
+        finally:
+            # The supervisor, and through it the service manager, waits for this word.
+            self._outside.board.words[layout.H_RELOADS] += 1
         log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
 
 

@@ -439,7 +439,7 @@ def differences(old: Settings, new: Settings, before: State, after: State) -> li
     fixed = dict(old.fixed)
     for key, value in new.fixed:
         if fixed.get(key) != value:
-            said.append(f"{key}: {value} (in force after a restart, not now)")
+            said.append(f"{key}: {value} (in force after an upgrade or a restart, not now)")
     return said
 
 

@@ -81,8 +81,16 @@ def settings_of(config: Config) -> Settings:
             ("admin.tls", "off" if config.admin.tls is None else "on"),
             ("workers", str(config.workers or "auto")),
             ("state.path", config.state.path),
+            ("shutdown", _ends(config)),
         ),
     )
+
+
+def _ends(config: Config) -> str:
+    """Say in words how the gateway ends."""
+    timeout = config.shutdown.timeout
+    told = "drain_timeout" if timeout is None else f"{timeout:g} s"
+    return f"delay {config.shutdown.delay:g} s, timeout {told}"
 
 
 def _hosts(config: Config) -> tuple[str, ...]:

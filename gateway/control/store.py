@@ -14,7 +14,7 @@ import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -417,13 +417,32 @@ class SqliteStore:
         self._thread.shutdown(wait=False)
 
 
+def written_by_newer(path: Path) -> str:
+    """Say so where a newer version has brought the database on; empty where not, or none is there.
+
+    Nothing is changed. A broken one is none of this: it is moved aside at the start.
+    """
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        ) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
+        return ""
+    return "" if version <= len(MIGRATIONS) else _too_new(version)
+
+
+def _too_new(version: int) -> str:
+    return (
+        f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
+        "it was written by a newer one"
+    )
+
+
 def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(
-            f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
-            "it was written by a newer one"
-        )
+        raise sqlite3.DatabaseError(_too_new(version))
     for step in range(version, len(MIGRATIONS)):
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"

@@ -20,6 +20,29 @@ def is_events(head: Head) -> bool:
     return (head.get(CONTENT_TYPE) or b"").lower().startswith(b"text/event-stream")
 
 
+#: Octets that tell whether an event has ended.
+TAIL = 4
+#: What ends an event: an empty line, in any of the three spellings of a line's end.
+_ENDS = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def tail_of(tail: bytes, payload: bytes) -> bytes:
+    """Return the last ``TAIL`` octets of a stream that has said ``payload`` after ``tail``."""
+    return (tail + payload[-TAIL:])[-TAIL:]
+
+
+def between_events(tail: bytes) -> bool:
+    """Tell whether an event stream that has said ``tail`` last (``TAIL`` octets) is at an end."""
+    return not tail or tail.endswith(_ENDS)
+
+
+def last_event(tail: bytes, payload: bytes) -> int:
+    """Return where the last event that ends in ``payload`` does, after ``tail``; -1: none does."""
+    whole = tail + payload
+    found = max(at + len(end) if (at := whole.rfind(end)) >= 0 else -1 for end in _ENDS)
+    return found - len(tail) if found > len(tail) else -1
+
+
 def is_page(head: Head) -> bool:
     """Tell whether an answer is a page that a browser shows."""
     kind = (head.get(CONTENT_TYPE) or b"").lower()

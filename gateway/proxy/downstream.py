@@ -554,6 +554,12 @@ class DownstreamConnection(ClientStream):
         self._close()
         return True
 
+    def leave(self) -> None:
+        """Drain, at its end: what can end in order does."""
+        exchange = self._exchange
+        if exchange is not None and self._answer == _A_BODY and not self.closed:
+            exchange.leave()
+
     def reject(self, failure: Failure) -> None:
         """Refuse what came in place of a request: it is none that could be read."""
         self._stop(failure)

@@ -22,7 +22,14 @@ from gateway.policy.override import strip_target
 from gateway.policy.retry import FALLBACK, MARK, RESCUE, RETRY
 from gateway.policy.security import NONCE, NONCE_DIGITS, NONCE_FIELD, NONCE_LENGTHS, NONCE_NAMES
 from gateway.policy.trace import continue_or_begin, continues, valid_request_id
-from gateway.proxy.answer import cookie_lines, is_events, is_page
+from gateway.proxy.answer import (
+    between_events,
+    cookie_lines,
+    is_events,
+    is_page,
+    last_event,
+    tail_of,
+)
 from gateway.proxy.assign import (
     Assignment,
     assign_cohort,
@@ -34,7 +41,15 @@ from gateway.proxy.cache import Ready, Shelf
 from gateway.proxy.degraded import accept_of, kept_lines, retry_after_of, title_of, values
 from gateway.proxy.errors import KINDS, Failure, Source, status_of
 from gateway.proxy.guard import Admission, Asked
-from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
+from gateway.proxy.platform import (
+    LEAVING,
+    READ_ONLY_RETRY,
+    READY,
+    READY_LINES,
+    READY_PATH,
+    STATUS_LINES,
+    STATUS_PATH,
+)
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
@@ -191,6 +206,7 @@ _DROP_MASK = cython.declare(cython.ulonglong, _DROP)
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 
 _STATUS_PATH = cython.declare(bytes, STATUS_PATH)
+_READY_PATH = cython.declare(bytes, READY_PATH)
 _REPORTS_PATH = cython.declare(bytes, REPORTS_PATH)
 _CSP_COLORS = cython.declare(cython.Py_ssize_t, len(layout.CSP_DIRECTIVES))
 
@@ -651,6 +667,10 @@ class Exchange:
     _stored_lines: bytes
     _rest: bytes
     _rest_at: cython.Py_ssize_t
+    #: An event stream is being passed on; it ends after the next event; what it said last.
+    _events: cython.bint
+    _leaving: cython.bint
+    _tail: bytes
     _endpoint: str
     _request: bytes
     _pending: list[bytes]
@@ -733,6 +753,9 @@ class Exchange:
         self._stored_lines = b""
         self._rest = b""
         self._rest_at = 0
+        self._events = False
+        self._leaving = False
+        self._tail = b""
         self._endpoint = ""
         self._request = b""
         self._pending = []
@@ -923,7 +946,7 @@ class Exchange:
 
         A listener that only redirects does so last: the others' clients follow no redirect.
         """
-        if self._path == _STATUS_PATH:
+        if self._path in (_STATUS_PATH, _READY_PATH):
             self._tell_status()
             return True
         if self._path == _REPORTS_PATH and self.serving.reports is not None:
@@ -939,8 +962,18 @@ class Exchange:
     @cython.cfunc
     @cython.exceptval(check=True)
     def _tell_status(self) -> cython.bint:
-        """Answer with the platform's public status, whatever the host: before any route."""
+        """Answer with the platform's public status, or whether the gateway goes on being there.
+
+        Whatever the host, and before any route.
+        """
         extra: bytes = b"X-Request-Id: " + self._request_id + b"\r\n"
+        leaving: cython.bint
+        if self._path == _READY_PATH and (self.to_head or self._method == b"GET"):
+            leaving = self.core.platform.leaving
+            self._status = 503 if leaving else 200
+            body = LEAVING if leaving else READY
+            self.downstream.answer(self._status, READY_LINES + extra, body)
+            return True
         if self.to_head or self._method == b"GET":
             self._status = 200
             self.downstream.answer(200, STATUS_LINES + extra, self.core.platform.document)
@@ -1897,6 +1930,9 @@ class Exchange:
                 if is_events(head):
                     between = self.route.timeouts.stream_idle
                     self._apart |= _UNTIMED
+                    # Where its events end cannot be seen through a coding.
+                    self._events = head.find(b"content-encoding") is None
+                    self._tail = tail_of(b"", body)
             if streams:
                 self.deadline = _NEVER
                 self._stream.expect(_NEVER, between)
@@ -1933,10 +1969,52 @@ class Exchange:
             self._keeper = None
         if self._visit is not None:
             self._visit.take(payload, ended)
-        if ended:
+        if self._events:
+            self._pass_events(payload, ended, trailers)
+        elif ended:
             self.downstream.end(payload, trailers)
         else:
             self.downstream.write(payload)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _pass_events(
+        self, payload: bytes, ended: cython.bint, trailers: Head | None
+    ) -> cython.bint:
+        """Pass on more of an event stream; one that leaves ends with the last event in it."""
+        end: cython.Py_ssize_t
+        if ended:
+            self._events = False
+            self.downstream.end(payload, trailers)
+            return True
+        if self._leaving:
+            end = last_event(self._tail, payload)
+            if end >= 0:
+                return self._end_events(payload[:end])
+        self._tail = tail_of(self._tail, payload)
+        self.downstream.write(payload)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _end_events(self, payload: bytes) -> cython.bint:
+        attempt = self._attempt
+        self._events = False
+        if attempt is not None:
+            attempt.abandon()
+        self.downstream.end(payload, None)
+        return True
+
+    def leave(self) -> None:
+        """Drain, at its end: an event stream ends in order, after a whole event.
+
+        Its client asks again, and whom it reaches then goes on where it was. Other answers cannot
+        end before their end.
+        """
+        if self._events and not self._leaving:
+            self._leaving = True
+            if between_events(self._tail):
+                self._end_events(b"")
 
     def is_collecting(self) -> bool:
         """Tell whether anything of the answer is being kept."""
@@ -2090,6 +2168,8 @@ class Exchange:
             self._green,
             override,
         )
+        if (head.find(b"upgrade") or b"").lower() == b"websocket":
+            tunnel.follow_frames()
         connection.tunnel = tunnel
         attempt.endpoint.tunnel(1)
         self._shared.recorder.tunnel(1)

@@ -58,6 +58,9 @@ class Client(Protocol):
     def close_when_idle(self) -> bool:
         """Close it where no request is under way (True)."""
 
+    def leave(self) -> None:
+        """End in order what can."""
+
     def cut(self) -> None:
         """Close it at once."""
 

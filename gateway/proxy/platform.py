@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.board import judge
+from gateway.board import judge, layout
 from gateway.policy.mode import Picture, Platform
 
 if TYPE_CHECKING:
@@ -23,6 +23,16 @@ INTERVAL = 0.25
 
 #: Where everybody may ask, on every public listener, whatever the host.
 STATUS_PATH = b"/.well-known/gateway/status"
+
+#: Where an outer balancer may ask whether to send traffic here; no before the gateway stops.
+READY_PATH = b"/.well-known/gateway/ready"
+
+READY_LINES = (
+    b"Content-Type: application/json\r\nCache-Control: no-store\r\n"
+    b"X-Content-Type-Options: nosniff\r\n"
+)
+READY = b'{"status":"ok"}'
+LEAVING = b'{"status":"stopping"}'
 
 STATUS_LINES = (
     b"Content-Type: application/json\r\n"
@@ -55,6 +65,11 @@ class PlatformView:
         self.down: frozenset[str] = frozenset()
         #: The public status as JSON.
         self.document = _document(self._picture)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the gateway was told to end, and still serves for a while."""
+        return bool(self._words[layout.H_LEAVING])
 
     @property
     def mode(self) -> Mode:

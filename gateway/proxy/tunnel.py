@@ -2,6 +2,9 @@
 
 A tunnel keeps its color and counts as in flight on its endpoint until it ends. Each side may end
 its sending alone (half-close); silence of both for ``idle`` seconds ends it.
+
+A WebSocket's frames are followed on their way to the client, so that it can be told that the
+gateway goes away: between two frames, where a close frame is no backend's octets.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import cython
 from gateway.proxy.wheel import NOWHERE
+from gateway.wire.websocket import GOING_AWAY, Frames
 
 if TYPE_CHECKING:
     import asyncio
@@ -50,6 +54,9 @@ class Tunnel:
     _deadline: cython.double
     _place: cython.longlong
     _left: cython.Py_ssize_t
+    _frames: Frames | None
+    _leaving: cython.bint
+    _told: cython.bint
 
     def __init__(
         self,
@@ -62,6 +69,9 @@ class Tunnel:
         green: cython.bint,
         override: cython.bint,
     ) -> None:
+        self._frames = None
+        self._leaving = False
+        self._told = False
         self.service = service
         self.green = green
         self.override = override
@@ -80,6 +90,10 @@ class Tunnel:
         self._deadline = core.wheel.now + idle
         self._place = core.wheel.put(self, self._deadline)
 
+    def follow_frames(self) -> None:
+        """It carries a WebSocket. Before the first octet of it."""
+        self._frames = Frames()
+
     def from_client(self, data: bytes) -> None:
         """Carry octets to the backend."""
         self.up += len(data)
@@ -89,10 +103,21 @@ class Tunnel:
 
     def from_backend(self, data: bytes) -> None:
         """Carry octets to the client."""
-        self.down += len(data)
+        frames = self._frames
+        end: cython.Py_ssize_t = -1
         self._deadline = self._wheel.now + self._idle
+        if frames is not None:
+            if self._told:
+                return  # nothing follows a close frame
+            end = frames.feed(data)
+            # The backend's own close frame, if it is in there, says it as well.
+            if self._leaving and end >= 0 and not frames.closing:
+                data = data[:end]
+        self.down += len(data)
         if not self.closed and not self._client.is_closing():
             self._client.write(data)
+            if self._leaving and end >= 0 and frames is not None:
+                self._tell(frames)
 
     def client_ended(self) -> bool:
         """Pass the client's end of sending on; True keeps its connection for reading."""
@@ -146,6 +171,30 @@ class Tunnel:
             self._flush_within()
         assert exchange is not None
         exchange.on_tunnel_closed(self)
+
+    def leave(self) -> None:
+        """Tell a WebSocket's client that the gateway goes away, once a frame has ended.
+
+        Its own close frame goes to the backend, which ends the tunnel. Other protocols have no
+        such word: they end at once.
+        """
+        frames = self._frames
+        if frames is None:
+            self.close()
+        elif not self.closed and not self._leaving:
+            self._leaving = True
+            if frames.between:
+                self._tell(frames)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _tell(self, frames: Frames) -> cython.bint:
+        """Send the close frame, unless the backend has sent one."""
+        if not frames.closing and not self._told and not self._client.is_closing():
+            self._told = True
+            self.down += len(GOING_AWAY)
+            self._client.write(GOING_AWAY)
+        return True
 
     def on_wheel(self, place: int, now: float) -> None:
         """Be visited by the timer wheel."""

@@ -78,10 +78,13 @@ def refuse_if_taken(address: Address) -> None:
         _bind(probe, address)
 
 
-def listen(address: Address, *, beside_others: bool, admin: bool = False) -> socket.socket:
+def listen(
+    address: Address, *, beside_others: bool, admin: bool = False, later: bool = False
+) -> socket.socket:
     """Return a non-blocking listening socket. Raises AddressError.
 
-    ``beside_others``: with ``SO_REUSEPORT``, one of several for the same address.
+    ``beside_others``: with ``SO_REUSEPORT``, one of several for the same address. ``later``: it
+    is bound only, and whoever accepts on it begins to listen.
     """
     if address.path:
         try:
@@ -95,7 +98,8 @@ def listen(address: Address, *, beside_others: bool, admin: bool = False) -> soc
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _bind(listener, address)
         listener.settimeout(0.0)
-        listener.listen(BACKLOG)
+        if not later:
+            listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise
@@ -124,6 +128,14 @@ def adopt(fd: int) -> socket.socket | None:
         listener.close()
         return None
     return listener
+
+
+def beside_others(listener: socket.socket) -> bool:
+    """Tell whether further sockets can be bound to the same address."""
+    return SOCKET_PER_WORKER and (
+        listener.family != socket.AF_UNIX
+        and listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) != 0
+    )
 
 
 def _bind(listener: socket.socket, address: Address) -> None:

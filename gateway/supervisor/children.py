@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from gateway.channel import childspec
 from gateway.channel.childspec import ChildSpec
+from gateway.supervisor import notify
 from gateway.supervisor.plan import environment
 
 
@@ -82,7 +83,7 @@ class Started:
         fds = {spec.board, spec.channel, *spec.admin, *(fd for _, fd in spec.sockets)} - {-1}
         self._popen = subprocess.Popen(
             argv,
-            env=environment(childspec.VARIABLE, spec.encode()),
+            env=_environment(spec),
             pass_fds=sorted(fds),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -189,6 +190,12 @@ class Child:
         if self.phase not in {Phase.KILLED, Phase.GONE}:
             self.happens(Event.KILL)
             self.process.send(signal.SIGKILL)
+
+
+def _environment(spec: ChildSpec) -> dict[str, str]:
+    """Return a child's environment: without what a service manager means for us alone."""
+    env = environment(childspec.VARIABLE, spec.encode())
+    return {name: text for name, text in env.items() if name not in notify.VARIABLES}
 
 
 def _pidfd(pid: int) -> int:

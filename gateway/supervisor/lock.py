@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +20,7 @@ class OwnerLock:
 
     Two supervisors over one state would bind side by side without a word (``SO_REUSEPORT``) and
     write one database. The descriptor is not inherited: children that outlive the supervisor do
-    not hold its lock.
+    not hold its lock. Only a new supervisor in the same process does (an upgrade).
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,6 +36,28 @@ class OwnerLock:
             ) from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    @classmethod
+    def kept(cls, fd: int, path: Path) -> Self:
+        """Go on with the lock that this process held before an exec; its descriptor is ours now.
+
+        Where the file was replaced meanwhile, the one that is there is locked. Raises as making
+        one does.
+        """
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, False)  # noqa: FBT003 -- positional-only in os
+            # Locking what this open file has locked already does nothing; there is no gap.
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), path.stat()):
+                lock = cls.__new__(cls)
+                lock._fd = fd
+                return lock
+        return cls(path)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor that holds it."""
+        return self._fd
 
     def close(self) -> None:
         """Give it back. The file stays: removing it would let two processes lock two files."""

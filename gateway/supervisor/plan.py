@@ -35,12 +35,22 @@ def environment(variable: str, value: str) -> dict[str, str]:
     """
     env = {name: text for name, text in os.environ.items() if name != VARIABLE}
     env[variable] = value
-    root = Path(__file__).resolve().parents[2]
-    if root.name not in {"site-packages", "dist-packages"}:
+    root = package_root()
+    if not installed(root):
         others = env.get("PYTHONPATH", "")
-        if str(root) not in others.split(os.pathsep):
-            env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), others)))
+        if root not in others.split(os.pathsep):
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, others)))
     return env
+
+
+def package_root() -> str:
+    """Return the folder that this package was imported from."""
+    return str(Path(__file__).resolve().parents[2])
+
+
+def installed(root: str) -> bool:
+    """Tell whether the interpreter finds a package in that folder by itself."""
+    return Path(root).name in {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +60,8 @@ class Plan:
     ``listen`` and ``admin`` are ``host:port``, ``[v6]:port`` or ``unix:path``. ``grace`` is what a
     child gets beyond ``drain_timeout`` before it is killed. A worker silent for
     ``worker_silence`` (control: ``control_silence``), or not beating ``start_limit`` after its
-    start, is replaced. The argument lists are for tests; empty means our own modules.
+    start, is replaced. ``shutdown_delay`` is how long an end is announced before workers stop
+    accepting. The argument lists are for tests; empty means our own modules.
     """
 
     listen: tuple[str, ...]
@@ -59,6 +70,7 @@ class Plan:
     run_dir: str
     config: str
     drain_timeout: float = 30.0
+    shutdown_delay: float = 0.0
     grace: float = 5.0
     check_every: float = 0.25
     worker_silence: float = 1.5

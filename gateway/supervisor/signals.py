@@ -6,7 +6,23 @@ import signal
 import socket
 from typing import Final
 
-WATCHED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+WATCHED: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGCHLD,
+    signal.SIGUSR2,
+)
+
+
+def hold() -> None:
+    """Have signals wait: between an exec and the next ``Signals`` they would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+
+
+def let_come() -> None:
+    """Take signals again, those first that waited. Children are not to inherit that they wait."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
 
 
 class Signals:
@@ -22,6 +38,7 @@ class Signals:
             # A Python handler has to be there, or the descriptor is not written to. Children get
             # the default back: exec resets what is handled.
             signal.signal(number, lambda *_: None)
+        let_come()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when a signal came."""

@@ -6,6 +6,7 @@ import os
 import selectors
 import signal
 import time
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,20 +14,32 @@ from typing import TYPE_CHECKING, Final
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.supervisor.children import Child, Event, Phase, Started, exit_in_words
+from gateway.supervisor.manager import Manager
 from gateway.supervisor.seats import CONTROL_CHANNEL, NANOSECOND, SNAPSHOTS, Seat, Starter
 from gateway.supervisor.sockets import ADDRESSES_FILE, Sockets
 from gateway.supervisor.takeover import (
     CONTROL_SOCKET,
     WORKER_SOCKETS,
     end_control,
-    find,
     worker_socket,
 )
+from gateway.supervisor.upgrade import (
+    ABOUT_FILE,
+    REQUEST_FILE,
+    About,
+    Baggage,
+    Carried,
+    write,
+)
+from gateway.supervisor.upgrading import Step, Upgrader
 from gateway.supervisor.watch import FIRST_DELAY, Watchdog
+from gateway.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.supervisor.lock import OwnerLock
+    from gateway.supervisor.notify import Notifier
     from gateway.supervisor.plan import Plan
     from gateway.supervisor.signals import Signals
     from gateway.supervisor.takeover import Inheritance
@@ -42,19 +55,43 @@ class Stage(Enum):
     """Where the whole is in its life."""
 
     RUNNING = "running"
+    LEAVING = "leaving"
     ENDING_WORKERS = "ending workers"
     ENDING_CONTROL = "ending control"
     DONE = "done"
 
 
+#: Stages in which all seats are kept filled.
+_FILLED: Final = frozenset({Stage.RUNNING, Stage.LEAVING})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a supervisor meets the world through."""
+
+    signals: Signals
+    lock: OwnerLock
+    notifier: Notifier
+    say: Callable[[str], None]
+
+
 class Supervisor:
     """Owns everything that children inherit, and the children."""
 
-    def __init__(self, plan: Plan, signals: Signals, say: Callable[[str], None]) -> None:
-        """Take over what runs, bind what is missing; nothing is started yet.
+    def __init__(
+        self,
+        plan: Plan,
+        around: Surroundings,
+        found: Inheritance,
+        baggage: Baggage | None = None,
+    ) -> None:
+        """Take over what was found running, bind what is missing; nothing is started yet.
 
-        Raises AddressError and OSError; running children are then left as they are.
+        ``baggage`` is what an upgrade carried here. Raises AddressError and OSError; running
+        children are then left as they are.
         """
+        signals, say = around.signals, around.say
+        self._lock = around.lock
         self._plan = plan
         self._signals = signals
         self._say = say
@@ -64,13 +101,17 @@ class Supervisor:
         self._reload = False
         self._children: list[Child] = []
         self._own: dict[int, tuple[Child, Started]] = {}
+        #: Children that another supervisor started; of them, those to be retired, and those that
+        #: go on in their slots.
+        self._adopted: list[Child] = []
         self._old: list[Child] = []
+        self._kept: dict[int, Child] = {}
+        self._leave_at = 0.0
         self._watchdog = Watchdog(plan.check_every)
         self._next_check = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(signals, selectors.EVENT_READ)
 
-        found = find(plan, say)
         try:
             self._sockets = Sockets(plan, found.taken)
         finally:
@@ -78,12 +119,17 @@ class Supervisor:
         self._board = self._make_board(found)
         end_control(found.control, CONTROL_PATIENCE)
         self._adopt(found)
-        if not self._old:
+        if not self._adopted:
             _remove(Path(plan.run_dir), SNAPSHOTS)  # of no run that is still there
         self._starter = Starter(plan, self._board, self._sockets)
         self._control = Seat(role="control")
-        self._seats = [self._control, *self._worker_seats()]
+        self._seats = [self._control, *self._worker_seats(found.numbers)]
+        self._upgrader = Upgrader(plan, say, self._packed, baggage)
+        self._upgrader.note_board(kept=found.board is not None)
+        self._manager = Manager(around.notifier, self._board.words, VERSION)
         self._sockets.publish(Path(plan.run_dir))
+        about = About(pid=os.getpid(), version=VERSION, config=plan.config)
+        write(Path(plan.run_dir, ABOUT_FILE), about)
 
     def run(self) -> int:
         """Keep the plan until told to end; return the exit code."""
@@ -108,11 +154,12 @@ class Supervisor:
         if now >= self._next_check:
             self._next_check = now + self._plan.check_every
             self._check(now)
-        if self._stage is Stage.RUNNING:
+        if self._stage in _FILLED:
             self._fill_seats(now)
             self._retire_old(now)
             self._pass_reload()
-        else:
+        self._manager.turn(now, serving=self._all_serve(), workers=self._plan.workers)
+        if self._stage is not Stage.RUNNING:
             self._end_further(now)
         return self._stage is Stage.DONE
 
@@ -122,8 +169,11 @@ class Supervisor:
         return max(0.0, min(due) - now)
 
     def _on_signal(self, number: int, now: float) -> None:
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and self._stage is Stage.RUNNING:
             self._reload = True
+            self._manager.reload_asked(now)
+        elif number == signal.SIGUSR2:
+            self._upgrader.ask(now, ending=self._stage is not Stage.RUNNING)
         elif number in {signal.SIGTERM, signal.SIGINT}:
             if number == signal.SIGINT and self._interrupted:
                 self._end_at_once()
@@ -163,17 +213,21 @@ class Supervisor:
                 child, process = self._own.pop(pid)
                 process.reaped(exit_code)
                 self._ended(child, exit_in_words(exit_code), now)
-        for child in [each for each in self._old if each.process.ended()]:
+            else:
+                self._upgrader.reaped(pid, exit_code, now)
+        for child in [each for each in self._adopted if each.process.ended()]:
             self._ended(child, "ended", now)
 
     def _ended(self, child: Child, how: str, now: float) -> None:
         expected = child.phase is Phase.STOPPING
         child.happens(Event.EXIT)
         self._children.remove(child)
-        if child in self._old:
-            self._old.remove(child)
+        if child in self._adopted:
+            self._adopted.remove(child)
             if child.process.fileno() >= 0:
                 self._selector.unregister(child.process.fileno())
+        if child in self._old:
+            self._old.remove(child)
         child.process.close()
         self._clear_words(child)
         again = self._vacate(child, now)
@@ -186,7 +240,7 @@ class Supervisor:
             if seat.child is not child:
                 continue
             seat.child = None
-            if self._stage is not Stage.RUNNING:
+            if self._stage not in _FILLED:
                 return ""
             delay = seat.policy.delay(now - child.started, was_ready=child.was_ready)
             seat.start_at = now + delay
@@ -207,8 +261,15 @@ class Supervisor:
 
     def _notice_ready(self) -> None:
         for child in self._children:
-            if child.phase is Phase.STARTING and self._state_word(child) == layout.STATE_READY:
+            if child.phase is not Phase.STARTING or (child.role == "worker" and child.slab < 0):
+                continue
+            if self._state_word(child) == layout.STATE_READY:
                 child.happens(Event.READY)
+
+    def _all_serve(self) -> bool:
+        """Tell whether every seat's child does its work."""
+        seated = (seat.child for seat in self._seats)
+        return all(child is not None and child.phase is Phase.SERVING for child in seated)
 
     # --- the watch ----------------------------------------------------------------------------
 
@@ -247,8 +308,21 @@ class Supervisor:
     # --- the end ------------------------------------------------------------------------------
 
     def _begin_end(self, now: float) -> None:
+        """Announce the end, and begin with it after the delay: at once when told again."""
+        if self._stage is Stage.LEAVING:
+            self._leave_at = now
         if self._stage is not Stage.RUNNING:
             return
+        self._stage = Stage.LEAVING
+        self._leave_at = now + self._plan.shutdown_delay
+        self._board.words[layout.H_LEAVING] = 1
+        self._upgrader.end(now)
+        self._manager.stopping("finishing what is in flight")
+        if self._plan.shutdown_delay:
+            self._say(f"ending in {self._plan.shutdown_delay:g} s: not ready from now on")
+        self._end_further(now)
+
+    def _end_workers(self, now: float) -> None:
         self._stage = Stage.ENDING_WORKERS
         self._say(f"ending: workers have {self._plan.drain_timeout:g} s for what is in flight")
         for seat in self._seats:
@@ -260,6 +334,8 @@ class Supervisor:
 
     def _end_further(self, now: float) -> None:
         """Move on: workers first, so that control sees their last words; then control."""
+        if self._stage is Stage.LEAVING and now >= self._leave_at:
+            self._end_workers(now)
         roles = {child.role for child in self._children}
         if self._stage is Stage.ENDING_WORKERS and "worker" not in roles:
             self._stage = Stage.ENDING_CONTROL
@@ -271,6 +347,7 @@ class Supervisor:
     def _end_at_once(self) -> None:
         """Kill all: the person at the terminal will not wait."""
         self._exit_code = EXIT_FORCED
+        self._leave_at = 0.0
         for child in self._children:
             child.kill()
 
@@ -280,8 +357,17 @@ class Supervisor:
         self._sockets.close()
         self._sockets.unlink()
         run_dir = Path(self._plan.run_dir)
-        for left in (CONTROL_CHANNEL, CONTROL_SOCKET, ADDRESSES_FILE, WORKER_SOCKETS, SNAPSHOTS):
+        for left in (
+            CONTROL_CHANNEL,
+            CONTROL_SOCKET,
+            ADDRESSES_FILE,
+            WORKER_SOCKETS,
+            SNAPSHOTS,
+            ABOUT_FILE,
+            REQUEST_FILE,
+        ):
             _remove(run_dir, left)
+        self._manager.close()
         self._board.close()
 
     # --- taking over --------------------------------------------------------------------------
@@ -289,7 +375,7 @@ class Supervisor:
     def _make_board(self, found: Inheritance) -> Board:
         """Return the board that runs on, or a new one, with room for new workers beside old."""
         held = {old.slab for old in found.workers if old.slab >= 0}
-        slabs = max(self._plan.slabs, len(held) + self._plan.workers)
+        slabs = max(self._plan.slabs, len(found.numbers) + self._plan.workers)
         board = found.board.grow(slabs) if found.board else Board.create(slabs)
         for slab in range(board.slabs):
             # Whoever died while there was no supervisor has left its gauges standing.
@@ -298,6 +384,7 @@ class Supervisor:
         board.words[layout.H_SUPERVISOR_PID] = os.getpid()
         board.words[layout.H_SUPERVISOR_STARTED] = time.monotonic_ns()
         board.words[layout.H_SLOTS] = self._plan.workers
+        board.words[layout.H_LEAVING] = 0
         return board
 
     def _adopt(self, found: Inheritance) -> None:
@@ -307,34 +394,83 @@ class Supervisor:
                 slot=old.slot,
                 slab=old.slab,
                 process=old.process,
-                started=0.0,  # long ago: its heartbeats count from the first check
-                phase=Phase.SERVING,
-                was_ready=True,
+                started=old.started,
+                phase=old.phase,
+                was_ready=old.phase is Phase.SERVING,
+                kill_at=old.kill_at,
             )
             self._children.append(child)
-            self._old.append(child)
+            self._adopted.append(child)
+            keep = old.keep and old.phase is Phase.SERVING and old.slot not in self._kept
+            if keep and old.slot < self._plan.workers:
+                self._kept[old.slot] = child
+            else:
+                self._old.append(child)
             if old.process.fileno() >= 0:
                 self._selector.register(old.process.fileno(), selectors.EVENT_READ)
         if self._old:
             self._say(f"taken over from an earlier run: {', '.join(c.name for c in self._old)}")
 
-    def _worker_seats(self) -> list[Seat]:
-        held = {child.slab for child in self._old}
-        free = [slab for slab in range(self._board.slabs) if slab not in held]
-        return [
-            Seat(role="worker", slot=slot, slab=free[slot]) for slot in range(self._plan.workers)
-        ]
+    def _worker_seats(self, held: set[int]) -> list[Seat]:
+        free = iter([slab for slab in range(self._board.slabs) if slab not in held])
+        seats = []
+        for slot in range(self._plan.workers):
+            kept = self._kept.get(slot)
+            slab = kept.slab if kept is not None and kept.slab >= 0 else next(free)
+            start_at = None if kept is not None else 0.0
+            seats.append(Seat(role="worker", slot=slot, slab=slab, child=kept, start_at=start_at))
+        return seats
 
     def _retire_old(self, now: float) -> None:
         """Let old workers drain once every new one serves on the same sockets."""
-        serving = [child for child in self._old if child.phase is Phase.SERVING]
-        if not serving:
-            return
+        going_on = {Phase.STARTING, Phase.SERVING}
+        serving = [child for child in self._old if child.phase in going_on]
+        if self._upgrader.step is not Step.IDLE:
+            self._upgrader.settle(
+                now,
+                serving=self._all_serve(),
+                deaths=max(seat.policy.early_deaths for seat in self._seats),
+                old=len(self._old),
+            )
         new = [seat.child for seat in self._seats if seat.role == "worker"]
-        if all(child is not None and child.phase is Phase.SERVING for child in new):
+        if self._upgrader.step is Step.SETTLING or not all(
+            child is not None and child.phase is Phase.SERVING for child in new
+        ):
+            return
+        self._upgrader.release()
+        if serving:
             self._say(f"new workers serve; {len(serving)} of an earlier run drain")
             for child in serving:
                 child.stop(now + self._plan.drain_timeout + self._plan.grace)
+
+    def _packed(self) -> Baggage:
+        """Return all that a supervisor after this one needs, without who asked for it."""
+        seated = {seat.child.process.pid for seat in self._seats if seat.child is not None}
+        control = [child.process.pid for child in self._children if child.role == "control"]
+        workers = [
+            Carried(
+                pid=child.process.pid,
+                slot=child.slot,
+                slab=child.slab,
+                started=child.started,
+                phase=child.phase.value,
+                kill_at=child.kill_at,
+                keep=child.process.pid in seated,
+            )
+            for child in self._children
+            if child.role == "worker"
+        ]
+        return Baggage(
+            lock=self._lock.fd,
+            board=self._board.fd,
+            sockets=tuple(self._sockets.carried()),
+            admin=(self._sockets.admin_text, self._sockets.admin),
+            given=self._sockets.given,
+            workers=tuple(workers),
+            control=tuple(control),
+            id="",
+            began=0.0,
+        )
 
 
 def _remove(folder: Path, pattern: str) -> None:

@@ -15,13 +15,14 @@ from gateway.board.board import Board, BoardError
 from gateway.channel import childspec
 from gateway.channel.childspec import ChildSpec
 from gateway.channel.handover import Handed, HandoverError, NobodyThereError, take_over
-from gateway.supervisor.children import Adopted, readable_within
+from gateway.supervisor.children import Adopted, Phase, readable_within
 from gateway.supervisor.sockets import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gateway.supervisor.plan import Plan
+    from gateway.supervisor.upgrade import Baggage
 
 #: A child gets this long to answer, twice; a busy machine is not a hung child (seconds).
 ASK_TIMEOUT: Final = 3.0
@@ -33,12 +34,20 @@ WORKER_SOCKETS: Final = "worker-*.sock"
 class OldWorker:
     """A worker to be retired once the new ones serve.
 
-    ``slab`` is -1 where it counts on another board than the one taken over.
+    ``slab`` is -1 where it counts on another board than the one taken over; ``number`` is its slab
+    there, by which its own socket is called. ``started``
+    (CLOCK_MONOTONIC, seconds) is long ago where nobody knows: heartbeats count from the first
+    check. One to ``keep`` is not retired but goes on in its slot.
     """
 
     slot: int
     slab: int
     process: Adopted
+    started: float = 0.0
+    phase: Phase = Phase.SERVING
+    kill_at: float = 0.0
+    keep: bool = False
+    number: int = -1
 
 
 @dataclass(slots=True)
@@ -54,6 +63,11 @@ class Inheritance:
     def found(self) -> bool:
         """Whether any process of an earlier supervisor still runs."""
         return bool(self.workers or self.control)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Slabs that no new worker may have: old ones count there, or are called by them."""
+        return {number for old in self.workers for number in (old.slab, old.number)} - {-1}
 
 
 def worker_socket(slab: int) -> str:
@@ -79,6 +93,41 @@ def find(plan: Plan, say: Callable[[str], None]) -> Inheritance:
         _take_board(inheritance, handed, say)
         _adopt_control(inheritance, handed.state.pid)
     _take_strays(inheritance, plan, say)
+    return inheritance
+
+
+def unpack(baggage: Baggage, say: Callable[[str], None]) -> Inheritance:
+    """Take up what the version before left in this process.
+
+    Descriptors are second ones: the originals stay open for the way back.
+    """
+    inheritance = Inheritance()
+    taken = inheritance.taken
+    taken.given = set(baggage.given)
+    for text, slot, fd in baggage.sockets:
+        taken.add_worker(slot, [(text, os.dup(fd))])
+    taken.add_admin([(baggage.admin[0], os.dup(baggage.admin[1]))])
+    board = os.dup(baggage.board)
+    try:
+        inheritance.board = Board.attach(board)
+    except BoardError as error:
+        os.close(board)
+        say(f"the version before has another board: {error}; counts and breakers begin anew")
+    for pid in baggage.control:
+        _adopt_control(inheritance, pid)
+    for each in baggage.workers:
+        with contextlib.suppress(ProcessLookupError):
+            old = OldWorker(
+                slot=each.slot,
+                slab=each.slab if inheritance.board is not None else -1,
+                process=Adopted(each.pid),
+                started=each.started,
+                phase=Phase(each.phase),
+                kill_at=each.kill_at,
+                keep=each.keep and baggage.back is None,
+                number=each.slab,
+            )
+            inheritance.workers.append(old)
     return inheritance
 
 
@@ -125,7 +174,8 @@ def _take_worker(inheritance: Inheritance, handed: Handed, say: Callable[[str], 
     slab = state.slab if _take_board(inheritance, handed, say) else -1
     with contextlib.suppress(ProcessLookupError):
         process = Adopted(state.pid)
-        inheritance.workers.append(OldWorker(slot=state.slot, slab=slab, process=process))
+        old = OldWorker(slot=state.slot, slab=slab, process=process, number=state.slab)
+        inheritance.workers.append(old)
 
 
 def _take_board(inheritance: Inheritance, handed: Handed, say: Callable[[str], None]) -> bool:
@@ -163,7 +213,7 @@ def _take_strays(inheritance: Inheritance, plan: Plan, say: Callable[[str], None
             say(f"worker {spec.slot} (process {pid}) of an earlier run does not answer")
             with contextlib.suppress(ProcessLookupError):
                 slab = spec.slab if _holds(inheritance.board, spec.slab, pid) else -1
-                old = OldWorker(slot=spec.slot, slab=slab, process=Adopted(pid))
+                old = OldWorker(slot=spec.slot, slab=slab, process=Adopted(pid), number=spec.slab)
                 inheritance.workers.append(old)
 
 

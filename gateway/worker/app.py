@@ -55,6 +55,10 @@ logger = logging.getLogger(__name__)
 #: is answered with ``Connection: close`` instead of being cut.
 IDLE_GRACE = 1.0
 
+#: Seconds that WebSockets and event streams get for their last words, beyond the drain's time; the
+#: supervisor waits longer.
+LEAVE_GRACE = 2.0
+
 #: Seconds between two tellings of who asks.
 TELL_ASKED = 5.0
 
@@ -340,6 +344,7 @@ class Worker:
                 for connection in list(self._core.connections):
                     connection.close_when_idle()
             await asyncio.sleep(0.05)
+        await self._take_leave()
         for tunnel in list(self._core.tunnels):
             tunnel.close()
         for connection in list(self._core.connections):
@@ -360,6 +365,21 @@ class Worker:
             self._recorder.log_to(None)
             self._log.close()
         self._words[layout.S_STATE] = layout.STATE_GONE
+
+    async def _until_alone(self, seconds: float) -> None:
+        """Wait until the last connection is closed, at most ``seconds``."""
+        until = time.monotonic() + seconds
+        while self._core.connections and time.monotonic() < until:  # noqa: ASYNC110 - told by none
+            await asyncio.sleep(0.05)
+
+    async def _take_leave(self) -> None:
+        """Tell WebSockets, and end event streams after an event; wait a moment for both."""
+        core = self._core
+        for tunnel in list(core.tunnels):
+            tunnel.leave()
+        for connection in list(core.connections):
+            connection.leave()
+        await self._until_alone(LEAVE_GRACE)
 
     async def _stop_listening(self) -> None:
         """Stop accepting, and serve whoever waits in the accept queues already."""

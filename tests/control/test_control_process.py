@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -186,3 +188,33 @@ def test_without_an_inheritance_it_says_how_to_start() -> None:
     )
     assert done.returncode == 2
     assert b"gateway run" in done.stderr
+
+
+def test_a_trial_reads_the_file_and_looks_at_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_TOKEN", TOKEN)
+    path = tmp_path / "gateway.yaml"
+
+    def tried() -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.control", "--try", path],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    path.write_text(CONFIG.format(path=tmp_path))
+    assert tried() == (0, "")
+    assert [each.name for each in tmp_path.iterdir()] == ["gateway.yaml"]
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    code, said = tried()
+    assert code == 4
+    assert "it was written by a newer one" in said
+    path.write_text(CONFIG.format(path=tmp_path).replace("routes", "rotes"))
+    code, said = tried()
+    assert code == 2
+    assert "rotes" in said

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 
 from gateway.control import store as module
 from gateway.control.state import PoolState, ServiceState, State
-from gateway.control.store import Answer, AuditEntry, SqliteStore, StoreError
+from gateway.control.store import Answer, AuditEntry, SqliteStore, StoreError, written_by_newer
 
 
 def state(weight: int = 0, revision: int = 1) -> State:
@@ -104,7 +105,7 @@ KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from gateway.control.state import ServiceState, State
-from gateway.control.store import SqliteStore
+from gateway.control.store import SqliteStore, written_by_newer
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]))
@@ -242,6 +243,21 @@ async def test_a_closed_store_says_so(tmp_path: Path) -> None:
     with pytest.raises((StoreError, RuntimeError)):
         await store.load()
     assert os.access(tmp_path / "gateway.db", os.R_OK)
+
+
+async def test_who_asks_before_is_told_of_a_newer_schema(tmp_path: Path) -> None:
+    path = tmp_path / "a folder?" / "gateway.db"
+    path.parent.mkdir()
+    assert written_by_newer(path) == ""
+    assert not path.exists()
+    store = await SqliteStore.open(path)
+    assert written_by_newer(path) == ""
+    await store.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    assert "its schema is version 99" in written_by_newer(path)
+    path.write_bytes(b"no database at all" * 100)
+    assert written_by_newer(path) == ""
 
 
 async def test_nobody_else_reads_the_store_nor_what_is_beside_it(tmp_path: Path) -> None:

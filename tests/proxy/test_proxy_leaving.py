@@ -215,3 +215,71 @@ def test_a_retired_endpoints_idle_connections_are_closed(rig: Rig) -> None:
     rig.soon.run()
     assert rig.backend().closed
     rig.over([200])
+
+
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _goes_away(rig: Rig) -> None:
+    rig.core.draining = True
+    for connection in list(rig.core.connections):
+        connection.leave()
+    rig.soon.run()
+
+
+@pytest.mark.parametrize("first", [b"", b"data: 1\n\n", b"data: 1\r\n\r\n", b"data: 1\r\r"])
+def test_an_event_stream_ends_in_order_between_two_events(rig: Rig, first: bytes) -> None:
+    rig.client.send(GET)
+    backend = rig.backend()
+    backend.answers(STREAM + (_chunk(first) if first else b""))
+    _goes_away(rig)
+    answer = rig.client.answer()
+    assert answer.body == first
+    assert rig.client.closed
+    assert backend.closed
+    rig.over([200])
+
+
+def test_an_event_stream_ends_after_the_event_that_has_begun(rig: Rig) -> None:
+    rig.client.send(GET)
+    backend = rig.backend()
+    backend.answers(STREAM + _chunk(b"data: 1\n\nda"))
+    _goes_away(rig)
+    backend.answers(_chunk(b"ta: 2\n"))
+    assert rig.in_flight() == 1
+    backend.answers(_chunk(b"\ndata: 3\n\ndata: 4"))
+    assert backend.closed
+    # Octet by octet it ends before the third has come.
+    third = b"" if rig.octets else b"data: 3\n\n"
+    assert rig.client.answer().body == b"data: 1\n\ndata: 2\n\n" + third
+    assert rig.client.closed
+    rig.over([200])
+
+
+@pytest.mark.parametrize("lines", [b"Content-Type: text/plain", None])
+def test_what_cannot_end_in_order_is_not_shortened(rig: Rig, lines: bytes | None) -> None:
+    rig.client.send(GET)
+    backend = rig.backend()
+    coded = b"Content-Type: text/event-stream\r\nContent-Encoding: gzip"
+    head = STREAM.replace(b"Content-Type: text/event-stream", lines or coded)
+    backend.answers(head + _chunk(b"data: 1\n\n"))
+    _goes_away(rig)
+    assert not rig.client.closed
+    assert not backend.closed
+    backend.answers(_chunk(b"data: 2\n\n") + b"0\r\n\r\n")
+    assert rig.client.answer().body == b"data: 1\n\ndata: 2\n\n"
+    rig.over([200])
+
+
+def test_an_event_stream_that_ends_by_itself_while_it_leaves(rig: Rig) -> None:
+    rig.client.send(GET)
+    backend = rig.backend()
+    backend.answers(STREAM + _chunk(b"da"))
+    _goes_away(rig)
+    backend.answers(_chunk(b"ta: 2") + b"0\r\n\r\n")
+    assert rig.client.answer().body == b"data: 2"
+    rig.over([200])

@@ -11,6 +11,7 @@ from gateway.proxy.platform import INTERVAL
 from tests.support.rig import Rig, endpoint, pool, service, topology, traffic
 
 STATUS = "/.well-known/gateway/status"
+READY = "/.well-known/gateway/ready"
 STATIC = Fallback(kind="static", type="text/plain")
 
 
@@ -110,6 +111,23 @@ def test_an_escaped_path_is_the_same_one(rig: Rig) -> None:
     rig.client.get("/.well-known/g%61teway/status")
     assert rig.client.answer().field(b"access-control-allow-origin") == b"*"
     rig.over([200])
+
+
+@pytest.mark.parametrize(("leaving", "status"), [(0, 200), (1, 503)])
+def test_an_outer_balancer_is_told_whether_to_come(rig: Rig, leaving: int, status: int) -> None:
+    rig.words[layout.H_LEAVING] = leaving
+    for method in ("GET", "HEAD"):
+        rig.client.send(f"{method} {READY} HTTP/1.1\r\nHost: whoever\r\n\r\n".encode())
+        answer = rig.client.answer(to_head=method == "HEAD")
+        assert answer.status == status
+        assert answer.field(b"cache-control") == b"no-store"
+    rig.client.send(f"POST {READY} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert rig.client.answer().status == 405
+    # Nobody is sent away: it only says so.
+    rig.client.get("/")
+    rig.backend().ok()
+    assert rig.client.answer().status == 200
+    rig.over([status, status, 405, 200])
 
 
 # --- read only ----------------------------------------------------------------------------------

@@ -272,3 +272,64 @@ def test_a_tunnel_that_drain_ends(rig: Rig) -> None:
     assert rig.client.closed
     assert backend.closed
     rig.over([101])
+
+
+def _goes_away(rig: Rig) -> None:
+    for tunnel in list(rig.core.tunnels):
+        tunnel.leave()
+    rig.soon.run()
+
+
+def test_a_websocket_is_told_that_the_gateway_goes_away(rig: Rig) -> None:
+    backend = _open(rig)
+    backend.answers(b"\x81\x02hi")
+    _goes_away(rig)
+    assert rig.client.received == b"\x81\x02hi\x88\x02\x03\xe9"
+    # Nothing follows a close frame; the client's own reaches the backend, which ends it.
+    backend.answers(b"\x81\x02ho")
+    _goes_away(rig)
+    assert rig.client.received == b"\x81\x02hi\x88\x02\x03\xe9"
+    backend.take()
+    rig.client.send(b"\x88\x82\1\2\3\4\2\xeb")
+    assert backend.take() == b"\x88\x82\1\2\3\4\2\xeb"
+    backend.ends()
+    rig.client.ends()
+    assert rig.client.closed
+    rig.over([101])
+
+
+def test_a_websocket_is_told_between_two_frames_alone(rig: Rig) -> None:
+    backend = _open(rig, behind=b"\x81\x05he")
+    _goes_away(rig)
+    assert rig.client.received == b"\x81\x05he"
+    backend.answers(b"ll")
+    assert rig.client.received == b"\x81\x05hell"
+    backend.answers(b"o\x81\x02no")
+    assert rig.client.received == b"\x81\x05hello\x88\x02\x03\xe9"
+    rig.client.leaves()
+    rig.over([101])
+
+
+@pytest.mark.parametrize("rest", [b"llo\x88\x02\x03\xe8", b"llo\x81\x01x\x88\x02\x03\xe8"])
+def test_a_backend_that_says_goodbye_itself_is_not_interrupted(rig: Rig, rest: bytes) -> None:
+    backend = _open(rig, behind=b"\x81\x05he")
+    _goes_away(rig)
+    backend.answers(rest)
+    # Octet by octet it has not said it yet when the first frame ends.
+    told = b"llo\x88\x02\x03\xe9" if rig.octets else rest
+    assert rig.client.received == b"\x81\x05he" + told
+    _goes_away(rig)
+    assert rig.client.received == b"\x81\x05he" + told
+    rig.client.leaves()
+    rig.over([101])
+
+
+def test_a_tunnel_of_another_protocol_is_just_closed(rig: Rig) -> None:
+    rig.client.send(ASK.replace(b"websocket", b"other"))
+    backend = rig.backend()
+    backend.answers(SWITCH.replace(b"WebSocket", b"other") + b"\x81\x02hi")
+    assert rig.client.answer().status == 101
+    _goes_away(rig)
+    assert rig.client.received == b"\x81\x02hi"
+    assert rig.client.closed
+    rig.over([101])

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ from typing import Any, TypeVar
 
 from gateway.channel.handover import HandoverError, ask_state
 from gateway.supervisor import plan as plans
+from gateway.supervisor import upgrade as upgrades
 from gateway.supervisor.plan import Plan
+from gateway.version import VERSION
 
 T = TypeVar("T")
 
@@ -49,6 +52,23 @@ def alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
+def copy_of_package(folder: Path, version: str, **changed: tuple[str, str]) -> Path:
+    """Copy the package as another version; ``changed`` are files with what to put for what.
+
+    Names are paths without ``.py``, or with ``__`` for ``/``. Returns the folder to import from.
+    """
+    root = Path(plans.package_root())
+    left_out = shutil.ignore_patterns("__pycache__", "demo", "site")
+    shutil.copytree(root / "gateway", folder / "gateway", ignore=left_out)
+    edits = {"version": (f'VERSION = "{VERSION}"', f'VERSION = "{version}"'), **changed}
+    for name, (old, new) in edits.items():
+        path = folder / "gateway" / f"{name if '/' in name else name.replace('__', '/')}.py"
+        text = path.read_text()
+        assert old in text, f"{path} has no {old!r}"
+        path.write_text(text.replace(old, new))
+    return folder
+
+
 @dataclasses.dataclass
 class Event:
     at: float
@@ -74,6 +94,8 @@ class Gateway:
             control_argv=fake("serve"),
         )
         self.processes: list[subprocess.Popen[bytes]] = []
+        #: Seconds that new workers of an upgrade get.
+        self.patience = 15.0
         #: In place of the log file.
         self.stderr: int | None = None
         self.log = run_dir.parent / "stderr.log"
@@ -102,6 +124,36 @@ class Gateway:
         for slot in range(self.plan.workers):
             self.slab_of(slot)
         return process
+
+    def ask(self, *, root: Path | None = None, python: str = "", **changes: Any) -> str:
+        """Ask for an upgrade, to another package or another plan; return the request's id."""
+        self.plan = dataclasses.replace(self.plan, **changes)
+        program = upgrades.Program(
+            python=python or sys.executable,
+            root=str(root or plans.package_root()),
+            plan=self.plan.encode(),
+        )
+        request = upgrades.Request(id=os.urandom(8).hex(), program=program, timeout=self.patience)
+        upgrades.write(self.run_dir / upgrades.REQUEST_FILE, request)
+        self.processes[-1].send_signal(signal.SIGUSR2)
+        return request.id
+
+    def answered(self, request: str, *states: str) -> upgrades.Answer:
+        """Wait for an upgrade's answer, the last one where no states are named."""
+        path = upgrades.answer_file(self.run_dir, request)
+        wanted = set(states) or upgrades.FINAL
+
+        def answer() -> upgrades.Answer | None:
+            found = upgrades.read_answer(path)
+            return found if found is not None and found.state in wanted else None
+
+        found = until(answer, f"the upgrade to be {wanted}: {self.said()}", 40.0)
+        assert found is not None
+        return found
+
+    def upgraded(self, **to: Any) -> upgrades.Answer:
+        """Upgrade; return how it ended."""
+        return self.answered(self.ask(**to))
 
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""

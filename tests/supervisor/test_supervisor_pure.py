@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,8 +27,10 @@ from gateway.supervisor.children import (
     Phase,
     exit_in_words,
 )
+from gateway.supervisor.lock import HeldError, OwnerLock
 from gateway.supervisor.plan import Plan, PlanError
 from gateway.supervisor.sockets import Sockets, Taken
+from gateway.supervisor.upgrade import Baggage, Carried, Program, UpgradeError
 from gateway.supervisor.watch import LATE, LONGEST_DELAY, RestartPolicy, Watchdog
 
 PLAN = Plan(
@@ -277,3 +280,69 @@ def test_the_supervisor_imports_the_standard_library_only() -> None:
     allowed = ("gateway.supervisor", "gateway.board", "gateway.channel", "gateway.hot")
     assert {n for n in ours if not n.startswith(allowed)} == {"gateway", "gateway.version"}
     assert "gateway.channel.messages" not in ours
+
+
+def test_the_lock_goes_on_over_an_exec_without_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lock"
+    lock = OwnerLock(path)
+    os.set_inheritable(lock.fd, True)
+
+    def no_second_one(*_: object) -> int:
+        raise AssertionError("the file is opened again: what holds the lock meanwhile?")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gateway.supervisor.lock.os.open", no_second_one)
+        kept = OwnerLock.kept(lock.fd, path)
+    assert kept.fd == lock.fd
+    assert not os.get_inheritable(kept.fd)
+    with pytest.raises(HeldError):
+        OwnerLock(path)
+    kept.close()
+
+
+def test_a_lock_whose_file_was_replaced_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock = OwnerLock(path)
+    path.unlink()
+    kept = OwnerLock.kept(lock.fd, path)
+    with pytest.raises(HeldError, match=str(os.getpid())):
+        OwnerLock(path)
+    kept.close()
+    lock.close()
+
+
+def test_baggage_comes_back_as_it_went_and_newer_fields_are_left_out() -> None:
+    program = Program(python="/p", root="/r", plan="{}")
+    baggage = Baggage(
+        lock=3,
+        board=4,
+        sockets=(("127.0.0.1:80", 0, 5), ("unix:/x", -1, 6)),
+        admin=("127.0.0.1:9090", 7),
+        given=("unix:/x",),
+        workers=(Carried(pid=9, slot=0, slab=1, started=2.5, phase="serving", keep=True),),
+        control=(8,),
+        id="0" * 16,
+        began=1.5,
+        back=program,
+    )
+    assert Baggage.decode(baggage.encode()) == baggage
+    assert baggage.descriptors == {3, 4, 5, 6, 7}
+    values = json.loads(baggage.encode())
+    values["new"] = values["workers"][0]["new"] = values["back"]["new"] = 1
+    assert Baggage.decode(json.dumps(values)) == baggage
+    values["format"] = 2
+    for wrong in (json.dumps(values), "{}", "[]", "{"):
+        with pytest.raises(UpgradeError):
+            Baggage.decode(wrong)
+
+
+def test_another_versions_package_is_found_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = plans.package_root()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((own, "/theirs", "/other")))
+    env = Program(python="/p", root="/other", plan="P").environment(MORE="x")
+    assert env["PYTHONPATH"] == os.pathsep.join(("/other", "/theirs"))
+    assert (env["GATEWAY_PLAN"], env["MORE"]) == ("P", "x")
+    monkeypatch.setenv("PYTHONPATH", own)
+    assert "PYTHONPATH" not in Program(python="/p", root="", plan="P").environment()

@@ -21,6 +21,7 @@ from gateway.config.schema.entry import (
     Limits,
     Listener,
     OnControlLost,
+    Shutdown,
     State,
 )
 from gateway.config.schema.health import Health
@@ -58,6 +59,7 @@ __all__ = [
     "Security",
     "SecurityProfile",
     "Service",
+    "Shutdown",
     "State",
     "Static",
     "Timeouts",
@@ -89,6 +91,7 @@ class Config(Section):
     )
     cache: Cache = key({}, description="Where answers are stored.")
     on_control_lost: OnControlLost = key({}, description="What workers do without control.")
+    shutdown: Shutdown = key({}, description="How the gateway ends.")
     traffic: TrafficSection = key({}, description="How traffic is split.")
     services: dict[ServiceName, Service] = Field(
         min_length=1, description="The applications behind the gateway, by name."

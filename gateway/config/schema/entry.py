@@ -11,6 +11,7 @@ from gateway.config.schema.types import (
     AdminAddress,
     AwaitedSize,
     Count,
+    Duration,
     FilePath,
     HeadSize,
     Host,
@@ -167,4 +168,16 @@ class OnControlLost(Section):
     after: Seconds = key("60s", description="How long it may be gone first.")
     do: Literal["hold", "stable"] = key(
         "hold", description="hold: serve on as before; stable: send everybody to stable."
+    )
+
+
+class Shutdown(Section):
+    """How the gateway ends, and how workers that an upgrade replaces do."""
+
+    delay: Duration = key(
+        "0s",
+        description="Time that it is not ready any more and still accepts, for an outer balancer.",
+    )
+    timeout: Duration | None = key(
+        None, description="Time for what is in flight; null: the longest drain_timeout."
     )

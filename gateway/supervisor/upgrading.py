@@ -1,0 +1,272 @@
+"""The supervisor's part of an upgrade: try the new version, become it, and know the way back.
+
+Before the exec it is the old version that acts, after it the new one; what passes between them is
+``upgrade.Baggage``. See docs/processes.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gateway.supervisor import signals as held_signals
+from gateway.supervisor import upgrade
+from gateway.supervisor.trial import Trial
+from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, UpgradeError
+from gateway.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gateway.supervisor.plan import Plan
+
+#: A new worker that has ended that often right at its start will not get ready.
+EARLY_DEATHS: Final = 3
+
+#: What a by-hand ``SIGUSR2`` is answered under.
+BY_HAND: Final = "00000000"
+
+
+class Step(Enum):
+    """Where an upgrade is."""
+
+    IDLE = "idle"
+    TRYING = "trying"
+    SETTLING = "settling"
+
+
+class Upgrader:
+    """One upgrade at a time. ``pack`` gives what is to be carried, the request's fields unset."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        say: Callable[[str], None],
+        pack: Callable[[], Baggage],
+        baggage: Baggage | None,
+    ) -> None:
+        self._plan = plan
+        self._run_dir = Path(plan.run_dir)
+        self._say = say
+        self._pack = pack
+        #: The originals of what was carried to here, for the way back.
+        self._baggage = baggage
+        self._request: Request | None = None
+        self._trial: Trial | None = None
+        self._asked = 0.0
+        self._new_board = False
+        self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
+        self.step = Step.SETTLING if baggage else Step.IDLE
+
+    # --- before the exec ----------------------------------------------------------------------
+
+    def ask(self, now: float, *, ending: bool) -> None:
+        """Act on ``SIGUSR2``: take the request and try what it names. No request: by hand."""
+        try:
+            request = upgrade.take_request(self._run_dir)
+        except UpgradeError as error:
+            self._say(f"upgrade refused: {error}")
+            return
+        if request is None:
+            program = upgrade.own_program(self._plan.encode())
+            request = Request(id=BY_HAND, program=program)
+        if ending or self.step is not Step.IDLE:
+            why = "the gateway is ending" if ending else "another upgrade is under way"
+            self._tell(request.id, upgrade.REFUSED, now, now, text=why)
+            return
+        self._forget_answers()
+        try:
+            self._trial = Trial(request.program, sorted({each[0] for each in self._held()}))
+        except OSError as error:
+            why = f"{request.program.python}: {error.strerror}"
+            self._tell(request.id, upgrade.REFUSED, now, now, text=why)
+            return
+        self._request, self._asked, self.step = request, now, Step.TRYING
+        self._say(f"upgrade: trying {request.program.python}")
+        self._tell(request.id, upgrade.TRYING, now, now)
+
+    def reaped(self, pid: int, exit_code: int, now: float) -> bool:
+        """Note the trial's end, and become the new version; False: it is another process."""
+        if self._trial is None or pid != self._trial.pid:
+            return False
+        trial, self._trial = self._trial, None
+        assert self._request is not None
+        version, wrong = trial.ended(exit_code)
+        if self.step is not Step.TRYING:
+            return True  # told to end meanwhile
+        self.step = Step.IDLE
+        if wrong:
+            self._refuse(wrong, now)
+        else:
+            self._become(version, now)
+        return True
+
+    def _become(self, version: str, now: float) -> None:
+        request = self._request
+        assert request is not None
+        baggage = dataclasses.replace(
+            self._pack(),
+            id=request.id,
+            began=self._asked,
+            timeout=request.timeout,
+            old=VERSION,
+            back=upgrade.own_program(self._plan.encode()),
+        )
+        self._say(f"upgrade: {VERSION} becomes {version}")
+        self._tell(request.id, upgrade.REPLACING, self._asked, now, new=version)
+        problem = become(request.program, baggage)
+        self._refuse(f"{request.program.python}: {problem}", now)
+
+    def _refuse(self, why: str, now: float) -> None:
+        assert self._request is not None
+        self._say(f"upgrade refused, all goes on as it was: {why}")
+        self._tell(self._request.id, upgrade.REFUSED, self._asked, now, text=why)
+
+    def _held(self) -> list[tuple[str, int]]:
+        packed = self._pack()
+        return [*((text, fd) for text, _, fd in packed.sockets), packed.admin]
+
+    # --- after it -----------------------------------------------------------------------------
+
+    def note_board(self, *, kept: bool) -> None:
+        """Note whether the board of the version before is the one in use."""
+        self._new_board = not kept
+
+    def settle(self, now: float, *, serving: bool, deaths: int, old: int) -> None:
+        """Look whether the new children serve (``serving``), or will not: then go back.
+
+        ``deaths`` is the most early deaths of any of them, ``old`` the old workers still there.
+        """
+        if self.step is Step.TRYING and self._trial is not None and now > self._trial.until:
+            self._trial.give_up()
+        if self.step is not Step.SETTLING or self._baggage is None:
+            return
+        if serving:
+            self._settled(now, old)
+        elif self._baggage.back is not None and (now > self._deadline or deaths >= EARLY_DEATHS):
+            late = f"not ready within {self._baggage.timeout:g} s"
+            self._go_back(late if now > self._deadline else "its children end right at start", now)
+
+    def _settled(self, now: float, old: int) -> None:
+        baggage = self._baggage
+        assert baggage is not None
+        self.step = Step.IDLE
+        state = upgrade.ROLLED_BACK if baggage.why else upgrade.DONE
+        text = baggage.why
+        if baggage.why and baggage.old != VERSION:
+            text += f"; this is version {VERSION}, for {baggage.old} is no longer there"
+        self._say(f"upgrade: {state.replace('_', ' ')}, version {VERSION} serves {text}".rstrip())
+        self._tell(
+            baggage.id,
+            state,
+            baggage.began,
+            now,
+            old=baggage.old,
+            new=VERSION,
+            text=text,
+            board="new" if self._new_board else "kept",
+            draining=old,
+        )
+
+    def _go_back(self, why: str, now: float) -> None:
+        baggage = self._baggage
+        assert baggage is not None
+        assert baggage.back is not None
+        why = f"version {VERSION} does not serve: {why}"
+        self._say(f"upgrade: {why}; going back to {baggage.old}")
+        problem = go_back(baggage, why, self._pack())
+        self._say(f"no way back ({problem}): old workers serve on, new ones are tried on")
+        text = f"{why}; no way back: {problem}; old workers serve on"
+        self._tell(baggage.id, upgrade.FAILED, baggage.began, now, text=text)
+        self.step = Step.IDLE
+
+    def release(self) -> None:
+        """Give up the way back: its sockets close, so that nobody waits on one that none serves."""
+        baggage, self._baggage = self._baggage, None
+        if baggage is not None:
+            for fd in baggage.descriptors - {baggage.lock}:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+    def end(self, now: float) -> None:
+        """Stop whatever is under way: the gateway ends."""
+        request, baggage = self._request, self._baggage
+        if self._trial is not None:
+            self._trial.give_up()
+        if self.step is not Step.IDLE and (request or baggage):
+            which = baggage.id if baggage is not None else request.id if request else BY_HAND
+            text = "the gateway was told to end"
+            self._tell(which, upgrade.FAILED, self._asked or now, now, text=text)
+        self.step = Step.IDLE
+        self.release()
+
+    # --- words --------------------------------------------------------------------------------
+
+    def _tell(self, request: str, state: str, asked: float, now: float, **more: object) -> None:
+        answer = Answer(
+            id=request,
+            state=state,
+            seconds=round(now - asked, 3),
+            workers=self._plan.workers,
+            **{"old": VERSION, **more},  # type: ignore[arg-type]  # its own fields, all of them
+        )
+        try:
+            upgrade.write(upgrade.answer_file(self._run_dir, request), answer)
+        except OSError as error:
+            self._say(f"the upgrade's answer cannot be written: {error}")
+
+    def _forget_answers(self) -> None:
+        for path in self._run_dir.glob(upgrade.ANSWER_FILES):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def become(program: Program, baggage: Baggage) -> str:
+    """Turn this process into a program that goes on with the baggage.
+
+    Returns only where that failed, with the reason; all is as before then.
+    """
+    held_signals.hold()
+    try:
+        for fd in baggage.descriptors:
+            os.set_inheritable(fd, True)  # noqa: FBT003 -- positional-only in os
+        env = program.environment(**{upgrade.VARIABLE: baggage.encode()})
+        os.execve(program.argv[0], program.argv, env)  # noqa: S606 -- on purpose
+    except (OSError, ValueError) as error:
+        for fd in baggage.descriptors:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(fd, False)  # noqa: FBT003
+        if signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL:
+            held_signals.let_come()
+        return getattr(error, "strerror", None) or str(error)
+
+
+def go_back(baggage: Baggage, why: str, now: Baggage | None = None) -> str:
+    """Become the version before again. ``now``: what runs meanwhile, if anything was started.
+
+    Returns only where that failed, with the reason.
+    """
+    back = baggage.back
+    if back is None:
+        return "there is nothing to go back to"
+    workers, control = baggage.workers, baggage.control
+    if now is not None:
+        alive = {each.pid for each in now.workers}
+        known = {each.pid for each in workers}
+        # A board that the version before cannot read is not the one that it gets back.
+        same = os.path.sameopenfile(baggage.board, now.board)
+        workers = tuple(each for each in workers if each.pid in alive) + tuple(
+            dataclasses.replace(each, keep=False, slab=each.slab if same else -1)
+            for each in now.workers
+            if each.pid not in known
+        )
+        control = now.control
+    return become(
+        back, dataclasses.replace(baggage, workers=workers, control=control, back=None, why=why)
+    )

@@ -1,0 +1,412 @@
+"""The supervisor becomes another version in place: a real one, with stand-in children."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.board import layout
+from gateway.board.board import Board
+from gateway.channel.handover import take_over
+from gateway.supervisor import upgrade
+from gateway.version import VERSION
+from tests.supervisor.supervised import Gateway, alive, copy_of_package, fake, say_to, until
+
+
+def board_of(gateway: Gateway, slab: int = -1) -> Board:
+    slab = gateway.slab_of(0) if slab < 0 else slab
+    handed = take_over(gateway.run_dir / f"worker-{slab}.sock")
+    for _, fd in handed.sockets:
+        os.close(fd)
+    return Board.attach(handed.board)
+
+
+def workers(gateway: Gateway) -> set[int]:
+    return {gateway.worker_of(slot) for slot in range(gateway.plan.workers)}
+
+
+def about(gateway: Gateway) -> upgrade.About:
+    found = upgrade.read_about(gateway.run_dir)
+    assert found is not None
+    return found
+
+
+class Load:
+    """Connects again and again, and says how often that went wrong."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._address = gateway.addresses["listen"][0]
+        self._going = True
+        self.answers = 0
+        self.lost: list[str] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self._going:
+            try:
+                self._gateway.tell("who", self._address)
+                self.answers += 1
+            except (OSError, AssertionError, ValueError) as error:
+                self.lost.append(repr(error))
+
+    def stop(self) -> None:
+        self._going = False
+        self._thread.join()
+
+
+def under_load(gateway: Gateway, act: Callable[[], None]) -> int:
+    """Do something while clients connect; none of them may notice. Returns how many there were."""
+    load = Load(gateway)
+    try:
+        act()
+    finally:
+        load.stop()
+    assert load.lost == []
+    assert load.answers > 10
+    return load.answers
+
+
+def test_to_another_version_and_back(gateway: Gateway, tmp_path: Path) -> None:
+    supervisor = gateway.serving()
+    addresses, first = gateway.addresses, workers(gateway)
+    for _ in range(10):
+        gateway.tell("who")
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+
+    def there_and_back() -> None:
+        there = gateway.upgraded(root=newer)
+        assert (there.state, there.old, there.new) == (upgrade.DONE, VERSION, "99.0.0")
+        assert there.board == "kept"
+        assert about(gateway).version == "99.0.0"
+        back = gateway.upgraded()
+        assert (back.state, back.old, back.new) == (upgrade.DONE, "99.0.0", VERSION)
+
+    under_load(gateway, there_and_back)
+    assert supervisor.poll() is None
+    assert gateway.addresses == addresses
+    until(lambda: not any(map(alive, first)), "the first workers to end")
+    assert not first & workers(gateway)
+    board = board_of(gateway)
+    assert board.total(layout.S_ACCEPTED) > 10
+    assert board.words[layout.H_SUPERVISOR_PID] == supervisor.pid
+    board.close()
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+    assert not any(map(alive, [event.pid for event in gateway.events("start")]))
+
+
+def test_what_an_old_worker_holds_is_served_to_its_end(gateway: Gateway) -> None:
+    gateway.serving(workers=1)
+    held = gateway.connect()
+    holder = say_to(held, "hold")["pid"]
+    answer = gateway.upgraded()
+    assert (answer.state, answer.draining) == (upgrade.DONE, 1)
+    assert gateway.tell("who")["pid"] != holder
+    assert alive(holder)
+    # Another one meanwhile: the one that drains goes on draining.
+    assert gateway.upgraded().draining == 2
+    assert alive(holder)
+    held.close()
+    until(lambda: not alive(holder), "the old worker to end")
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 4), (3, 1)])
+def test_with_another_number_of_workers(gateway: Gateway, before: int, after: int) -> None:
+    gateway.serving(workers=before)
+    old = workers(gateway)
+    assert gateway.upgraded(workers=after).workers == after
+    until(lambda: not any(map(alive, old)), "the old workers to end")
+    new = workers(gateway)
+    assert len(new) == after
+    for _ in range(20):
+        assert gateway.tell("who")["pid"] in new
+
+
+def test_more_workers_that_never_serve_lose_nobody(gateway: Gateway) -> None:
+    """A new socket of the group gets no connection before its own worker accepts."""
+    gateway.serving(workers=1)
+    gateway.patience = 2.0
+    worker = gateway.worker_of(0)
+
+    def fails() -> None:
+        assert gateway.upgraded(workers=4, worker_argv=fake("mute")).state == upgrade.ROLLED_BACK
+
+    under_load(gateway, fails)
+    assert alive(worker)
+
+
+def test_more_workers_lose_nobody(gateway: Gateway) -> None:
+    gateway.serving(workers=1)
+
+    def grow() -> None:
+        assert gateway.upgraded(workers=4).state == upgrade.DONE
+
+    under_load(gateway, grow)
+
+
+def test_with_other_listeners(gateway: Gateway, tmp_path: Path) -> None:
+    kept = f"unix:{tmp_path}/kept.sock"
+    gateway.serving(listen=("127.0.0.1:0", kept))
+    gone, old = gateway.addresses["listen"][0], workers(gateway)
+    assert gateway.upgraded(listen=(kept, "127.0.0.2:0")).state == upgrade.DONE
+    until(lambda: not any(map(alive, old)), "the old workers to end")
+    assert gateway.addresses["listen"][0] == kept
+    assert gateway.tell("who", gateway.addresses["listen"][1])["slot"] in {0, 1}
+    # Nobody holds it any more: whoever connected would wait for ever.
+    with pytest.raises(ConnectionRefusedError):
+        gateway.connect(gone)
+
+
+def test_a_version_that_does_not_start_is_refused_and_nothing_changes(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.serving()
+    before = workers(gateway)
+    broken = copy_of_package(
+        tmp_path / "broken", "99.0.0", supervisor__lock=("import fcntl", "import no_such_module")
+    )
+    answer = gateway.upgraded(root=broken)
+    assert answer.state == upgrade.REFUSED
+    assert "no_such_module" in answer.text
+    answer = gateway.upgraded(python=str(tmp_path / "no-python"))
+    assert answer.state == upgrade.REFUSED
+    assert "No such file" in answer.text
+    assert workers(gateway) == before
+    assert about(gateway).version == VERSION
+
+
+def test_children_that_do_not_load_are_refused(gateway: Gateway) -> None:
+    gateway.serving()
+    before = workers(gateway)
+    answer = gateway.upgraded(worker_argv=fake("useless"))
+    assert (answer.state, answer.text) == (upgrade.REFUSED, "this version is of no use")
+    assert workers(gateway) == before
+
+
+def test_an_address_in_use_is_refused_and_nothing_changes(gateway: Gateway) -> None:
+    gateway.serving()
+    before = workers(gateway)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        answer = gateway.upgraded(listen=(*gateway.plan.listen, taken))
+    assert answer.state == upgrade.REFUSED
+    assert answer.text == f"{taken}: in use by another process"
+    assert workers(gateway) == before
+
+
+def test_what_cannot_be_bound_after_the_trial_brings_the_version_before_back(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """A refusal that no trial foresaw: the old workers hold their seats again."""
+    supervisor = gateway.serving()
+    before = workers(gateway)
+    sour = copy_of_package(
+        tmp_path / "sour",
+        "99.0.0",
+        supervisor__supervisor=(
+            "        self._board = self._make_board(found)",
+            '        raise OSError("sour")',
+        ),
+    )
+
+    def refused() -> None:
+        answer = gateway.upgraded(root=sour)
+        assert answer.state == upgrade.ROLLED_BACK
+        assert answer.text == "version 99.0.0 does not start: sour"
+
+    under_load(gateway, refused)
+    assert supervisor.poll() is None
+    assert workers(gateway) == before
+    assert gateway.events("term", "worker-0") == []
+    # They are watched and replaced as ever.
+    os.kill(gateway.worker_of(0), signal.SIGKILL)
+    until(lambda: len(gateway.events("start", "worker-0")) == 2, "another worker")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+
+
+@pytest.mark.parametrize("mode", ["crash", "mute"])
+def test_workers_that_never_get_ready_leave_the_old_ones_serving(
+    gateway: Gateway, tmp_path: Path, mode: str
+) -> None:
+    supervisor = gateway.serving()
+    gateway.patience = 4.0
+    before, plan = workers(gateway), gateway.plan
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+
+    def fails() -> None:
+        answer = gateway.upgraded(root=newer, worker_argv=fake(mode))
+        assert answer.state == upgrade.ROLLED_BACK
+        assert answer.text.startswith("version 99.0.0 does not serve: ")
+        assert answer.new == VERSION
+
+    under_load(gateway, fails)
+    gateway.plan = plan
+    assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
+    assert gateway.events("term", "worker-0") == []
+    assert about(gateway).version == VERSION
+    # Whatever was started meanwhile ends.
+    until(lambda: len(gateway.left_running()) == 3, "two workers and control to be left")
+    # And the next upgrade goes well.
+    assert gateway.upgraded().state == upgrade.DONE
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+
+
+def test_a_board_of_another_layout_is_left_behind_and_said(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.serving()
+    old = workers(gateway)
+    other = copy_of_package(
+        tmp_path / "other",
+        "99.0.0",
+        board__layout=(f"LAYOUT = {layout.LAYOUT}", f"LAYOUT = {layout.LAYOUT + 1}"),
+    )
+
+    def there() -> None:
+        answer = gateway.upgraded(root=other)
+        assert (answer.state, answer.board) == (upgrade.DONE, "new")
+
+    under_load(gateway, there)
+    until(lambda: not any(map(alive, old)), "the old workers to end")
+    assert "counts and breakers begin anew" in gateway.said()
+    assert gateway.upgraded().board == "new"
+
+
+def test_back_from_a_board_of_another_layout_the_old_one_is_as_it_was(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.serving()
+    plan = gateway.plan
+    for _ in range(5):
+        gateway.tell("who")
+    other = copy_of_package(
+        tmp_path / "other",
+        "99.0.0",
+        board__layout=(f"LAYOUT = {layout.LAYOUT}", f"LAYOUT = {layout.LAYOUT + 1}"),
+    )
+    assert gateway.upgraded(root=other, worker_argv=fake("crash")).state == upgrade.ROLLED_BACK
+    gateway.plan = plan
+    board = board_of(gateway, 0)
+    assert board.words[layout.H_LAYOUT] == layout.LAYOUT
+    assert board.total(layout.S_ACCEPTED) >= 5
+    board.close()
+
+
+def test_two_at_once_are_refused(gateway: Gateway) -> None:
+    gateway.serving(workers=1)
+    gateway.patience = 3.0
+    plan = gateway.plan
+    first = gateway.ask(worker_argv=fake("mute"))
+    gateway.answered(first, upgrade.TRYING, upgrade.REPLACING)
+    gateway.plan = plan
+    second = gateway.answered(gateway.ask())
+    assert (second.state, second.text) == (upgrade.REFUSED, "another upgrade is under way")
+    assert gateway.answered(first).state == upgrade.ROLLED_BACK
+
+
+def test_by_hand_the_installed_version_is_started_again(gateway: Gateway) -> None:
+    supervisor = gateway.serving(workers=1)
+    old = gateway.worker_of(0)
+    supervisor.send_signal(signal.SIGUSR2)
+    assert gateway.answered("00000000").state == upgrade.DONE
+    until(lambda: not alive(old), "the old worker to end")
+
+
+def test_signals_that_come_during_the_exec_are_not_lost(gateway: Gateway) -> None:
+    """Nor do they end the process, which has no handlers for a moment."""
+    supervisor = gateway.serving(workers=1)
+    request = gateway.ask()
+    gateway.answered(request, upgrade.REPLACING, upgrade.DONE)
+    for _ in range(50):
+        supervisor.send_signal(signal.SIGHUP)
+        threading.Event().wait(0.005)
+    assert gateway.answered(request).state == upgrade.DONE
+    until(lambda: gateway.events("hup"), "control to be told")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+
+
+def test_told_to_end_in_the_middle_everybody_ends(gateway: Gateway) -> None:
+    supervisor = gateway.serving(workers=1)
+    request = gateway.ask(worker_argv=fake("mute"))
+    until(lambda: len(gateway.events("start", "worker-0")) == 2, "the new worker")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(20) == 0
+    answer = upgrade.read_answer(upgrade.answer_file(gateway.run_dir, request))
+    assert answer is not None
+    assert (answer.state, answer.text) == (upgrade.FAILED, "the gateway was told to end")
+    assert gateway.left_running() == []
+
+
+def test_the_lock_is_never_free(gateway: Gateway) -> None:
+    """Another gateway tries to start for as long as an upgrade goes."""
+    gateway.serving(workers=1)
+    request = gateway.ask()
+    tries = 0
+    while True:
+        answer = upgrade.read_answer(upgrade.answer_file(gateway.run_dir, request))
+        if answer is not None and answer.state in upgrade.FINAL and tries > 3:
+            break
+        other = gateway.start()
+        assert other.wait(15) == 4
+        gateway.processes.remove(other)
+        tries += 1
+    assert answer.state == upgrade.DONE
+
+
+def test_killed_after_an_upgrade_the_next_run_takes_over(gateway: Gateway, tmp_path: Path) -> None:
+    supervisor = gateway.serving(workers=1)
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    assert gateway.upgraded(root=newer).state == upgrade.DONE
+    old, address = gateway.worker_of(0), gateway.addresses["listen"][0]
+    supervisor.kill()
+    supervisor.wait()
+    gateway.serving()
+    assert gateway.addresses["listen"][0] == address
+    until(lambda: not alive(old), "the old worker to end")
+
+
+def test_a_request_that_is_none_changes_nothing(gateway: Gateway) -> None:
+    supervisor = gateway.serving(workers=1)
+    wrong = ("{", "[]", json.dumps({"id": "../x", "program": {}}), json.dumps({"id": "0" * 8}))
+    for refused, text in enumerate(wrong):
+        beside = gateway.run_dir / "beside"
+        beside.write_text(text)
+        beside.rename(gateway.run_dir / upgrade.REQUEST_FILE)
+        supervisor.send_signal(signal.SIGUSR2)
+        wanted = refused + 1
+        until(
+            lambda: gateway.said().count("upgrade refused") == wanted,  # noqa: B023
+            f"a refusal of {text}: {gateway.said()}",
+        )
+    assert supervisor.poll() is None
+    assert gateway.upgraded().state == upgrade.DONE
+
+
+def test_no_descriptor_is_left_over(gateway: Gateway) -> None:
+    supervisor = gateway.serving(workers=1)
+
+    def descriptors() -> int:
+        return len(list(Path(f"/proc/{supervisor.pid}/fd").iterdir()))
+
+    fresh = descriptors()
+    for _ in range(2):
+        assert gateway.upgraded().state == upgrade.DONE
+        until(lambda: len(gateway.left_running()) == 2, "the old children to end")
+        until(lambda: descriptors() <= fresh, f"{fresh} descriptors to be left: {descriptors()}")
+    assert f"{sys.executable} -P -m gateway.supervisor".split() == [
+        each.decode()
+        for each in Path(f"/proc/{supervisor.pid}/cmdline").read_bytes().split(b"\0")[:-1]
+    ]
