@@ -132,6 +132,11 @@ class Switchboard:
         self.shared_address: Callable[[], Shared | None] = lambda: None
 
     @property
+    def unstored(self) -> bool:
+        """Whether something is in force that the store could not keep."""
+        return self._unstored_state
+
+    @property
     def warnings(self) -> list[str]:
         """What an operator has to know: a store that does not keep."""
         found = []

@@ -502,6 +502,7 @@ class Copies:
 
     def _complain(self, error: Exception) -> None:
         """Say that writing fails (a full disk, mostly), but not for every record."""
+        self._words[self._place + 1] += 1  # type: ignore[index]
         now = self._wall()
         if abs(now - self._complained) > COMPLAIN_EVERY:
             self._complained = now

@@ -53,6 +53,7 @@ class Core:
         "cache",
         "clock",
         "connections",
+        "crowded",
         "draining",
         "draw",
         "forced_stable",
@@ -104,6 +105,8 @@ class Core:
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
         self.draining = False
+        #: No descriptors for another client: those that are here leave after their answers.
+        self.crowded = False
         self.forced_stable = False
         self._words = words
         self._slab = layout.slab_at(slab)

@@ -801,6 +801,7 @@ class DownstreamConnection:
             and self._request != _R_BODY
             and not (self._ended and not self._ahead)
             and not self.core.draining
+            and not self.core.crowded
         )
 
     @cython.cfunc

@@ -18,6 +18,7 @@ from gateway.channel.messages import (
     Ack,
     Addresses,
     Apply,
+    Asked,
     Drain,
     Failures,
     FromWorker,
@@ -73,7 +74,7 @@ class Control:
             message = await asyncio.wait_for(self.heard.get(), 10)
             if isinstance(message, kind):
                 return message
-            assert isinstance(message, Failures | Tally), message
+            assert isinstance(message, Asked | Failures | Tally), message
 
     def say(self, message: Apply | Addresses | Drain) -> None:
         self.writers[-1].write(encode(message))
