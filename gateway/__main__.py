@@ -7,6 +7,6 @@ if sys.version_info < (3, 11):  # noqa: UP036  whoever starts it by hand has no 
     sys.stderr.write("gateway: Python 3.11 or newer is needed, this is %s\n" % found)  # noqa: UP031
     sys.exit(4)
 
-from gateway.cli import main  # noqa: E402
+from gateway.cli import main
 
 main()

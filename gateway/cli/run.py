@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Libraries that the children import; without one of them none would ever serve.
 LIBRARIES: Final = (
-    "aiohttp", "cryptography", "cython", "jwt", "lmdb", "msgspec", "orjson", "prometheus_client",
+    "aiohttp", "cryptography", "jwt", "lmdb", "msgspec", "orjson", "prometheus_client",
     "pybreaker", "pydantic", "yaml", "yarl",
 )  # fmt: skip
 

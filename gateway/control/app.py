@@ -187,9 +187,7 @@ class Control:
                 now=time.monotonic_ns,
                 listener=self.news,
             ),
-            resolver=Resolver(
-                hub.publish, self.tasks, random=chance, known=self._outside.names
-            ),
+            resolver=Resolver(hub.publish, self.tasks, random=chance, known=self._outside.names),
             issuers=issuers,
             allocation=allocation,
             board=board,
@@ -353,6 +351,7 @@ class Control:
     async def _watch_machine(self, faults: FaultWatch) -> None:
         while True:
             self.switchboard.parts.hub.write_again()
+            await self.switchboard.mend_store()
             faults.look()
             await asyncio.sleep(LOOK_AT_MACHINE)
 

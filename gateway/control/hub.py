@@ -244,7 +244,8 @@ class Hub:
         for waits in self._waiting:
             waits.set()
 
-    def _write_file(self) -> None:
+    def _write_file(self) -> bool:
+        """Write the whole snapshot; tells whether the disk has taken it."""
         snapshot = Apply(
             number=self.number,
             topology=self.topology,
@@ -255,27 +256,31 @@ class Hub:
         try:
             snapshotfile.write(self._file, snapshot)
         except OSError as error:
-            # Workers that run have the snapshot; only one that starts without control lacks it.
-            if not self.unwritten:
-                log.error("the snapshot file %s cannot be written: %s", self._file, error)  # noqa: TRY400  it says all
-            self.unwritten = True
-        else:
-            self.unwritten = False
+            # Workers that run have the snapshot. One that starts is told by control, and must not
+            # serve an older one until then: after a rollback that would be the candidate.
+            snapshotfile.drop(self._file)
+            self._refused(error)
+            return False
+        self.unwritten = False
+        return True
 
     def _write_move(self) -> None:
         try:
             snapshotfile.move(self._file, Apply(number=self.number, traffic=self.traffic))
         except OSError as error:
-            if not self.unwritten:
-                log.error("the move of traffic cannot be written beside %s: %s", self._file, error)  # noqa: TRY400  it says all
-            self.unwritten = True
+            self._refused(error)
+            snapshotfile.drop(self._file)
+            self._write_file()  # what was dropped may have made room
+
+    def _refused(self, error: OSError) -> None:
+        if not self.unwritten:
+            log.error("the snapshot file %s cannot be written: %s", self._file, error)
+        self.unwritten = True
 
     def write_again(self) -> None:
         """Write the snapshot's file where the disk has refused it before."""
-        if self.unwritten:
-            self._write_file()
-            if not self.unwritten:
-                log.warning("the snapshot file %s is written again", self._file)
+        if self.unwritten and self._write_file():
+            log.warning("the snapshot file %s is written again", self._file)
 
     def publish(self, names: dict[str, tuple[str, ...]]) -> None:
         """Tell every worker, now and when it connects, what host names resolve to."""

@@ -140,7 +140,11 @@ class FaultWatch:
         shown = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
         known = self._switch.parts.resolver.known
         lost = sum(name not in known for name in names)
-        kept = f"{lost} of them never could, nothing is sent there" if lost else "the last answers stand"
+        kept = (
+            f"{lost} of them never could, nothing is sent there"
+            if lost
+            else "the last answers stand"
+        )
         yield Fault(
             "names",
             f"{len(names)} host name{'s' if len(names) > 1 else ''} cannot be resolved ({shown}): "

@@ -310,6 +310,11 @@ class Switchboard:
             self._storing = self.parts.tasks.start(self._store_later(), name="store again")
         return False
 
+    async def mend_store(self) -> None:
+        """Where the store is in memory: try its file again, and keep there what is in force."""
+        if self.parts.store.fallback and await self.parts.store.mend():
+            await self.store_soon()
+
     async def _store_now(self) -> bool:
         entries, self._unstored = self._unstored, []
         decisions, self._undecided = self._undecided, []

@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
+from gateway.observe.machine import connections, refused_by_machine
 from gateway.policy.mode import MODES, STATES, Picture
 from gateway.release.machine import STATES as RELEASE_STATES
 from gateway.release.record import TRIGGERS
@@ -188,7 +189,11 @@ class GatewayCollector(Collector):
             "1: the state store cannot be used, state is in memory and ends with control.",
             value=float(self._view.state_in_memory),
         )
-        yield from self._faults()
+        yield from refused_by_machine(
+            unstored=self._view.state_unstored,
+            unwritten=self._view.snapshot_unwritten,
+            names=self._view.names_failing,
+        )
         yield from self._endpoints()
         yield from self._breakers()
         yield from self._probes()
@@ -283,24 +288,6 @@ class GatewayCollector(Collector):
         for trigger in TRIGGERS:
             rollbacks.add_metric([trigger], counts.get(trigger, 0))
         yield rollbacks
-
-    def _faults(self) -> Iterator[Metric]:
-        """Yield what the machine refuses control."""
-        yield GaugeMetricFamily(
-            "gateway_state_unstored",
-            "1: something is in force that the state store could not keep yet.",
-            value=float(self._view.state_unstored),
-        )
-        yield GaugeMetricFamily(
-            "gateway_snapshot_unwritten",
-            "1: the snapshot's file is behind what workers serve.",
-            value=float(self._view.snapshot_unwritten),
-        )
-        yield GaugeMetricFamily(
-            "gateway_names_failing",
-            "Host names that could not be resolved when last asked.",
-            value=self._view.names_failing,
-        )
 
     def _endpoints(self) -> Iterator[Metric]:
         """Yield health, tries and failures of the endpoints in the topology in force."""
@@ -443,32 +430,7 @@ class GatewayCollector(Collector):
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
         board = self._view.board
-        for name, about, word in (
-            ("gateway_connections", "Clients' connections open.", layout.S_CONNECTIONS),
-            ("gateway_tunnels", "Upgraded connections open.", layout.S_TUNNELS),
-            (
-                "gateway_workers_not_accepting",
-                "Workers that have no descriptors left for another client.",
-                layout.S_NOT_ACCEPTING,
-            ),
-        ):
-            yield GaugeMetricFamily(name, about, value=board.total(word))
-        for name, about, word in (
-            ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
-            (
-                "gateway_accept_pauses",
-                "How often a worker ran out of descriptors for another client.",
-                layout.S_ACCEPT_PAUSES,
-            ),
-            ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
-            ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
-            (
-                "gateway_cache_write_failures",
-                "Writes to the cache that failed.",
-                layout.S_CACHE_FAILED,
-            ),
-        ):
-            yield CounterMetricFamily(name, about, value=board.total(word))
+        yield from connections(board)
         auth = CounterMetricFamily(
             "gateway_auth", "What asking who it is came to.", labels=["result"]
         )

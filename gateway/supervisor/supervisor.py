@@ -83,7 +83,10 @@ class Supervisor:
         self._starter = Starter(plan, self._board, self._sockets)
         self._control = Seat(role="control")
         self._seats = [self._control, *self._worker_seats()]
-        self._sockets.publish(Path(plan.run_dir))
+        try:
+            self._sockets.publish(Path(plan.run_dir))
+        except OSError as error:  # a full disk: it is for who looks, and nobody depends on it
+            say(f"{ADDRESSES_FILE} cannot be written: {error.strerror}")
 
     def run(self) -> int:
         """Keep the plan until told to end; return the exit code."""

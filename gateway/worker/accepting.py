@@ -204,7 +204,7 @@ class Accepting:
             self._pause()
 
     def _unmuzzle(self) -> None:
-        """Give the servers their descriptors back: a loop finds one that it waits on by its file."""
+        """Give the servers their descriptors back: the loop knows them by their files, too."""
         if self._muzzled is not None:
             self._muzzled.close()
             self._muzzled = None

@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -252,7 +252,12 @@ CASES = (
     Case("unwritable", REFUSED, ("state folder", "{folder}/state"), _unwritable),
     Case("file in the way", REFUSED, ("state folder", "{folder}/file"), _file_in_the_way),
     Case("library", REFUSED, ("orjson", "built for another Python"), _library_missing),
-    Case("certificate", USAGE, ("tls.certificates[0].certificate: ", "cannot be read"), _no_certificate),
+    Case(
+        "certificate",
+        USAGE,
+        ("tls.certificates[0].certificate: ", "cannot be read"),
+        _no_certificate,
+    ),
     Case("key", USAGE, ("tls.certificates[0].key: ", "cannot be read"), _no_key),
     Case("not YAML", USAGE, ("gateway.yaml",), _not_yaml),
     Case("unknown key", USAGE, ("wrokers",), _unknown_key),
