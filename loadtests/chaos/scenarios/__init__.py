@@ -11,6 +11,7 @@ from loadtests.chaos.scenarios import (
     errors,
     fallbacks,
     machine,
+    names,
     outage,
     planes,
 )
@@ -33,6 +34,7 @@ SCENARIOS: dict[str, Scenario] = {
     "reload-while-open": planes.reload_while_open,
     "clock-jumps": clock.clock_jumps,
     "worker-hung": machine.worker_hung,
+    "names-gone": names.names_gone,
     "slow-network": machine.slow_network,
     "slow-readers": machine.slow_readers,
 }

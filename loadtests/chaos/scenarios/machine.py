@@ -31,7 +31,7 @@ REPLACED = 2.0
 BUSY = 1.0
 
 
-def _ready(gateway: Gateway) -> set[int]:
+def ready(gateway: Gateway) -> set[int]:
     with contextlib.suppress(OSError, ValueError, KeyError):
         rows = gateway.api("GET", "/v1/status").json["processes"]
         return {
@@ -47,18 +47,17 @@ def worker_hung(stage: Stage, pace: Pace) -> list[Check]:
     seconds = max(pace.seconds, 6.0)
     load = stage.load(gateway, "/web/{n}", pace.rate, seconds)
     sleep_until(load.at(0.3))
-    before = _ready(gateway)
-    held = {pid: _connections(pid, gateway.port) for pid in before}
-    hung = max(held, key=lambda pid: held[pid])
-    in_hands = held[hung]
+    before = ready(gateway)
+    hung = max(before, key=lambda pid: _connections(pid, gateway.port))
     os.kill(hung, signal.SIGSTOP)
     stopped = time.monotonic()
+    in_hands = _connections(hung, gateway.port)
 
     def found() -> float | None:
         return None if _alive(hung) else time.monotonic()
 
     def replaced() -> float | None:
-        now = _ready(gateway)
+        now = ready(gateway)
         return time.monotonic() if hung not in now and len(now) == len(before) else None
 
     killed = wait_for(found, "it is killed", 10) - stopped
@@ -133,7 +132,7 @@ def slow_network(stage: Stage, pace: Pace) -> list[Check]:
     ]
     gateway = stage.gateway({"web": (far, {})})
     near = replace(gateway, port=_relay(stage, gateway.port))
-    workers = sorted(_ready(gateway))
+    workers = sorted(ready(gateway))
     # Once to warm up: pools, buffers, whatever is made once.
     stage.load(near, "/web/{n}", pace.rate / 3, 3.0, connections=64).rows()
     wait_for(lambda: not _clients(gateway), "the clients have gone")
@@ -187,7 +186,7 @@ def slow_readers(stage: Stage, pace: Pace) -> list[Check]:
     (backend,) = stage.backends("a", size=BODY)
     (other,) = stage.backends("b")
     gateway = stage.gateway({"web": ([backend], {}), "other": ([other], {})})
-    workers = sorted(_ready(gateway))
+    workers = sorted(ready(gateway))
     beside = stage.load(gateway, "/other/{n}", pace.rate / 3, max(6.0, pace.seconds))
     before = _memory(workers)
     most = 0
