@@ -230,7 +230,7 @@ async def test_probes_ask_no_resolver_and_reach_what_workers_dial(
 
     monkeypatch.setattr(socket, "getaddrinfo", dead)
     # The first of a name's addresses may be of no use.
-    names = {"api.test": ("127.0.0.9", "127.0.0.1")}
+    names: dict[str, tuple[str, ...]] = {"api.test": ("127.0.0.9", "127.0.0.1")}
     named = msgspec.structs.replace(endpoint(port), host="api.test", url=f"http://api.test:{port}")
     probes = NetworkProbes(time.monotonic, names)
     try:
