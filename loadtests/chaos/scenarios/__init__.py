@@ -33,6 +33,7 @@ SCENARIOS: dict[str, Scenario] = {
     "prober-killed": planes.prober_killed,
     "reload-while-open": planes.reload_while_open,
     "clock-jumps": clock.clock_jumps,
+    "clock-jumps-hour": clock.clock_jumps_hour,
     "worker-hung": machine.worker_hung,
     "names-gone": names.names_gone,
     "slow-network": machine.slow_network,
