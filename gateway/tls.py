@@ -7,20 +7,26 @@ A ``Front`` lives as long as its listener: certificates are replaced in it, conn
 under way keep theirs. It is what sessions are resumed by (OpenSSL keeps the keys of tickets with
 the context that a connection began in), so tickets outlive a renewal. Python offers no way to give
 two processes the same keys: a ticket is good at the worker that wrote it.
+
+That context has the default's certificates itself: to hand a connection over to another context
+takes a copy of all that a context has, so it is done for other names only.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import logging
 import ssl
-import tempfile
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from gateway.openssl import load_authorities, load_pair
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from gateway.config.snapshot import ListenerTls, TlsCertificate
+
+log = logging.getLogger("gateway.tls")
 
 #: For TLS 1.2; 1.3 has none that is weak.
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -29,6 +35,8 @@ PROTOCOLS: Final = ("http/1.1",)
 #: Seconds after which keys of tickets are replaced, by a new context: who records TLS 1.2 and later
 #: steals a key reads no more than that (RFC 9325 section 4.1, "resumption").
 TICKET_KEYS_LAST: Final = 12 * 3600.0
+#: Seconds until that is tried again where it has failed.
+TURN_AGAIN: Final = 60.0
 
 _VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -48,60 +56,50 @@ def _bare(min_version: str, client_ca: bytes | None) -> ssl.SSLContext:
     context.num_tickets = 1
     if client_ca is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(cadata=client_ca.decode("ascii"))
+        load_authorities(context, client_ca)
     return context
-
-
-@contextlib.contextmanager
-def _as_file(octets: bytes) -> Iterator[str]:
-    """Give octets a file's name for as long as it takes: ``load_cert_chain`` takes nothing else.
-
-    In memory, where the system can: a key that was read once is written nowhere.
-    """
-    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):  # noqa: PTH112 - as cheap
-        handle = os.memfd_create("certificate")
-        try:
-            with os.fdopen(os.dup(handle), "wb") as file:
-                file.write(octets)
-            yield f"/proc/self/fd/{handle}"
-        finally:
-            os.close(handle)
-        return
-    with tempfile.NamedTemporaryFile() as file:  # 0600
-        file.write(octets)
-        file.flush()
-        yield file.name
-
-
-def _load(context: ssl.SSLContext, certificate: TlsCertificate) -> None:
-    """Give a context a certificate. Raises ValueError where OpenSSL does not take it."""
-    try:
-        with _as_file(certificate.key + certificate.chain) as name:
-            context.load_cert_chain(name, password="")
-    except OSError as error:  # ssl.SSLError is one
-        why = getattr(error, "reason", None) or error.strerror or "refused"
-        raise ValueError(f"{certificate.place}: OpenSSL does not take it: {why}") from None
 
 
 def _key_of(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """Contexts by the names that they have certificates for, and what they were made of."""
+
+    groups: list[list[TlsCertificate]]
+    exact: dict[str, ssl.SSLContext]
+    wild: dict[str, ssl.SSLContext]
+    default: ssl.SSLContext
+
+
 class Front:
     """One listener's TLS. ``context`` is what a connection begins with."""
 
-    def __init__(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        tls: ListenerTls,
+        client_ca: bytes | None = None,
+        now: float = 0.0,
+        *,
+        curve: str | None = None,
+    ) -> None:
+        """With ``curve`` (OpenSSL's name of it) keys are exchanged over that one alone.
+
+        Python can name one or leave them all, with finite fields among them that cost a hundred
+        times as much: where nobody looks at hellos first (``gateway.wire.hello``), it is one.
+        Raises ValueError where OpenSSL does not take a certificate or the authorities.
+        """
         self._tls = tls
+        self._curve = curve
         self._client_ca = client_ca
-        self._exact: dict[str, ssl.SSLContext] = {}
-        self._wild: dict[str, ssl.SSLContext] = {}
-        self._default: ssl.SSLContext
-        self._born = now
-        self._take(tls)
-        self.context = self._new()
+        self._taken = _take(tls, client_ca)
+        self._turn_at: float
+        self._begin(now)
 
     def __repr__(self) -> str:
-        names = [*self._exact, *(f"*.{name}" for name in self._wild)]
+        names = [*self._taken.exact, *(f"*.{name}" for name in self._taken.wild)]
         return f"Front({', '.join(names[:8])})"
 
     @property
@@ -112,30 +110,67 @@ class Front:
     def serve(self, tls: ListenerTls, client_ca: bytes | None = None, now: float = 0.0) -> None:
         """Use other certificates from the next handshake on.
 
-        Raises ValueError, and goes on with those it has, where OpenSSL does not take one.
+        Raises ValueError, and goes on with what it has, where OpenSSL does not take it.
         """
         if tls == self._tls and client_ca == self._client_ca:
             return
+        taken = _take(tls, client_ca)
+        was = self._tls, self._client_ca, self._taken
         again = (tls.min_version, client_ca) != (self._tls.min_version, self._client_ca)
-        was, self._client_ca = self._client_ca, client_ca
+        self._tls, self._client_ca, self._taken = tls, client_ca, taken
         try:
-            self._take(tls)
+            if again:
+                self._begin(now)
+            else:
+                self._equip(self.context, self._kinds)
         except ValueError:
-            self._client_ca = was
+            self._tls, self._client_ca, self._taken = was
+            if not again:
+                # Half of the new ones may be in the context: every connection is handed over.
+                self._whole = False
+                self.context.sni_callback = self._choose
             raise
-        self._tls = tls
-        if again:
-            self.context, self._born = self._new(), now
 
     def turn(self, now: float) -> None:
-        """Replace the keys of tickets where they are old. ``now`` is monotonic, in seconds."""
-        if now - self._born > TICKET_KEYS_LAST:
-            self.context, self._born = self._new(), now
+        """Replace the keys of tickets where they are old. ``now`` is monotonic, in seconds.
 
-    def _new(self) -> ssl.SSLContext:
+        Raises nothing: where that cannot be done now (no descriptor is free) the old ones go on,
+        and it is tried again ``TURN_AGAIN`` later.
+        """
+        if now <= self._turn_at:
+            return
+        try:
+            self._begin(now)
+        except ValueError as error:
+            self._turn_at = now + TURN_AGAIN
+            log.warning("%r: the keys of tickets are not replaced yet: %s", self, error)
+
+    def _begin(self, now: float) -> None:
+        """Go over to a context of its own, once it has all that it needs. Raises ValueError."""
         context = _bare(self._tls.min_version, self._client_ca)
-        context.sni_callback = self._choose
-        return context
+        if self._curve is not None:
+            context.set_ecdh_curve(self._curve)
+        self._equip(context, frozenset())
+        self.context = context
+        self._turn_at = now + TICKET_KEYS_LAST
+
+    def _equip(self, context: ssl.SSLContext, had: frozenset[str]) -> None:
+        """Give a context what is the default's; have it ask about names if it must.
+
+        ``had`` are the kinds of keys that are in it. Raises ValueError.
+        """
+        first = self._taken.groups[0]
+        kinds = frozenset(each.kind for each in first)
+        # One kind of key takes the place of the same kind's before it. What is in a context for
+        # another kind cannot be taken out again: then every connection is handed over.
+        whole = had <= kinds
+        if whole:
+            for certificate in first:
+                load_pair(context, certificate.key, certificate.chain)
+        self._kinds = kinds if whole else had
+        self._whole = whole
+        asks = len(self._taken.groups) > 1 or not whole
+        context.sni_callback = self._choose if asks else None
 
     def _choose(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
@@ -145,33 +180,42 @@ class Front:
         It is asked for one without a name, too.
         """
         del context
-        connection.context = self._for(name)
+        found = self._for(name)
+        if found is not self._taken.default or not self._whole:
+            connection.context = found
         return None
 
     def _for(self, name: str | None) -> ssl.SSLContext:
+        taken = self._taken
         if name is None:
-            return self._default
+            return taken.default
         key = _key_of(name)
-        found = self._exact.get(key)
+        found = taken.exact.get(key)
         if found is None:
-            found = self._wild.get(key.partition(".")[2])
-        return self._default if found is None else found
+            found = taken.wild.get(key.partition(".")[2])
+        return taken.default if found is None else found
 
-    def _take(self, tls: ListenerTls) -> None:
-        if not tls.certificates:
-            raise ValueError("no certificate was read for this listener")
-        exact: dict[str, ssl.SSLContext] = {}
-        wild: dict[str, ssl.SSLContext] = {}
-        contexts: list[ssl.SSLContext] = []
-        for group in _groups(tls.certificates):
-            context = _bare(tls.min_version, self._client_ca)
-            contexts.append(context)
-            for certificate in group:
-                _load(context, certificate)
-            for name in group[0].names:
-                place, key = (wild, name[2:]) if name.startswith("*.") else (exact, name)
-                place.setdefault(key, context)
-        self._exact, self._wild, self._default = exact, wild, contexts[0]
+
+def _take(tls: ListenerTls, client_ca: bytes | None) -> _Taken:
+    """Make a context for each group of certificates. Raises ValueError."""
+    if not tls.certificates:
+        raise ValueError("no certificate was read for this listener")
+    exact: dict[str, ssl.SSLContext] = {}
+    wild: dict[str, ssl.SSLContext] = {}
+    contexts: list[ssl.SSLContext] = []
+    groups = _groups(tls.certificates)
+    for group in groups:
+        context = _bare(tls.min_version, client_ca)
+        contexts.append(context)
+        for certificate in group:
+            try:
+                load_pair(context, certificate.key, certificate.chain)
+            except ValueError as error:
+                raise ValueError(f"{certificate.place}: {error}") from None
+        for name in group[0].names:
+            place, key = (wild, name[2:]) if name.startswith("*.") else (exact, name)
+            place.setdefault(key, context)
+    return _Taken(groups, exact, wild, contexts[0])
 
 
 def _groups(certificates: Iterable[TlsCertificate]) -> list[list[TlsCertificate]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -112,7 +113,9 @@ class Idle:
     note: str
 
 
-def idle_connections(port: int, wanted: int, workers: Sequence[int]) -> Idle:
+def idle_connections(
+    port: int, wanted: int, workers: Sequence[int], *, secure: bool = False
+) -> Idle:
     """Open ``wanted`` connections, one small request on each, hold them, weigh the workers.
 
     Half the limit of open files is ours at most (the backend connections and the proxy have their
@@ -121,10 +124,20 @@ def idle_connections(port: int, wanted: int, workers: Sequence[int]) -> Idle:
     limit = raise_file_limit(wanted + 512) - 256
     count = max(1, min(wanted, limit))
     note = "" if count == wanted else f"{count} of {wanted}: the limit of open files is {limit}"
-    return asyncio.run(_idle(port, count, workers, note))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if secure else None
+    if context is not None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return asyncio.run(_idle(port, count, workers, note, context))
 
 
-async def _idle(port: int, count: int, workers: Sequence[int], note: str) -> Idle:
+async def _idle(
+    port: int,
+    count: int,
+    workers: Sequence[int],
+    note: str,
+    context: ssl.SSLContext | None,
+) -> Idle:
     head = b"GET / HTTP/1.1\r\nHost: bench.example\r\n\r\n"
     held: list[asyncio.StreamWriter] = []
     gate = asyncio.Semaphore(64)
@@ -133,7 +146,9 @@ async def _idle(port: int, count: int, workers: Sequence[int], note: str) -> Idl
         async with gate:
             source = f"127.0.{1 + number // 8000}.1"
             reader, writer = await asyncio.wait_for(
-                asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0), limit=4096),
+                asyncio.open_connection(
+                    "127.0.0.1", port, local_addr=(source, 0), limit=4096, ssl=context
+                ),
                 10,
             )
             try:

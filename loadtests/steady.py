@@ -129,6 +129,7 @@ class Load:
         self.port = port
         self.rate = rate
         self.seconds = seconds
+        self.total = int(rate * seconds)
         self.requests = browser_requests(CLIENTS)
         self.poll = select.epoll()
         self.by_descriptor: dict[int, Connection] = {}
@@ -180,6 +181,10 @@ class Load:
             if self.waiting and self.free:
                 self.send(self.waiting.popleft())
 
+    def after(self, number: int) -> float:
+        """Return when a request is due, in seconds after the begin."""
+        return number / self.rate
+
     def offer(self, due: float, now: float) -> None:
         """Send what is due now, or let it wait its turn."""
         if self.free and not self.waiting:
@@ -190,6 +195,10 @@ class Load:
 
     def run(self) -> Steady:
         """Offer the load, wait at most two seconds for what is left, sum up; once."""
+        return self.sum_up(self.drive())
+
+    def drive(self) -> float:
+        """Offer the load, wait for what is left; return when it began."""
         try:
             return self.offer_all()
         finally:
@@ -197,25 +206,25 @@ class Load:
                 connection.socket.close()
             self.poll.close()
 
-    def offer_all(self) -> Steady:
-        """Do the work of ``run``."""
+    def offer_all(self) -> float:
+        """Do the work of ``drive``."""
         begin = time.perf_counter()
-        total = int(self.rate * self.seconds)
+        total = self.total
         number = 0
         end = begin + self.seconds + 2.0
         while True:
             now = time.perf_counter()
-            while number < total and begin + number / self.rate <= now:
-                self.offer(begin + number / self.rate, now)
+            while number < total and begin + self.after(number) <= now:
+                self.offer(begin + self.after(number), now)
                 number += 1
-            busy = len(self.free) < CONNECTIONS or bool(self.waiting)
+            busy = len(self.free) < len(self.by_descriptor) or bool(self.waiting)
             if now > end or (number >= total and not busy):
                 break
-            wait = begin + number / self.rate - now if number < total else 0.05
+            wait = begin + self.after(number) - now if number < total else 0.05
             select.select([self.poll], [], [], max(0.0, wait))
             self.gather()
         self.errors += total - len(self.times) - self.errors if len(self.times) < total else 0
-        return self.sum_up(begin)
+        return begin
 
     def sum_up(self, begin: float) -> Steady:
         """Leave the first half second out (connections warm up); order the rest."""

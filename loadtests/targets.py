@@ -107,20 +107,23 @@ http {{
     return [program("nginx") or "nginx", "-c", str(path), "-p", str(folder)]
 
 
-def start_backend(folder: Path, ports: tuple[int, ...], more: str = "") -> Child:
+def start_backend(
+    folder: Path, ports: tuple[int, ...], more: str = "", *, servers: str = ""
+) -> Child:
     """Start nginx answering ``BODY`` octets on each port: cheap, and the same for everybody.
 
     The first half of the ports plays blue, the second green; ``X-Served-By`` says so. ``more`` are
-    further directives of nginx's.
+    further directives of nginx's for the answer, ``servers`` for each server.
     """
     body = ("0123456789abcdef" * (BODY // 16))[:BODY]
-    servers = "\n".join(
-        f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ default_type text/html;"
+    text = "\n".join(
+        f"server {{ listen 127.0.0.1:{port} backlog=4096; {servers}"
+        " location / { default_type text/html;"
         f" add_header X-Served-By {'blue' if at < len(ports) // 2 else 'green'}; {more}"
         f' return 200 "{body}"; }} }}'
         for at, port in enumerate(ports)
     )
-    child = start("backend", _nginx(folder, "backend", f"access_log off;\n{servers}"), folder)
+    child = start("backend", _nginx(folder, "backend", f"access_log off;\n{text}"), folder)
     for port in ports:
         wait_listening(child, port)
     return child

@@ -124,6 +124,7 @@ class Api(Handlers):
             ),
             issuers=() if parts.issuers is None else parts.issuers.seen(parts.hub.topology.auth),
             logins_failed=self._logins.counts,
+            certificates_refused=self._switch.certificates_refused(),
         )
         return web.Response(
             body=exposition.render(view), headers={"Content-Type": exposition.CONTENT_TYPE}

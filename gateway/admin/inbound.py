@@ -77,6 +77,14 @@ async def _raw(request: web.Request, call: Call) -> bytes:
             f"the body is {request.content_type}, expected application/json",
             headers={"Accept": "application/json"},
         )
+    if raw and (coding := request.headers.get("Content-Encoding", "identity")) != "identity":
+        # RFC 9110 section 15.5.16: the answer says what would have been taken.
+        raise ProblemError(
+            415,
+            "compressed",
+            f"the body is {coding}, expected one that is not compressed",
+            headers={"Accept-Encoding": "identity"},
+        )
     return raw
 
 

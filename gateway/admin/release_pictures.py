@@ -249,6 +249,7 @@ def _scope(
         verdict=said,
         tests=[
             _regression(run, judgement, name, said),
+            *_violations(run, judgement, name),
             *(rules if run.running else ()),
         ],
         cold=part.cold if part is not None else False,
@@ -281,6 +282,23 @@ def _regression(
     elif not requests:
         speaks, text = False, "no requests yet"
     return models.TestStatus(name="regression", speaks=speaks, verdict=said, text=text)
+
+
+def _violations(run: Release, judgement: Judgement, name: str) -> list[models.TestStatus]:
+    """Say what reported violations come to, where they are judged."""
+    found = judgement.known.violations.get(name)
+    if found is None:
+        return []
+    text, speaks = account.violations_in_words(judgement, name), True
+    verdict: models.Verdict = "inconclusive" if judgement.violations_lean(name) else "pass"
+    if name in judgement.violating():
+        verdict = "fail"
+    elif run.step < 0:
+        speaks, verdict, text = False, "inconclusive", "nobody is exposed yet"
+    elif run.full:
+        text += "; at 100 % there is no stable to compare with"
+        speaks = False
+    return [models.TestStatus(name="csp_violations", speaks=speaks, verdict=verdict, text=text)]
 
 
 def _rule(said: Speaks, findings: list[Finding]) -> models.TestStatus:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import HttpVersion11, web
 
 from gateway.admin import auth
+from gateway.admin.arrivals import Arrivals
 from gateway.admin.calls import CALLS, HTML, Call
 from gateway.admin.inbound import MAX_BODY, read
 from gateway.admin.patience import Patience
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gateway.admin.logins import Logins
     from gateway.admin.replay import Replays
     from gateway.control.settings import Settings
+    from gateway.control.tasks import Tasks
     from gateway.tls import Front
 
     Handler = Callable[[Inbound], Awaitable[web.StreamResponse]]
@@ -34,8 +36,6 @@ log = logging.getLogger("gateway.admin")
 #: Seconds for a request's body to arrive, and for answers under way when control is stopped.
 BODY_TIMEOUT: Final = 10.0
 SHUTDOWN: Final = 1.0
-#: Seconds for a TLS handshake.
-HANDSHAKE_TIMEOUT: Final = 10.0
 
 NO_TOKENS: Final = "no token is configured: add one under admin.tokens of the configuration"
 
@@ -64,7 +64,7 @@ class Server:
         self._runner: web.AppRunner | None = None
         #: One for TCP and one for the Unix socket: strangers to the first must not fill the second.
         self.patience: dict[bool, Patience] = {}
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | Arrivals] = []
 
     def application(self) -> web.Application:
         """Return the application with every call of the table."""
@@ -76,10 +76,17 @@ class Server:
             )
         return application
 
-    async def start(self, sockets: list[socket.socket], front: Front | None = None) -> None:
+    async def start(
+        self, sockets: list[socket.socket], tasks: Tasks, front: Front | None = None
+    ) -> None:
         """Serve on listening sockets that are open already, over TLS where a front is given."""
         self._runner = web.AppRunner(
-            self.application(), access_log=None, shutdown_timeout=SHUTDOWN, handle_signals=False
+            self.application(),
+            access_log=None,
+            shutdown_timeout=SHUTDOWN,
+            handle_signals=False,
+            # Content is looked at by the parser, before anybody knows who sends it.
+            auto_decompress=False,
         )
         await self._runner.setup()
         loop = asyncio.get_running_loop()
@@ -88,22 +95,11 @@ class Server:
         self.patience = {unix: Patience(self._runner.server) for unix in (False, True)}
         for each in sockets:
             if each.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(self.patience[True], sock=each)
+                self._servers.append(await loop.create_unix_server(self.patience[True], sock=each))
             elif front is not None:
-                server = await self._serve_tls(each, front)
+                self._servers.append(Arrivals(each, front, self.patience[False], tasks))
             else:
-                server = await loop.create_server(self.patience[False], sock=each)
-            self._servers.append(server)
-
-    async def _serve_tls(self, listener: socket.socket, front: Front) -> asyncio.Server:
-        """Serve over TLS; a connection has its bounds from the end of its handshake on."""
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            self.patience[False],
-            sock=listener,
-            ssl=front.context,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT,
-        )
+                self._servers.append(await loop.create_server(self.patience[False], sock=each))
 
     async def close(self) -> None:
         """Stop serving; answers under way get a second."""

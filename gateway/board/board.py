@@ -32,7 +32,7 @@ SLAB_GAUGES: Final = (
     layout.S_TUNNELS,
     layout.S_NOT_ACCEPTING,
 )
-ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT,)
+ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT, layout.ROW_WAITING)
 ENDPOINT_GAUGES: Final = (layout.ENDPOINT_IN_FLIGHT, layout.ENDPOINT_TUNNELS)
 
 #: What describes one process and means nothing for the next that takes the slab.

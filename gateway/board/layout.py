@@ -91,6 +91,7 @@ S_NUMBER = 14  # snapshot number served
 S_REFUSED = 15  # requests refused by the framing rules (counter)
 S_NOT_ACCEPTING = 30  # 1 while no descriptors are left for another client (gauge)
 S_ACCEPT_PAUSES = 31  # how often that began (counter)
+S_CONNECTIONS_SHED = 16  # connections over the machine's bound, closed at once (counter)
 S_TLS_FULL = 24  # handshakes done, in full (counter)
 S_TLS_RESUMED = 25  # handshakes that resumed a session (counter)
 S_TLS_FAILED = 26  # handshakes that were not done (counter)
@@ -122,6 +123,9 @@ CODE_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx", "none")
 #: How the cache met a request: by a fresh copy; by the backend; by a stale copy; by a copy that the
 #: backend confirmed; by the backend, for it is not the cache's; by another request's answer.
 CACHE_RESULTS = ("hit", "miss", "stale", "revalidated", "bypass", "coalesced")
+#: Why a request was refused for load: there was no place for it, in flight or in the queue; it
+#: waited for as long as it may.
+SHED_REASONS = ("full", "waited")
 #: What a content policy's violations are told apart by; what is none of these is the last.
 CSP_DIRECTIVES = (
     "default-src",
@@ -154,6 +158,11 @@ ROW_CACHE = ROW_RETRIES + 4  # in the order of CACHE_RESULTS
 ROW_RATE_LIMITED = ROW_RETRIES + 10
 ROW_IN_FLIGHT = ROW_RETRIES + 11  # gauge
 ROW_ASSET_SECOND_TRIES = ROW_RETRIES + 12
+ROW_WAITING = ROW_RETRIES + 13  # requests that wait for a place in flight (gauge)
+#: Requests refused for load, in the order of SHED_REASONS (counters).
+ROW_SHED = ROW_RETRIES + 14
+#: When the worker last refused one for load: CLOCK_MONOTONIC, nanoseconds.
+ROW_REFUSED_AT = ROW_RETRIES + 16
 ROW_RATE_LIMITED_DRY = ROW_RETRIES + 20  # would have been, by a limit on trial
 #: Reports of violations: by color (blue, green), of each by CSP_DIRECTIVES.
 ROW_CSP = ROW_RETRIES + 32

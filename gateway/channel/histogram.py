@@ -32,7 +32,9 @@ _PER_E = cython.declare(cython.double, 1.0 / log(GROWTH))
 _SLACK = cython.declare(cython.double, 1e-6)
 
 
-def bucket_of(seconds: cython.double) -> int:
+@cython.ccall
+@cython.exceptval(-1)
+def bucket_of(seconds: cython.double) -> cython.int:
     """Return the bucket of a duration in seconds; one that is not above 0 is in bucket 0."""
     place: cython.double
     if not seconds > _FIRST:

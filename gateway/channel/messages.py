@@ -84,7 +84,8 @@ class RequestFailed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     ``weight`` (hundredths of a percent) is the one in force when the request was assigned, ``key``
     the cohort key's hash as a number, ``at`` seconds since the epoch. ``kind`` is the failure's
-    name or the status; of a violation it is the directive (they are told only where ``Watch.csp``).
+    name or the status; of a violation it is the directive (they are told only where ``Watch.csp``),
+    and its ``key`` is the reporter's address's, whatever cookie it had.
     ``slower`` is a bit for each of the service's watched thresholds (1 << i for ``thresholds[i]``)
     that the request was slower than and its key had not been told of yet (metric ``slow`` only). A
     worker tells of a key once a metric and a threshold; another worker may tell of the same key

@@ -38,7 +38,7 @@ def write(path: str, snapshot: Apply) -> None:
     """
     if snapshot.topology is None or snapshot.traffic is None:
         raise ValueError("a snapshot file holds both parts, topology and traffic")
-    _put(path, snapshot)
+    put(path, _encoder.encode(snapshot))
 
 
 def move(path: str, snapshot: Apply) -> None:
@@ -48,7 +48,7 @@ def move(path: str, snapshot: Apply) -> None:
     """
     if snapshot.topology is not None or snapshot.traffic is None:
         raise ValueError("a move holds traffic alone")
-    _put(path + MOVED, snapshot)
+    put(path + MOVED, _encoder.encode(snapshot))
 
 
 def drop(path: str) -> None:
@@ -58,13 +58,14 @@ def drop(path: str) -> None:
             Path(each).unlink()
 
 
-def _put(path: str, snapshot: Apply) -> None:
+def put(path: str, octets: bytes) -> None:
+    """Put octets in place of the file at ``path``, whole or not at all. Raises OSError."""
     temporary = Path(f"{path}.{os.getpid()}.tmp")
-    # It may hold the secret that signs testers' overrides: the owner's alone.
+    # It may hold private keys and the secret that signs testers' overrides: the owner's alone.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(_encoder.encode(snapshot))
+            file.write(octets)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -38,6 +38,7 @@ _EXITS: dict[str, Exit] = {
     "pool-unhealthy": Exit.WAIT_RAN_OUT,
     "workers-lagging": Exit.WAIT_RAN_OUT,
     "bad-ca": Exit.USAGE,
+    "bad-certificate": Exit.USAGE,
     "invalid-body": Exit.USAGE,
     "invalid-parameter": Exit.USAGE,
 }

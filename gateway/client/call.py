@@ -12,6 +12,7 @@ import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 from urllib.parse import urlencode
@@ -90,13 +91,15 @@ class Caller:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the session. Raises AdminError where the authorities' file is no good."""
+        """Open the session. Raises AdminError where a file for TLS is no good."""
         address = self._link.address
         connector: aiohttp.BaseConnector
         if address.socket:
             connector = aiohttp.UnixConnector(address.socket)
+        elif address.base.startswith("https:"):
+            connector = aiohttp.TCPConnector(ssl=self._tls())
         else:
-            connector = aiohttp.TCPConnector(ssl=self._trust())
+            connector = aiohttp.TCPConnector()  # with files that nobody looks at
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers={"Authorization": f"Bearer {self._link.token}", "Accept": "application/json"},
@@ -113,11 +116,18 @@ class Caller:
         if self._session is not None:
             await self._session.close()
 
-    def _trust(self) -> ssl.SSLContext:
+    def _tls(self) -> ssl.SSLContext:
+        """Return what an ``https`` address is spoken to with."""
+        link = self._link
         try:
-            return ssl.create_default_context(cafile=self._link.ca)
-        except ssl.SSLError as error:
-            raise AdminError("bad-ca", f"{self._link.ca}: no PEM certificates in it") from error
+            context = ssl.create_default_context(cafile=link.ca)
+        except OSError as error:  # ssl.SSLError is one
+            why = "no PEM certificates in it" if isinstance(error, ssl.SSLError) else error.strerror
+            said = "(--ca, GATEWAY_CA)"
+            raise AdminError("bad-ca", f"{link.ca} {said}: {why or 'not readable'}") from error
+        if link.client_cert is not None:
+            _present(context, link.client_cert, link.client_key)
+        return context
 
     # --- the one call -------------------------------------------------------------------------
 
@@ -185,12 +195,18 @@ class Caller:
 
     def _unreachable(self, error: Exception) -> AdminError:
         """Turn a connection's failure into words."""
+        hung_up = False
         if isinstance(error, aiohttp.ClientConnectorCertificateError):
             why = f"its certificate is not trusted ({error.certificate_error}); see --ca"
         elif isinstance(error, aiohttp.ClientConnectorError):
-            why = error.os_error.strerror or str(error.os_error)
+            why = error.os_error.strerror or str(error.os_error) or "it hung up"
+            hung_up = isinstance(error.os_error, ConnectionResetError)
         else:
             why = str(error) or type(error).__name__
+            hung_up = isinstance(error, aiohttp.ServerDisconnectedError)
+        if hung_up and self._link.address.base.startswith("https:"):
+            # No loop sends the alert that would say so.
+            why += "; it may ask for a certificate that it trusts: see --client-cert"
         return AdminError("unreachable", f"cannot reach the gateway at {self._link.address}: {why}")
 
     def _not_a_gateway(self, error: Exception | None) -> AdminError:
@@ -213,6 +229,25 @@ class Caller:
             return Reply(answer.model_validate_json(raw), raw)
         except ValidationError as error:
             raise self._not_a_gateway(None) from error
+
+
+def _present(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Have a caller's certificate shown to whoever asks for one. Raises AdminError."""
+    try:
+        # A key that asks for a passphrase would wait for one at the terminal: there is none.
+        context.load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:
+        files = f"{certificate}" if key is None else f"{certificate} with {key}"
+        why = (error.reason or "refused").lower().replace("_", " ")
+        expected = "expected a PEM certificate with its key, without a passphrase"
+        raise AdminError("bad-certificate", f"{files}: {why}, {expected}") from error
+    except OSError as error:
+        files = f"{certificate} (--client-cert, GATEWAY_CLIENT_CERT)"
+        if key is not None:
+            files += f" or {key} (--client-key, GATEWAY_CLIENT_KEY)"
+        raise AdminError(
+            "bad-certificate", f"{files}: {error.strerror or 'not readable'}"
+        ) from error
 
 
 def query(**parameters: str) -> str:

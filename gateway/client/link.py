@@ -42,11 +42,17 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """What a verb needs to talk to a gateway. ``ca`` is a PEM file of authorities."""
+    """What a verb needs to talk to a gateway: PEM files are for ``https`` addresses.
+
+    ``ca`` holds authorities; ``client_cert`` the caller's own certificate, whose key is in
+    ``client_key`` or, where that is None, in the same file.
+    """
 
     address: Address
     token: str
     ca: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
     as_json: bool = False
 
     def __repr__(self) -> str:
@@ -140,12 +146,23 @@ class LinkOptions:
     admin: str | None
     token_file: Path | None
     ca: Path | None
+    client_cert: Path | None
+    client_key: Path | None
     as_json: bool
 
     def link(self) -> Link:
         """Find the gateway and the token. Raises click.UsageError where there is no token."""
+        if self.client_key is not None and self.client_cert is None:
+            raise click.UsageError("--client-key is a certificate's: give --client-cert, too")
         address, token = resolve(self.admin, self.token_file, Path.cwd(), os.environ)
-        return Link(address=address, token=token, ca=self.ca, as_json=self.as_json)
+        return Link(
+            address=address,
+            token=token,
+            ca=self.ca,
+            client_cert=self.client_cert,
+            client_key=self.client_key,
+            as_json=self.as_json,
+        )
 
 
 def link_options(verb: Callable[Concatenate[LinkOptions, P], R]) -> Callable[P, R]:
@@ -154,7 +171,7 @@ def link_options(verb: Callable[Concatenate[LinkOptions, P], R]) -> Callable[P, 
     def linked(*args: P.args, **kwargs: P.kwargs) -> R:
         rest: dict[str, Any] = dict(kwargs)
         options = LinkOptions(**{name: rest.pop(name) for name in LinkOptions.__slots__})
-        return verb(options, *args, **rest)  # P less the four: no type says that
+        return verb(options, *args, **rest)  # P less these: no type says that
 
     update_wrapper(linked, verb)  # with the options that ``verb`` has so far
     for option in reversed(_OPTIONS):
@@ -172,6 +189,10 @@ def talks_to_gateway(verb: Callable[Concatenate[Link, P], R]) -> Callable[P, R]:
     return link_options(linked)
 
 
+#: Looked at where it is used, by ``AdminClient``: what an environment names and nobody needs (over
+#: a Unix socket, for a rollback without control) must not be in the way.
+_PEM = click.Path(readable=False, path_type=Path)
+
 _OPTIONS = (
     click.option(
         "--admin",
@@ -187,9 +208,25 @@ _OPTIONS = (
     ),
     click.option(
         "--ca",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        envvar="GATEWAY_CA",
+        type=_PEM,
         metavar="FILE",
-        help="Authorities (PEM) that an https:// admin address is checked against.",
+        help="Authorities (PEM) that an https:// admin address is checked against. "
+        "[env: GATEWAY_CA]",
+    ),
+    click.option(
+        "--client-cert",
+        envvar="GATEWAY_CLIENT_CERT",
+        type=_PEM,
+        metavar="FILE",
+        help="Your certificate (PEM), where the admin API asks for one. [env: GATEWAY_CLIENT_CERT]",
+    ),
+    click.option(
+        "--client-key",
+        envvar="GATEWAY_CLIENT_KEY",
+        type=_PEM,
+        metavar="FILE",
+        help="Its private key (PEM), where that is not in the same file. [env: GATEWAY_CLIENT_KEY]",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the API's answer as it came."),
 )

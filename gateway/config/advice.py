@@ -1,7 +1,8 @@
 """What is right and yet hardly meant: ``gateway check`` warns of it. Pure.
 
 Only what costs a release or a night: a step that cannot wait for its requests, a lease that no
-network keeps or that cannot run out, a way back that is asked for and forbidden.
+network keeps or that cannot run out, a way back that is asked for and forbidden, a queue that makes
+overload slow for everybody.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gateway.config.keys import Place
-    from gateway.config.schema import Config
-    from gateway.config.schema.releases import RegressionTrigger, Releases
+    from gateway.config.schema import Config, Service
+    from gateway.config.schema.releases import CspViolationsTrigger, RegressionTrigger, Releases
+
+#: Waiters to a place in flight: with more, overload is slow for everybody.
+LONG_QUEUE = 3
 
 #: Seconds: a shorter lease is lost to a slow answer or two.
 SHORTEST_LEASE = 10.0
@@ -35,7 +39,37 @@ def advice(config: Config) -> list[Fault]:
         if service.triggers.regression is not None:
             place = ("services", name, "triggers", "regression", "tolerance")
             found += _tolerance(service.triggers.regression, place)
-    return found
+        found += _queue(name, service)
+    return [*found, *_reports(config)]
+
+
+def _reports(config: Config) -> Iterator[Fault]:
+    if config.security.csp_reports is not None:
+        return
+    places: list[tuple[Place, CspViolationsTrigger | None]] = [
+        (("releases", "triggers", "csp_violations"), config.releases.triggers.csp_violations)
+    ]
+    for name, service in config.services.items():
+        own: Place = ("services", name, "triggers", "csp_violations")
+        places.append((own, service.triggers.csp_violations))
+    for place, trigger in places:
+        if trigger is not None:
+            yield Fault(
+                place,
+                "no reports of violations are taken, so this can never speak: set "
+                "security.csp_reports: {}",
+            )
+
+
+def _queue(name: str, service: Service) -> Iterator[Fault]:
+    length, places = service.queue.length, service.max_in_flight
+    if length is not None and length > LONG_QUEUE * places and service.queue.wait > 0.0:
+        yield Fault(
+            ("services", name, "queue", "length"),
+            f"{length} wait for {places} places (max_in_flight): under lasting load a request "
+            f"takes up to {1 + length // places} times as long as it should, or gives up after "
+            "queue.wait",
+        )
 
 
 def _steps(releases: Releases) -> Iterator[Fault]:

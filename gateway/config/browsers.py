@@ -16,6 +16,8 @@ REPORTS_PATH = "/.well-known/gateway/csp-reports"
 #: The endpoint's name in Reporting-Endpoints and report-to.
 _GROUP = "gateway"
 OFF = "off"
+#: The profile that is there where the file has none, as in ``schema.security``.
+PAGE = "page"
 #: Key of a profile to the field that it is.
 FIELDS = {
     "nosniff": "X-Content-Type-Options",
@@ -104,6 +106,11 @@ def cors_of(own: str | None, default: str | None) -> str:
 def notices(config: Config) -> Iterator[str]:
     """Yield what is right for a first day and weak for a second, of profiles that are used."""
     used = {route.security for route in config.routes}
+    if not used - {None}:
+        yield (
+            "routes: no route names a security profile, so answers are given no security fields; "
+            "on routes of pages, security: page begins with those that lock nobody out"
+        )
     for name, profile in sorted(config.security.profiles.items()):
         if name not in used:
             continue

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["build_topology", "file_endpoints", "listener_tls", "public_listeners", "routes_of"]
 
+#: Requests of a service that wait at most, where the configuration does not say.
+MOST_WAITING = 32
+
 
 def file_endpoints(
     config: Config, service: str, color: snapshot.Color
@@ -233,6 +236,8 @@ def _service(name: str, section: Service, row: int, files: _Files) -> snapshot.S
         balance=section.balance,
         timeouts=_timeouts(section.timeouts),
         max_in_flight=section.max_in_flight,
+        queue_length=_queue_length(section),
+        queue_wait=section.queue.wait,
         drain_timeout=section.drain_timeout,
         host=section.host,
         tls_ca=section.tls.ca,
@@ -245,6 +250,11 @@ def _service(name: str, section: Service, row: int, files: _Files) -> snapshot.S
         fallbacks=tuple(_fallback(each, files) for each in section.fallback),
         error_pages=tuple(_error_page(page, files) for page in section.error_pages),
     )
+
+
+def _queue_length(section: Service) -> int:
+    length = section.queue.length
+    return min(section.max_in_flight, MOST_WAITING) if length is None else length
 
 
 def _retry(section: Retry | str, attempts: int) -> snapshot.Retry:

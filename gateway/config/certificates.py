@@ -6,14 +6,18 @@ the key, comments or parameters gives the certificates alone.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from gateway.config.files import read_bounded, reason
 from gateway.config.snapshot import TlsCertificate
+from gateway.openssl import try_pair
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -44,6 +48,21 @@ class PairError(Exception):
         super().__init__(message)
         self.which: Which = which
         self.also: PairError | None = None
+
+
+@contextlib.contextmanager
+def _understood(which: Which, message: str) -> Iterator[None]:
+    """Have whatever a parser raises at a stranger's octets be a PairError.
+
+    What it may raise is nowhere told, and grows with its versions: unknown algorithms, curves and
+    kinds of names, dates that are none.
+    """
+    try:
+        yield
+    except PairError:
+        raise
+    except Exception:  # noqa: BLE001  see above
+        raise PairError(which, message) from None
 
 
 def read_pair(place: str, certificate_file: str, key_file: str) -> TlsCertificate:
@@ -97,23 +116,33 @@ def pair(
     chain = _chain(certificate)
     private = _private(key)
     form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    own = private.public_key().public_bytes(*form)
-    if chain[0].public_key().public_bytes(*form) != own:
-        if any(each.public_key().public_bytes(*form) == own for each in chain[1:]):
-            raise PairError(
-                "certificate", "the chain is out of order, expected the server's own first"
-            )
-        raise PairError("key", "the key does not fit the certificate, expected the one it is for")
-    return TlsCertificate(
-        place=place,
-        names=_names(chain[0]),
-        chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
-        key=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        expires=int(chain[0].not_valid_after_utc.timestamp()),
-        kind=_kind(private),
-        certificate_file=certificate_file,
-        key_file=key_file,
-    )
+    with _understood("key", "the key is of a kind that cannot be used"):
+        own = private.public_key().public_bytes(*form)
+        kept = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with _understood("certificate", "the certificate's public key cannot be read"):
+        if chain[0].public_key().public_bytes(*form) != own:
+            if any(each.public_key().public_bytes(*form) == own for each in chain[1:]):
+                raise PairError(
+                    "certificate", "the chain is out of order, expected the server's own first"
+                )
+            message = "the key does not fit the certificate, expected the one it is for"
+            raise PairError("key", message)
+    with _understood("certificate", "the certificate has parts that cannot be read"):
+        found = TlsCertificate(
+            place=place,
+            names=_names(chain[0]),
+            chain=b"".join(each.public_bytes(Encoding.PEM) for each in chain),
+            key=kept,
+            expires=int(chain[0].not_valid_after_utc.timestamp()),
+            kind=_kind(private),
+            certificate_file=certificate_file,
+            key_file=key_file,
+        )
+    try:
+        try_pair(found.key, found.chain)
+    except ValueError as error:
+        raise PairError("certificate", str(error)) from None
+    return found
 
 
 def _chain(octets: bytes) -> list[x509.Certificate]:
@@ -123,29 +152,25 @@ def _chain(octets: bytes) -> list[x509.Certificate]:
         raise PairError(
             "certificate", "the file that is named here is not PEM, expected -----BEGIN …"
         )
-    try:
-        return x509.load_pem_x509_certificates(octets)
-    except ValueError:
-        raise PairError(
-            "certificate", "the file that is named here holds no certificate that can be read"
-        ) from None
+    chain: list[x509.Certificate] = []
+    message = "the file that is named here holds no certificate that can be read"
+    with _understood("certificate", message):
+        chain += x509.load_pem_x509_certificates(octets)
+    return chain
 
 
 def _private(octets: bytes) -> PrivateKeyTypes:
-    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     if b"-----BEGIN " not in octets:
         raise PairError("key", "the file that is named here is not PEM, expected -----BEGIN …")
-    try:
-        key = load_pem_private_key(octets, None)
-    except TypeError:
-        raise PairError("key", "the key is encrypted, expected one without a passphrase") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise PairError(
-            "key", "the file that is named here holds no private key that can be read"
-        ) from None
+    with _understood("key", "the file that is named here holds no private key that can be read"):
+        try:
+            key = load_pem_private_key(octets, None)
+        except TypeError:
+            message = "the key is encrypted, expected one without a passphrase"
+            raise PairError("key", message) from None
     if not _kind(key):
         raise PairError("key", "the key is of an unknown kind, expected RSA, EC or Ed25519")
     if isinstance(key, RSAPrivateKey) and key.key_size < MIN_RSA_BITS:

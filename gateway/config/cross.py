@@ -17,6 +17,7 @@ from gateway.config.addresses import (
     parse_route_host,
     parse_route_path,
 )
+from gateway.config.browsers import PAGE
 from gateway.config.cross_auth import auth_faults
 from gateway.config.cross_browsers import browser_faults, route_faults
 from gateway.config.cross_health import health_faults
@@ -231,7 +232,7 @@ def _services(data: Mapping[str, Data]) -> Iterator[Fault]:
 
 def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
     services = mapping(data.get("services"))
-    profiles = mapping(mapping(data.get("security")).get("profiles"))
+    profiles = mapping(mapping(data.get("security")).get("profiles", {PAGE: {}}))
     routes = items(data.get("routes"))
     if not routes and len(services) > 1:
         yield Fault(

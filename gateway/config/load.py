@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from gateway.config.faults import Fault
     from gateway.config.schema import Config
-    from gateway.config.snapshot import TlsCertificate
+    from gateway.config.secrets import Kept
 
 #: More are not told one by one.
 _MAX_PROBLEMS = 200
@@ -86,14 +86,14 @@ def read_file(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
-    kept: Iterable[TlsCertificate] = (),
+    kept: Kept | None = None,
 ) -> Loaded:
     """Return a file's configuration and warnings.
 
     Without ``read_secrets`` neither environment variables nor files that hold secrets or
     certificates are looked at; without ``read_pages`` (None: as ``read_secrets``) no files that
-    answers are made of. ``kept`` are certificates that stand in where those that the file names
-    are of no use now. Raises ConfigErrors with everything that is wrong.
+    answers are made of. ``kept`` stands in for what was in force and whose files are of no use now.
+    Raises ConfigErrors with everything that is wrong.
     """
     try:
         octets = read_bounded(path, yaml12.MAX_FILE)
@@ -112,7 +112,7 @@ def parse_text(
     *,
     read_secrets: bool = True,
     read_pages: bool | None = None,
-    kept: Iterable[TlsCertificate] = (),
+    kept: Kept | None = None,
 ) -> Loaded:
     """Return the configuration that ``octets`` are; ``name`` is the file's in messages.
 

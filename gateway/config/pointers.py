@@ -20,11 +20,13 @@ from gateway.config.cross import items, mapping
 from gateway.config.faults import Fault, place_text
 from gateway.config.files import read_bounded, reason
 from gateway.config.secrets import Secrets
+from gateway.openssl import try_authorities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from gateway.config.keys import Place
+    from gateway.config.secrets import Kept
     from gateway.config.snapshot import TlsCertificate
 
 #: Octets of a file with one secret, and of one with certificates (a system's bundle has 0.3 MiB).
@@ -83,15 +85,15 @@ def _pem(octets: bytes) -> None:
 class PointerReader:
     """Reads secrets and PEM files; keeps what is wrong in ``faults``, what is odd in ``warnings``.
 
-    ``kept`` are certificates that stand in where theirs are of no use now.
+    ``kept`` stands in for files that are of no use now.
     """
 
-    def __init__(
-        self, env: Mapping[str, str], now: float, kept: Iterable[TlsCertificate] = ()
-    ) -> None:
+    def __init__(self, env: Mapping[str, str], now: float, kept: Kept | None = None) -> None:
         self._env = env
         self._now = now
-        self._kept = {(each.certificate_file, each.key_file): each for each in kept}
+        pairs = kept.certificates if kept is not None else ()
+        self._kept = {(each.certificate_file, each.key_file): each for each in pairs}
+        self._kept_ca = kept.client_ca if kept is not None else None
         self.faults: list[Fault] = []
         self.warnings: list[Fault] = []
 
@@ -123,7 +125,7 @@ class PointerReader:
             MappingProxyType(tokens),
             secret,
             MappingProxyType(certificates),
-            self._pem(("admin", "tls", "client_ca"), _client_ca(data)),
+            self._authorities(("admin", "tls", "client_ca"), _client_ca(data)),
         )
 
     def _token(self, keys: Mapping[str, object], place: Place) -> str | None:
@@ -169,6 +171,26 @@ class PointerReader:
             _pem(octets)
         except _UnreadableError as error:
             self.faults.append(Fault(place, str(error)))
+            return None
+        return octets
+
+    def _authorities(self, place: Place, value: object) -> bytes | None:
+        """Return what the admin API's callers are verified by, None where none are named.
+
+        OpenSSL has looked at it: control could serve with nothing else.
+        """
+        if not _usable(value, from_env=False):
+            return None
+        try:
+            octets = _file(value, MAX_PEM)
+            _pem(octets)
+            try_authorities(octets)
+        except (_UnreadableError, ValueError) as error:
+            fault = Fault(place, str(error))
+            if self._kept_ca is not None and self._kept_ca[0] == value:
+                self.warnings.append(fault)
+                return self._kept_ca[1]
+            self.faults.append(fault)
             return None
         return octets
 

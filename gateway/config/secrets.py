@@ -29,6 +29,19 @@ class Secrets:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """What was in force, and stands in for files that are of no use now."""
+
+    certificates: tuple[TlsCertificate, ...] = ()
+    #: The file with the authorities of the admin API's callers, and what it held (PEM).
+    client_ca: tuple[str, bytes] | None = None
+
+    def __repr__(self) -> str:
+        """Say how much there is and no more."""
+        return f"Kept(certificates={len(self.certificates)})"
+
+
+@dataclass(frozen=True, slots=True)
 class AuthFiles:
     """API keys of keys files, and key sets of issuers, by the schemes' names."""
 

@@ -176,6 +176,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     balance: Balance = "least_request"
     timeouts: Timeouts = Timeouts()
     max_in_flight: int = 256
+    #: Requests beyond these that may wait, and for how many seconds.
+    queue_length: int = 32
+    queue_wait: float = 0.5
     drain_timeout: float = 30.0
     #: ``keep`` sends the client's Host upstream; ``rewrite`` the endpoint's own authority.
     host: Literal["keep", "rewrite"] = "keep"
@@ -509,7 +512,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True):
     answered: how slow it may be without being worse (empty: as slow as stable). ``cold_until``
     (CLOCK_MONOTONIC, seconds): no latency of the candidate counts before, its pool warms up.
     ``looked``: how often a person has looked at what was told and gone on; then all keys are told
-    of anew. ``csp``: violations of content policies are told, once for each cohort key.
+    of anew. ``csp``: violations of content policies are told, once for each address.
     """
 
     service: str

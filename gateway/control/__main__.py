@@ -33,7 +33,7 @@ def main() -> int:
         return 2
     load = functools.partial(read, Path(spec.config), os.environ)
     # Files that are half replaced just now end no control; a reload is refused for them.
-    first = functools.partial(load, start.certificates(spec.snapshot_file, board))
+    first = functools.partial(load, start.kept(spec.snapshot_file, board))
     probes = NetworkProbes(time.monotonic)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(run(spec, load, probes, board, first))

@@ -37,7 +37,7 @@ from gateway.control.certificates import CertificateWatch
 from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
-from gateway.control.issuers import Issuers
+from gateway.control.issuers import Issuers, read_url
 from gateway.control.machine import FaultWatch
 from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
@@ -75,6 +75,8 @@ log = logging.getLogger("gateway.control")
 HEARTBEAT = 0.25
 #: Seconds between two looks for faults of the machine.
 LOOK_AT_MACHINE = 1.0
+#: Every client of TLS 1.2 and 1.3 has it (RFC 8446 section 9.1).
+ADMIN_CURVE = "prime256v1"
 #: Seconds that names may take before workers get a snapshot without their addresses.
 FIRST_NAMES = 1.0
 
@@ -93,6 +95,8 @@ class Outside:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    #: Reads an issuer's keys. Raises SourceError.
+    fetch: Callable[[str], Awaitable[bytes]] = read_url
 
 
 class Control:
@@ -115,6 +119,7 @@ class Control:
         self._walk: Walk
         self._certificates: CertificateWatch
         self._admin_front: Front | None = None
+        self._admin_kept: object = None
         self._taken_up_from: State | None = None
         self._server: Server | None = None
         self._handover: handover.Server | None = None
@@ -174,6 +179,7 @@ class Control:
             random=chance,
             clock=time.monotonic,
             wall=time.time,
+            fetch=self._outside.fetch,
         )
         hub.unknown_key = issuers.unknown_key
         parts = Parts(
@@ -262,11 +268,16 @@ class Control:
             self.logins,
         )
         if switch.settings.admin_tls is not None:
-            self._admin_front = Front(switch.settings.admin_tls, switch.settings.client_ca)
-        await self._server.start(
-            [socket.socket(fileno=fd) for fd in self._spec.admin], self._admin_front
-        )
-        self._certificates = CertificateWatch(switch, time.time, self._serve_admin_with)
+            self._admin_front = Front(
+                switch.settings.admin_tls,
+                switch.settings.client_ca,
+                time.monotonic(),
+                curve=ADMIN_CURVE,
+            )
+        self._keep_admin(switch.settings)
+        self.operations.reloaded = self._serve_admin_with
+        self._certificates = CertificateWatch(switch, self._outside.wall, self._serve_admin_with)
+        switch.certificates_refused = lambda: self._certificates.refused
         sharing = SharingWatch(lambda: switch.parts.hub.topology, self.events, self._outside.clock)
         switch.parts.hub.asked = sharing.hear
         switch.shared_address = sharing.look
@@ -275,12 +286,29 @@ class Control:
             self._certificates.warnings + sharing.warnings + faults.warnings
         )
         self.tasks.start(self._watch_machine(faults), name="watch the machine")
+        await self._server.start(
+            [socket.socket(fileno=fd) for fd in self._spec.admin], self.tasks, self._admin_front
+        )
         self.tasks.start(self._certificates.watch(), name="watch certificates")
 
     def _serve_admin_with(self, settings: Settings) -> None:
-        """Have the admin API use the certificates that are in force."""
-        if self._admin_front is not None and settings.admin_tls is not None:
-            self._admin_front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        """Have the admin API use the certificates and authorities that are in force."""
+        front = self._admin_front
+        if front is None or settings.admin_tls is None:
+            return
+        try:
+            front.serve(settings.admin_tls, settings.client_ca, time.monotonic())
+        except ValueError:
+            # They were tried when they were read: it may be descriptors, and is tried again.
+            log.exception("the admin API goes on with the certificates that it has")
+            return
+        self._keep_admin(settings)
+
+    def _keep_admin(self, settings: Settings) -> None:
+        serves = settings.admin_tls, settings.client_ca, settings.client_ca_file
+        if serves != self._admin_kept:
+            start.keep_admin(self._spec.snapshot_file, settings)
+            self._admin_kept = serves
 
     def _logins_failed(self, report: Report) -> None:
         self.tasks.start(note_failed_logins(self.switchboard, report), name="note failed logins")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ log = logging.getLogger("gateway.control")
 
 #: Seconds between two looks at the files.
 EVERY = 3.0
+
+_SERVED_ON = "the certificate before it is served on"
 
 #: What a file is told by: device, number, size, times in nanoseconds. None: it is not there.
 Mark = tuple[int, int, int, int, int]
@@ -66,6 +69,18 @@ def with_certificates(settings: Settings, fresh: dict[str, TlsCertificate]) -> S
     )
 
 
+@dataclasses.dataclass(slots=True)
+class Found:
+    """What a look at the files came to, by places."""
+
+    #: What has changed and can be served.
+    fresh: dict[str, TlsCertificate] = dataclasses.field(default_factory=dict)
+    #: Why what stands there cannot be.
+    trouble: dict[str, str] = dataclasses.field(default_factory=dict)
+    #: Whose files were read and fit.
+    right: set[str] = dataclasses.field(default_factory=set)
+
+
 class CertificateWatch:
     """``wall`` is seconds since the epoch; ``admin`` is told what the admin API serves with."""
 
@@ -78,29 +93,42 @@ class CertificateWatch:
         self._switch = switch
         self._wall = wall
         self._admin = admin
-        self._marks: dict[str, Marks] = {}
+        #: By place: the files' marks, and the digest of the pair that was read under them.
+        self._marks: dict[str, tuple[Marks, bytes]] = {}
         #: By place: why what stands in the files is not served.
         self._trouble: dict[str, str] = {}
         self._alerted: set[tuple[str, int, int]] = set()
+        #: One look at a time: what an earlier one found must not overrule a later one's.
+        self._looking = asyncio.Lock()
 
     async def watch(self) -> None:
         """Look every few seconds, until cancelled."""
         while True:
             try:
                 await self.turn()
-            except ValueError as error:  # OpenSSL takes less than what fits on paper
-                log.error("certificates: %s", error)  # noqa: TRY400  it says all
+            except Exception:  # whatever it is, the next renewal has to be seen
+                log.exception("a look at the certificates failed")
             await asyncio.sleep(EVERY)
 
     async def turn(self) -> None:
         """Look once."""
+        async with self._looking:
+            await self._turn()
+
+    async def _turn(self) -> None:
         certificates = list(in_force(self._switch.settings))
         # In a thread: a slow disk stalls no loop.
-        fresh = await asyncio.to_thread(self._look, certificates) if certificates else {}
-        if fresh:
-            await self._serve(fresh)
-        self._admin(self._switch.settings)
+        found = await asyncio.to_thread(self._look, certificates) if certificates else Found()
+        self._tell_trouble(found, {each.place for each in certificates})
+        if found.fresh:
+            await self._serve(found.fresh)
         self._tell_ends()
+        self._admin(self._switch.settings)
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """The places in whose files stands what is not served."""
+        return frozenset(self._trouble)
 
     @property
     def warnings(self) -> list[str]:
@@ -113,31 +141,51 @@ class CertificateWatch:
         ]
         return ends + [f"{place}: {why}" for place, why in sorted(self._trouble.items())]
 
-    def _look(self, certificates: list[TlsCertificate]) -> dict[str, TlsCertificate]:
-        """Return what has changed and can be served, by its place."""
-        fresh = {}
+    def _look(self, certificates: list[TlsCertificate]) -> Found:
+        """Read what has changed, and what was of no use before. Blocking."""
+        found = Found()
         for each in certificates:
             # Before they are read: what changes meanwhile is seen at the next turn.
             marks = (_mark(each.certificate_file), _mark(each.key_file))
-            if marks == self._marks.get(each.place) and each.place not in self._trouble:
+            # What was read under these marks need not be in force: a reload that had read the files
+            # before they changed, and waited for its turn since, has put the old pair back.
+            known = (marks, _digest(each)) == self._marks.get(each.place)
+            if known and each.place not in self._trouble:
                 continue
             try:
-                found = read_pair(each.place, each.certificate_file, each.key_file)
+                pair = read_pair(each.place, each.certificate_file, each.key_file)
             except PairError as error:
                 file = each.certificate_file if error.which == "certificate" else each.key_file
-                self._wrong(each.place, f"{file}: {error}; the certificate before it is served on")
+                found.trouble[each.place] = f"{file}: {error}; {_SERVED_ON}"
                 continue
-            self._marks[each.place] = marks
-            if self._trouble.pop(each.place, None):
-                log.warning("%s: the files are right again", each.place)
-            if found != each:
-                fresh[each.place] = found
-        return fresh
+            except Exception as error:
+                # One place's surprise must not keep the others' renewals from being seen.
+                if each.place not in self._trouble:
+                    log.exception("%s: a look at the files failed", each.place)
+                why = f"a look at the files failed ({type(error).__name__}); {_SERVED_ON}"
+                found.trouble[each.place] = why
+                continue
+            self._marks[each.place] = (marks, _digest(pair))
+            found.right.add(each.place)
+            if pair != each:
+                found.fresh[each.place] = pair
+        return found
 
-    def _wrong(self, place: str, why: str) -> None:
-        if self._trouble.get(place) != why:
-            self._trouble[place] = why
-            log.error("%s: %s", place, why)
+    def _tell_trouble(self, found: Found, places: set[str]) -> None:
+        """Say once what is not served and why, and once that it is right again."""
+        for place in found.right & self._trouble.keys():
+            log.warning("%s: the files are right again", place)
+            self._alert(place, "info", "the files are right again")
+        for place, why in found.trouble.items():
+            if self._trouble.get(place) != why:
+                log.error("%s: %s", place, why)
+                self._alert(place, "warning", why)
+        stays = {
+            place: why
+            for place, why in self._trouble.items()
+            if place in places and place not in found.right
+        }
+        self._trouble = stays | found.trouble
 
     async def _serve(self, fresh: dict[str, TlsCertificate]) -> None:
         """Put certificates into force on every worker."""
@@ -152,6 +200,8 @@ class CertificateWatch:
                 and (each.certificate_file, each.key_file)
                 == (current[place].certificate_file, current[place].key_file)
             }
+            if not fresh:
+                return  # neither an audit row nor an event: nothing is another
             settings = with_certificates(switch.settings, fresh)
             caller = Caller(actor="certificates", address="file")
             await switch.renew(caller, "certificates.renew", settings)
@@ -173,17 +223,30 @@ class CertificateWatch:
                 continue
             words = end_in_words(each, now)
             log.warning("%s: %s", each.place, words)
-            self._switch.parts.events.publish(
-                "alert",
-                severity="critical" if threshold <= 1 else "warning",
-                about="certificate",
-                certificate=each.place,
+            self._alert(
+                each.place,
+                "critical" if threshold <= 1 else "warning",
+                words,
                 names=list(each.names[:10]),
                 expires=each.expires,
                 threshold_days=threshold,
-                detail=words,
             )
         self._alerted = passed
+
+    def _alert(self, place: str, severity: str, detail: str, **more: object) -> None:
+        self._switch.parts.events.publish(
+            "alert",
+            severity=severity,
+            about="certificate",
+            certificate=place,
+            detail=detail,
+            **more,
+        )
+
+
+def _digest(pair: TlsCertificate) -> bytes:
+    """Tell pairs apart: no second copy of a key is kept for that."""
+    return hashlib.sha256(pair.chain + pair.key).digest()
 
 
 def _mark(name: str) -> Mark | None:

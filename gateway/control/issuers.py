@@ -11,18 +11,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 
+from gateway.config.files import OwnFolder, reason
 from gateway.config.keyset import MAX_OCTETS, read_keyset
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Awaitable, Callable, Iterable
+    from pathlib import Path
 
     from gateway.config.snapshot import AuthScheme
     from gateway.control.tasks import Tasks
@@ -35,6 +35,9 @@ AFTER_FAILURE = 10.0
 AGAIN = 10.0
 
 
+_FIELDS = {"Accept": "application/json", "Accept-Encoding": "identity"}
+
+
 class SourceError(Exception):
     """A source that gave no key set; the message says why."""
 
@@ -44,13 +47,14 @@ async def read_url(url: str) -> bytes:
     try:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(
-                url, allow_redirects=False, headers={"Accept": "application/json"}
-            ) as answer,
+            # A few KiB that become a gigabyte cost no more than they have octets.
+            aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
+            session.get(url, allow_redirects=False, headers=_FIELDS) as answer,
         ):
             if answer.status != 200:
                 raise SourceError(f"answered {answer.status}")
+            if (coding := answer.headers.get("Content-Encoding", "identity")) != "identity":
+                raise SourceError(f"compressed ({coding}), though that was not asked for")
             octets = bytearray()
             async for piece in answer.content.iter_any():
                 octets += piece
@@ -61,6 +65,16 @@ async def read_url(url: str) -> bytes:
         raise SourceError(f"no answer within {TIMEOUT:g} s") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise SourceError(str(error) or type(error).__name__) from error
+
+
+def _sources(schemes: Iterable[AuthScheme]) -> dict[str, float]:
+    """Return schemes' sources, with how often each is to be read in seconds."""
+    found: dict[str, float] = {}
+    for scheme in schemes:
+        if scheme.jwt is not None and scheme.jwt.source:
+            source, refresh = scheme.jwt.source, scheme.jwt.refresh
+            found[source] = min(refresh, found.get(source, refresh))
+    return found
 
 
 class IssuerView(NamedTuple):
@@ -96,6 +110,8 @@ class Issuers:
         self._running: dict[str, tuple[float, asyncio.Task[None]]] = {}
         self._wanted: dict[str, asyncio.Event] = {}
         self._tried: dict[str, asyncio.Event] = {}
+        #: Schemes of a reload under way: their sources are watched before they come into force.
+        self.coming: tuple[AuthScheme, ...] = ()
         self.known: dict[str, bytes] = {}
         #: When each source was last read well, also by an earlier control (the epoch's seconds).
         self.read_at: dict[str, float] = {}
@@ -105,28 +121,25 @@ class Issuers:
     def watch(self, schemes: Iterable[AuthScheme]) -> None:
         """Keep exactly these schemes' sources read; what the disk has of new ones counts at once.
 
-        Blocking, for files of a few KiB and sources that were not watched before.
+        And those of ``coming``. Blocking, for files of a few KiB and sources that were not watched
+        before.
         """
-        wanted: dict[str, float] = {}
-        for scheme in schemes:
-            if scheme.jwt is not None and scheme.jwt.source:
-                source, refresh = scheme.jwt.source, scheme.jwt.refresh
-                wanted[source] = min(refresh, wanted.get(source, refresh))
+        wanted = _sources(self.coming) | _sources(schemes)
         for source in list(self._running):
             if wanted.get(source) != self._running[source][0]:
                 self._running.pop(source)[1].cancel()
-        for source in self.known.keys() - wanted.keys():
-            del self.known[source]
-            self.read_at.pop(source, None)
-        for source in self.readings.keys() - wanted.keys():
-            del self.readings[source]
+        held: tuple[dict[str, Any], ...]
+        held = (self.known, self.read_at, self.readings, self._wanted, self._tried)
+        for each in held:
+            for source in each.keys() - wanted.keys():
+                del each[source]
         for source, refresh in wanted.items():
             self.readings.setdefault(source, [0, 0])
             if source not in self.known:
                 self._restore(source)
             if source not in self._running:
-                self._wanted[source] = asyncio.Event()
-                self._tried[source] = asyncio.Event()
+                self._wanted.setdefault(source, asyncio.Event())
+                self._tried.setdefault(source, asyncio.Event())
                 task = self._tasks.start(self._keep(source, refresh), name=f"keys of {source}")
                 self._running[source] = (refresh, task)
 
@@ -153,10 +166,15 @@ class Issuers:
         return tuple(found)
 
     async def _keep(self, source: str, refresh: float) -> None:
-        wanted = self._wanted[source]
+        wanted, tried = self._wanted[source], self._tried[source]
         while True:
-            read = await self.ask(source)
-            self._tried[source].set()
+            try:
+                read = await self.ask(source)
+            except Exception:  # whatever it is, the next rotation has to be seen
+                log.exception("keys of %s: reading them failed", source)
+                self._count(source, well=False)
+                read = False
+            tried.set()
             wait = refresh if read else AFTER_FAILURE * self._random.uniform(1.0, 1.5)
             until = self._clock() + wait
             # What comes within AGAIN of a reading waits for its end.
@@ -191,22 +209,19 @@ class Issuers:
         if source in self.readings:
             self.readings[source][not well] += 1
 
-    # --- the disk ---------------------------------------------------------------------------------
-
-    def _path(self, source: str) -> Path:
-        return self._folder / f"{hashlib.sha256(source.encode()).hexdigest()[:32]}.json"
+    # --- the disk: public keys, but who could write them could sign in as anybody -----------------
 
     def _restore(self, source: str) -> None:
         """Take what an earlier control left; of no use is as good as none."""
         try:
-            with self._path(source).open("rb") as file:
-                octets = file.read(MAX_OCTETS + 1)
-                read_at = os.fstat(file.fileno()).st_mtime
+            with OwnFolder(self._folder) as folder:
+                octets, read_at = folder.read(_file_of(source), MAX_OCTETS)
             read_keyset(octets)
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.warning("the kept keys of %s are of no use: %s", source, error)
+            why = reason(error) if isinstance(error, OSError) else error
+            log.warning("the kept keys of %s are of no use: %s", source, why)
             return
         self.known[source] = octets
         self.read_at[source] = read_at
@@ -214,20 +229,17 @@ class Issuers:
 
     def _touch(self, source: str) -> None:
         """Note on the disk that the set kept there was read again: a restart tells its age."""
-        with suppress(OSError):
-            os.utime(self._path(source))
+        with suppress(OSError), OwnFolder(self._folder) as folder:
+            folder.touch(_file_of(source))
 
     def _store(self, source: str, octets: bytes) -> None:
-        path = self._path(source)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Public keys; but who could write here could sign in as anybody.
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(octets)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            with OwnFolder(self._folder, make=True) as folder:
+                folder.write(_file_of(source), octets)
         except OSError as error:
-            log.warning("the keys of %s cannot be kept on the disk: %s", source, error)
+            why = f"{self._folder}: {reason(error)}"
+            log.warning("the keys of %s cannot be kept on the disk: %s", source, why)
+
+
+def _file_of(source: str) -> str:
+    return f"{hashlib.sha256(source.encode()).hexdigest()[:32]}.json"

@@ -20,6 +20,8 @@ from gateway.health.policy import HealthPolicy
 from gateway.health.prober import Monitor, Target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gateway.config.snapshot import Color, Endpoint
     from gateway.control.desk import ColorOrRole
     from gateway.control.hub import Applied
@@ -81,6 +83,8 @@ class Operations:
         self._load = load
         self._on_trial: set[tuple[str, Color]] = set()
         self._stopping = False
+        #: Given the settings after a reload: what serves with them besides the workers.
+        self.reloaded: Callable[[Settings], None] = lambda settings: None
 
     def stop(self) -> None:
         """Have builds on trial in place go: nobody would wait for them after this process."""
@@ -298,7 +302,17 @@ class Operations:
         # The file, and files that it names, are read in a thread: a slow disk stalls no loop.
         settings = await asyncio.to_thread(self._load)
         new_hosts = [url for each in settings.services for url in (*each.blue, *each.green)]
-        await switch.parts.resolver.prepare(_hosts(new_hosts), seconds=NAMES_BOUND)
+        try:
+            await asyncio.gather(
+                switch.parts.resolver.prepare(_hosts(new_hosts), seconds=NAMES_BOUND),
+                switch.expect_keys(settings.template.auth),
+            )
+            return await self._put_into_force(caller, settings)
+        finally:
+            switch.settle_keys()
+
+    async def _put_into_force(self, caller: Caller, settings: Settings) -> Reloaded:
+        switch = self._board
         async with switch.lock:
             switch.check_revision(caller)
             kept = await switch.parts.store.load()
@@ -307,11 +321,12 @@ class Operations:
             changes = differences(switch.settings, settings, switch.state, state)
             drift = tuple(merge.drift(settings, state))
             if not changes:
-                # Files that it names may hold other bytes (tokens, secrets): taken all the same.
+                # What is told nowhere (where a secret is read from) is taken all the same.
                 switch.settings = settings
                 number = switch.parts.hub.number
                 return Reloaded(changes=(), drift=drift, number=number)
             number, began = await switch.commit(caller, "config.reload", state, settings=settings)
+        self.reloaded(switch.settings)
         switch.parts.events.publish("config", changes=list(changes))
         applied = await switch.parts.hub.acknowledged(number, began=began)
         return Reloaded(changes=tuple(changes), drift=drift, number=number, applied=applied)
@@ -449,6 +464,12 @@ def _settings_differences(old: Settings, new: Settings, common: set[str]) -> lis
         said.append("admin.tokens: changed")
     if old.admin_hosts != new.admin_hosts:
         said.append("admin.hosts: changed")
+    if old.admin_tls is not None and new.admin_tls is not None:  # else told as what a restart takes
+        if old.admin_tls != new.admin_tls:
+            said.append("admin.tls: changed")
+        callers = (old.client_ca, old.client_ca_file), (new.client_ca, new.client_ca_file)
+        if callers[0] != callers[1]:
+            said.append("admin.tls.client_ca: changed")
     return said
 
 

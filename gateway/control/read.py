@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,25 @@ from gateway.control.checks import health_policy
 from gateway.control.settings import ServiceSettings, Settings, SettingsError, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from gateway.config.schema import Config
-    from gateway.config.snapshot import TlsCertificate
+    from gateway.config.secrets import Kept
+
+log = logging.getLogger("gateway.control")
 
 
-def read(path: Path, env: Mapping[str, str], kept: Iterable[TlsCertificate] = ()) -> Settings:
+def read(path: Path, env: Mapping[str, str], kept: Kept | None = None) -> Settings:
     """Return the file's settings. Blocking; raises SettingsError with every fault at once.
 
-    ``kept`` are certificates that stand in where those that the file names are of no use now.
+    ``kept`` stands in for what was in force and whose files are of no use now; that is logged.
     """
     try:
-        return settings_of(read_file(path, env, kept=kept).config)
+        loaded = read_file(path, env, kept=kept)
+        if kept is not None and (kept.certificates or kept.client_ca):
+            for warning in loaded.warnings:
+                log.warning("%s", warning)
+        return settings_of(loaded.config)
     except ConfigErrors as error:
         raise SettingsError(
             tuple(
@@ -65,6 +72,7 @@ def settings_of(config: Config) -> Settings:
         admin_hosts=_hosts(config),
         admin_tls=listener_tls(config, config.admin.tls, "admin"),
         client_ca=config.secrets.client_ca,
+        client_ca_file=(config.admin.tls and config.admin.tls.client_ca) or "",
         state_path=Path(config.state.path),
         releases=config.releases,
         fixed=(

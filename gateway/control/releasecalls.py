@@ -18,7 +18,7 @@ from gateway.control.releasedesk import Ground, Why
 from gateway.control.releasewalk import COLD
 from gateway.release.bounds import effective, merged
 from gateway.release.machine import RUNNING, knows
-from gateway.release.record import Part
+from gateway.release.record import Part, Violations
 
 if TYPE_CHECKING:
     from gateway.control import state as states
@@ -105,6 +105,11 @@ class ReleaseCalls:
             thresholds=thresholds,
             cold=cold,
             rate=self._releases.baselines.rate(service.name),
+            csp=None
+            if triggers.csp_violations is None
+            else Violations(
+                alpha=triggers.csp_violations.alpha, tolerance=triggers.csp_violations.tolerance
+            ),
         )
 
     # --- verbs ------------------------------------------------------------------------------------

@@ -143,6 +143,10 @@ def _check_candidates(services: list[ServiceState], ask: Ask, ground: Ground) ->
             missing.append(RefusedPart(service.name, "no-candidate", f"{color} has no endpoints"))
         elif color in service.isolated:
             isolated.append(RefusedPart(service.name, "isolated", f"{color} is isolated"))
+        elif service.stable in service.isolated:
+            # Everybody is on the candidate: nothing to compare it with, nothing to go back to.
+            detail = f"{service.stable}, the stable one, is isolated"
+            isolated.append(RefusedPart(service.name, "isolated", detail))
         elif (service.name, pool.generation) in ground.condemned and not ask.force:
             condemned.append(
                 RefusedPart(
@@ -152,7 +156,8 @@ def _check_candidates(services: list[ServiceState], ask: Ask, ground: Ground) ->
                 )
             )
     _refuse(missing, "no-candidate", "services without a candidate pool", "PUT the new build first")
-    _refuse(isolated, "isolated", "isolated candidates", "lift the isolation first")
+    lift = "`gateway isolate SERVICE COLOR --lift` lifts it"
+    _refuse(isolated, "isolated", "isolated pools", lift)
     _refuse(
         condemned,
         "rolled-back-before",

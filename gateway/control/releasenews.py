@@ -85,6 +85,9 @@ def worth_telling(run: Release, judgement: Judgement, findings: Sequence[Finding
     if back and (over := judgement.over()):
         text = "; ".join(account.in_words(run, judgement, name) for name in over)
         found.append(News("regression", "", text, {}))
+    if back and (violating := judgement.violating()):
+        text = "; ".join(account.violations_in_words(judgement, name) for name in violating)
+        found.append(News("csp_violations", "", text, {}))
     return found
 
 

@@ -148,7 +148,8 @@ class Releases:
                 self.judged(state.run).count(message, self._switch.parts.clock())
         elif run is not None:
             judgement = self.judged(run)
-            if judgement.fail(self._comparable(run, message)) and judgement.over():
+            told = judgement.fail(self._comparable(run, message))
+            if told and (judgement.over() or judgement.violating()):
                 self._wake.set()
 
     def _comparable(self, run: Release, message: Failures) -> Failures:
@@ -239,10 +240,9 @@ class Releases:
             # a way back may take it.
             text = f"isolated by hand: {', '.join(out)}"
             return Why(because=text, trigger="manual", by_hand=not run.plan.forward_only), {}
-        over = judgement.over()
-        if over and run.weight > 0:
-            texts = [account.in_words(run, judgement, name) for name in over]
-            return Why(because="; ".join(texts), trigger="regression"), {}
+        shown = _shown(run, judgement) if run.weight > 0 else None
+        if shown is not None:
+            return shown, {}
         seen_to = judgement.known.seen_to if run.plan.forward_only else ()
         for finding in self.findings:
             if finding.what == "roll_back" and (finding.trigger, finding.service) not in seen_to:
@@ -439,6 +439,17 @@ class Releases:
 def by_itself(reason: str) -> Caller:
     """Return the gateway as the one who writes."""
     return Caller(actor=GATEWAY, address="", reason=reason[:500])
+
+
+def _shown(run: Release, judgement: Judgement) -> Why | None:
+    """Return what the tests have shown against a candidate, None where they have not."""
+    if over := judgement.over():
+        texts = [account.in_words(run, judgement, name) for name in over]
+        return Why(because="; ".join(texts), trigger="regression")
+    if violating := judgement.violating():
+        texts = [account.violations_in_words(judgement, name) for name in violating]
+        return Why(because="; ".join(texts), trigger="csp_violations")
+    return None
 
 
 def _lease_lost(run: Release) -> str:

@@ -60,6 +60,8 @@ class Settings:
     admin_tls: ListenerTls | None = None
     #: PEM: whose certificates its callers need; None: no certificate is asked for.
     client_ca: bytes | None = None
+    #: Where these were read.
+    client_ca_file: str = ""
     state_path: Path
     releases: Releases = field(default_factory=Releases)
     #: What only a restart or an upgrade puts into force, as (key, value in words).

@@ -6,12 +6,14 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.board import layout
 from gateway.channel import snapshotfile
+from gateway.config.secrets import Kept
+from gateway.config.snapshot import TlsCertificate
 from gateway.control import merge
 
 if TYPE_CHECKING:
@@ -19,12 +21,15 @@ if TYPE_CHECKING:
 
     from gateway.board.board import Board
     from gateway.channel.messages import Apply
-    from gateway.config.snapshot import TlsCertificate, Topology, Traffic
+    from gateway.config.snapshot import Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.settings import Settings
     from gateway.control.state import State
 
 log = logging.getLogger("gateway.control")
+
+#: What the file of the admin API's certificates is called beside the snapshot's.
+ADMIN: Final = ".admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +66,55 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
     return None
 
 
-def certificates(path: str, board: Board) -> tuple[TlsCertificate, ...]:
-    """Return the certificates that workers serve with."""
+class _Admin(msgspec.Struct, frozen=True, kw_only=True):
+    """What the admin API serves with, as it is kept."""
+
+    certificates: tuple[TlsCertificate, ...] = ()
+    client_ca: tuple[str, bytes] | None = None
+
+
+def kept(path: str, board: Board) -> Kept:
+    """Return what workers and the admin API serve with."""
     running = running_snapshot(path, board)
     if running is None or running.topology is None:
-        return ()
+        return Kept()
     served = [each.tls for each in running.topology.listeners if each.tls is not None]
-    return tuple(certificate for tls in served for certificate in tls.certificates)
+    found = [certificate for tls in served for certificate in tls.certificates]
+    admin = _kept_admin(path)
+    return Kept(certificates=(*found, *admin.certificates), client_ca=admin.client_ca)
+
+
+def keep_admin(path: str, settings: Settings) -> None:
+    """Keep what the admin API serves with beside the snapshot's file at ``path``.
+
+    No worker is to have its keys, so the snapshot does not hold them; and a control process that
+    starts while their files are half replaced, or hold what is of no use, needs them.
+    """
+    if settings.admin_tls is None:
+        Path(path + ADMIN).unlink(missing_ok=True)
+        return
+    callers = None
+    if settings.client_ca is not None:
+        callers = (settings.client_ca_file, settings.client_ca)
+    admin = _Admin(certificates=settings.admin_tls.certificates, client_ca=callers)
+    try:
+        snapshotfile.put(path + ADMIN, msgspec.msgpack.encode(admin))
+    except OSError:
+        log.exception("%s cannot be written: the admin API's certificate is not kept", path + ADMIN)
+
+
+def _kept_admin(path: str) -> _Admin:
+    """Return what the admin API of this boot served with, or of the newest one before."""
+    own = Path(path + ADMIN)
+    others = own.parent.glob(f"snapshot-*.bin{ADMIN}")
+    for each in (own, *sorted(others, key=_modified, reverse=True)):
+        try:
+            return msgspec.msgpack.decode(each.read_bytes(), type=_Admin)
+        except FileNotFoundError:
+            continue
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
+            log.warning("no use: %s: %s", each, error)
+    return _Admin()
 
 
 def _modified(path: Path) -> float:

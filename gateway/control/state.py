@@ -178,4 +178,5 @@ def _watch(run: Release) -> Iterator[Watch]:
             objective=objective[0] if objective else part.rules.latency_above,
             cold_until=run.cold_until,
             looked=run.looked,
+            csp=part.csp is not None,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from gateway.board.board import Board
-    from gateway.config.snapshot import Topology, Traffic
+    from gateway.config.snapshot import AuthScheme, Topology, Traffic
     from gateway.control.allocation import Allocation
     from gateway.control.breakers import BoardBreakers
     from gateway.control.desk import Facts, Outcome, RefusedPart
@@ -53,6 +53,8 @@ MAX_UNSTORED = 1000
 STORE_AGAIN = 5.0
 #: Seconds that a new endpoint's name may take to resolve before it goes out unresolved.
 NAMES_BOUND = 3.0
+#: Seconds that a new issuer's keys may take to be read before its scheme goes out without them.
+KEYS_BOUND = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,8 @@ class Switchboard:
         self.further_warnings: Callable[[], list[str]] = list
         #: The private address that makes nearly all requests.
         self.shared_address: Callable[[], Shared | None] = lambda: None
+        #: The places of certificates in whose files stands what is not served.
+        self.certificates_refused: Callable[[], frozenset[str]] = frozenset
 
     @property
     def unstored(self) -> bool:
@@ -143,7 +147,9 @@ class Switchboard:
         if self.parts.store.fallback:
             found.append(f"the state store is in memory: {self.parts.store.fallback}")
         if self._unstored_state:
-            found.append("the last rollback is in force but not stored: the store fails")
+            waits = any(each.action == "rollback" for each in self._unstored)
+            what = "the last rollback" if waits else "what was done last"
+            found.append(f"{what} is in force but not stored: the store fails")
         return found + self.further_warnings()
 
     # --- the common way -------------------------------------------------------------------------
@@ -374,10 +380,29 @@ class Switchboard:
         hosts = {each.host for pool in topology.pools for each in pool.endpoints}
         self.parts.resolver.watch(hosts)
         self.parts.hub.keep_names(hosts)
+        self._watch_keys(topology)
+        self.parts.news.forget({service.name for service in topology.services})
+
+    def _watch_keys(self, topology: Topology) -> None:
         if self.parts.issuers is not None:
             self.parts.issuers.watch(topology.auth)
             self.parts.hub.keep_keys(set(self.parts.issuers.known))
-        self.parts.news.forget({service.name for service in topology.services})
+
+    async def expect_keys(self, schemes: tuple[AuthScheme, ...]) -> None:
+        """Have issuers' keys read for schemes that are about to come into force.
+
+        Waits for them, for ``KEYS_BOUND`` at most; ``settle_keys`` has to follow.
+        """
+        if self.parts.issuers is not None:
+            self.parts.issuers.coming = schemes
+            self._watch_keys(self.parts.hub.topology)
+            await self.parts.issuers.prepare(seconds=KEYS_BOUND)
+
+    def settle_keys(self) -> None:
+        """Have the keys of the schemes in force read and no others."""
+        if self.parts.issuers is not None:
+            self.parts.issuers.coming = ()
+            self._watch_keys(self.parts.hub.topology)
 
     def _tell(self, action: str, before: State, caller: Caller) -> None:
         state = self.state

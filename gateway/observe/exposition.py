@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
+from gateway.observe import trust
 from gateway.observe.machine import connections, refused_by_machine
 from gateway.policy.mode import MODES, STATES, Picture
 from gateway.release.machine import STATES as RELEASE_STATES
@@ -105,6 +106,8 @@ class MetricsView:
     issuers: Sequence[tuple[str, float, int, int]] = ()
     #: Logins of the admin API that failed, by result.
     logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
+    #: Those places in whose files stands what is not served.
+    certificates_refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,14 @@ class GatewayCollector(Collector):
             layout.ROW_IN_FLIGHT,
         )
         yield _per_service(
+            GaugeMetricFamily(
+                "gateway_waiting", "Requests that wait for a place in flight.", labels=["service"]
+            ),
+            rows[1:],
+            layout.ROW_WAITING,
+        )
+        yield _shed(rows[1:])
+        yield _per_service(
             CounterMetricFamily(
                 "gateway_asset_second_tries",
                 "Assets that the assigned color did not have, asked of the other.",
@@ -199,8 +210,10 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
-        yield self._certificates()
-        yield from self._issuers()
+        view = self._view
+        yield from trust.issuers(view.issuers)
+        yield trust.logins(view.logins_failed)
+        yield from trust.certificates(view.certificates, view.certificates_refused)
 
     def _rows(self) -> Iterator[_Row]:
         """Yield row 0 and then every service of the topology."""
@@ -394,39 +407,6 @@ class GatewayCollector(Collector):
             reloads.add_metric([result], count)
         yield reloads
 
-    def _issuers(self) -> Iterator[Metric]:
-        """Yield how issuers' keys are read, and failed logins of the admin API."""
-        read = GaugeMetricFamily(
-            "gateway_issuer_keys_timestamp_seconds",
-            "When an issuer's keys were last read, in seconds since the epoch; 0: never.",
-            labels=["scheme"],
-        )
-        readings = CounterMetricFamily(
-            "gateway_issuer_readings", "Readings of issuers' keys.", labels=["scheme", "result"]
-        )
-        for scheme, read_at, well, badly in self._view.issuers:
-            read.add_metric([scheme], read_at)
-            readings.add_metric([scheme, "ok"], well)
-            readings.add_metric([scheme, "failed"], badly)
-        yield read
-        yield readings
-        failed = CounterMetricFamily(
-            "gateway_admin_logins_failed", "Failed logins of the admin API.", labels=["result"]
-        )
-        for result, count in self._view.logins_failed:
-            failed.add_metric([result], count)
-        yield failed
-
-    def _certificates(self) -> Metric:
-        family = GaugeMetricFamily(
-            "gateway_certificate_expiry_timestamp_seconds",
-            "Until when a certificate is valid, in seconds since the epoch.",
-            labels=["certificate"],
-        )
-        for place, expires in self._view.certificates:
-            family.add_metric([place], expires)
-        return family
-
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
         board = self._view.board
@@ -521,6 +501,17 @@ def _cache(rows: list[_Row]) -> Metric:
     for row in rows:
         for at, result in enumerate(layout.CACHE_RESULTS):
             family.add_metric([row.name, result], row.words[layout.ROW_CACHE + at])
+    return family
+
+
+def _shed(rows: list[_Row]) -> Metric:
+    """Return the requests refused for load, by why."""
+    family = CounterMetricFamily(
+        "gateway_shed", "Requests refused for load, by why.", labels=["service", "reason"]
+    )
+    for row in rows:
+        for at, reason in enumerate(layout.SHED_REASONS):
+            family.add_metric([row.name, reason], row.words[layout.ROW_SHED + at])
     return family
 
 

@@ -43,6 +43,7 @@ def connections(board: Board) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, about, value=board.total(word))
     for name, about, word in (
         ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
+        ("gateway_connections_shed", "Closed at once: too many.", layout.S_CONNECTIONS_SHED),
         (
             "gateway_accept_pauses",
             "How often a worker ran out of descriptors for another client.",

@@ -24,19 +24,28 @@ def pick_two(count: int, draw: int) -> tuple[int, int]:
     ``draw`` is 32 random bits. Twice position 0 where ``count`` is 1; ValueError for 0 or more than
     MAX_ENDPOINTS.
     """
-    n: cython.longlong = count
-    bits: cython.longlong = draw & 0xFFFFFFFF
+    pair: cython.longlong = pick_pair(count, draw & 0xFFFFFFFF)
+    return pair >> 16, pair & 0xFFFF
+
+
+@cython.ccall
+@cython.exceptval(-1)
+def pick_pair(n: cython.longlong, bits: cython.longlong) -> cython.longlong:
+    """Do the work of ``pick_two`` in C's numbers: the first position times 65,536, plus the second.
+
+    ``bits`` has 32 of them.
+    """
     first: cython.longlong
     second: cython.longlong
     if n < 1 or n > 4096:  # MAX_ENDPOINTS
-        raise ValueError(f"{count} endpoints: 1 to {MAX_ENDPOINTS} can be chosen from")
+        raise ValueError(f"{n} endpoints: 1 to {MAX_ENDPOINTS} can be chosen from")
     if n == 1:
-        return 0, 0
+        return 0
     first = ((bits & 0xFFFF) * n) >> 16
     second = (((bits >> 16) & 0xFFFF) * (n - 1)) >> 16
     if second >= first:
         second += 1
-    return first, second
+    return (first << 16) | second
 
 
 def least(first: int, second: int, load_first: float, load_second: float) -> int:

@@ -67,6 +67,7 @@ class Splitter:
         self._keyed = blake2b(key=key, digest_size=16, person=b"gateway-cohort")
         self._memo = {}
 
+    @cython.ccall
     def assign(self, key: bytes) -> tuple[int, bytes]:
         """Return a key's bucket (0 to 9,999) and its opaque form (16 hex digits)."""
         known = self._memo.get(key)
@@ -106,13 +107,14 @@ def is_candidate(bucket: int, weight: int) -> bool:
 
 
 @cython.cfunc
+@cython.exceptval(-2)
 def _value_at(field: bytes, name: bytes, start: cython.Py_ssize_t) -> cython.Py_ssize_t:
     """Return where the value of the next pair called ``name`` begins, -1 where there is none."""
     d: bytes = field
     size: cython.Py_ssize_t = len(d)
     length: cython.Py_ssize_t = len(name)
     before: cython.Py_ssize_t
-    at: cython.Py_ssize_t = d.find(name, start)
+    at: cython.Py_ssize_t = _find(d, name, start)
     while at >= 0:
         start = at + length
         if start < size and d[start] == 61:
@@ -121,8 +123,61 @@ def _value_at(field: bytes, name: bytes, start: cython.Py_ssize_t) -> cython.Py_
                 before -= 1
             if before == 0 or d[before - 1] == 59:
                 return start + 1
-        at = d.find(name, start)
+        at = _find(d, name, start)
     return -1
+
+
+@cython.cfunc
+@cython.exceptval(-2)
+def _find(field: bytes, name: bytes, start: cython.Py_ssize_t) -> cython.Py_ssize_t:
+    """Return where ``name`` is from ``start`` on, -1 where it is not. It is short and not empty."""
+    if cython.compiled:
+        # bytes.find() would be a Python call, with its numbers made into objects first.
+        i: cython.Py_ssize_t
+        length: cython.Py_ssize_t = len(name)
+        last: cython.Py_ssize_t = len(field) - length
+        d: cython.p_char = field
+        n: cython.p_char = name
+        first: cython.char = n[0]
+        while start <= last:
+            if d[start] == first:
+                i = 1
+                while i < length and d[start + i] == n[i]:
+                    i += 1
+                if i == length:
+                    return start
+            start += 1
+        return -1
+    else:  # noqa: RET505 - the compiler leaves one of the two out
+        return field.find(name, start)
+
+
+@cython.cfunc
+@cython.exceptval(-2)
+def _semicolon(field: bytes, start: cython.Py_ssize_t) -> cython.Py_ssize_t:
+    """Return where the pair that ``start`` is in ends at a ``;``, -1 where it is the last."""
+    if cython.compiled:
+        size: cython.Py_ssize_t = len(field)
+        d: cython.p_char = field
+        while start < size:
+            if d[start] == 59:
+                return start
+            start += 1
+        return -1
+    else:  # noqa: RET505
+        return field.find(b";", start)
+
+
+@cython.cfunc
+def _cut(field: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> bytes:
+    """Return ``field[start:end]``, without the slice object that this would make first."""
+    if cython.compiled:
+        d: cython.p_char = field
+        if start < 0 or end < start or end > len(field):
+            raise IndexError(f"{start} to {end} of {len(field)} octets")
+        return d[start:end]
+    else:  # noqa: RET505
+        return field[start:end]
 
 
 def cookie_value(field: bytes, name: bytes) -> bytes | None:
@@ -132,10 +187,11 @@ def cookie_value(field: bytes, name: bytes) -> bytes | None:
     at: cython.Py_ssize_t = _value_at(field, name, 0)
     if at < 0:
         return None
-    end: cython.Py_ssize_t = field.find(b";", at)
+    end: cython.Py_ssize_t = _semicolon(field, at)
     return (field[at:] if end < 0 else field[at:end]).strip(b" \t")
 
 
+@cython.ccall
 def cohort_cookie(field: bytes, name: bytes) -> bytes | None:
     """Return the first value of the cohort cookie that the gateway could have made, else None."""
     d: bytes = field
@@ -151,11 +207,12 @@ def cohort_cookie(field: bytes, name: bytes) -> bytes | None:
             while i < end and table[d[i]]:
                 i += 1
             if i == end and table[d[end - 1]] == 3:
-                return d[at:end]
+                return _cut(d, at, end)
         at = _value_at(d, name, at)
     return None
 
 
+@cython.ccall
 def strip_cookies(field: bytes, names: tuple[bytes, ...]) -> bytes:
     """Return a Cookie field's value without the cookies called ``names``.
 
@@ -171,17 +228,22 @@ def strip_cookies(field: bytes, names: tuple[bytes, ...]) -> bytes:
         at = _value_at(left, name, 0) if name else -1
         if at < 0:
             continue
-        end = left.find(b";", at)
+        end = _semicolon(left, at)
         if end >= 0 and _value_at(left, name, end) >= 0:
             # Cutting them out one by one would copy the field for each: a client's to abuse.
             return _strip_many(left, names)
-        begin = left.rfind(b";", 0, at - len(name) - 1)
+        begin = at - len(name) - 2
+        while begin >= 0 and left[begin] != 59:
+            begin -= 1
         if begin >= 0:
-            left = left[:begin] if end < 0 else left[:begin] + left[end:]
+            left = _cut(left, 0, begin) if end < 0 else left[:begin] + left[end:]
         else:
             left = b"" if end < 0 else left[end + 1 :].lstrip(b" \t")
-    if left is field or left.strip(b" \t;"):
+    if left is field:
         return left
+    for at in range(len(left)):
+        if left[at] not in (32, 9, 59):
+            return left
     return b""
 
 
@@ -281,6 +343,7 @@ def cookie_key(value: bytes) -> bytes:
     return b"c:" + value
 
 
+@cython.ccall
 def cohort_key(
     cookie_field: bytes | None, cookie_name: bytes, identity: bytes | None, address: str
 ) -> tuple[bytes, KeyKind]:

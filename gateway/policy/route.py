@@ -101,7 +101,8 @@ class Router:
             table[host] = node
         return node
 
-    def lookup(self, host: bytes, path: bytes) -> object | None:
+    @cython.ccall
+    def lookup(self, host: bytes, path: bytes) -> object:
         """Return the value of the most specific route, None where there is none.
 
         ``host`` is what ``valid_host`` made, ``path`` what ``match_path`` made. Raises TargetError

@@ -93,6 +93,7 @@ class SecurityFields:
         self._lengths = _mask(len(name) for name in sifted if len(name) < 64)
         self._blocks = {}
 
+    @cython.ccall
     def dress(self, head: Head) -> bytes:
         """Take off an answer's head what is not to be there; return the lines to add.
 
@@ -104,9 +105,10 @@ class SecurityFields:
         lines = self._known(head.seen, found)
         # The stored page that the client is told to use has its own number, and its policy's.
         if self.nonce and head.status == _NOT_MODIFIED:
-            return b"".join(line for line in lines.splitlines(True) if NONCE not in line)  # noqa: FBT003
+            return b"".join([line for line in lines.splitlines(True) if NONCE not in line])  # noqa: FBT003
         return lines
 
+    @cython.ccall
     def block(self, seen: cython.ulonglong, found: cython.ulonglong = 0) -> bytes:
         """Return the lines to add, CRLFs included.
 

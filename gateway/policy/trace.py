@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import cython
 
+if cython.compiled:
+    from cython.cimports.libc.string import memcpy
+
 #: The longest request id that is taken over from a trusted proxy, in octets.
 MAX_REQUEST_ID = 128
 _LENGTH = 55
@@ -71,6 +74,7 @@ def continues(value: bytes) -> bool:
     return _flags_of(value) >= 0
 
 
+@cython.ccall
 def continue_or_begin(value: bytes | None, random48hex: bytes) -> bytes:
     """Return the ``traceparent`` to send upstream.
 
@@ -83,8 +87,28 @@ def continue_or_begin(value: bytes | None, random48hex: bytes) -> bytes:
         if flags >= 0:
             # Both ids and both dashes: the trace id is octets 3 to 34 of what came.
             last: bytes = _FLAGS[flags]
-            return b"00-" + value[3:36] + random48hex[32:48] + last
-    return b"00-" + random48hex[0:32] + b"-" + random48hex[32:48] + b"-01"
+            return _put(value, 3, random48hex, last)
+    return _put(random48hex, 0, random48hex, b"-01")
+
+
+@cython.cfunc
+def _put(trace: bytes, at: cython.Py_ssize_t, random48hex: bytes, flags: bytes) -> bytes:
+    """Put a ``traceparent`` together: the 32 digits at a place, the gateway's own 16, the flags."""
+    if cython.compiled:
+        # Slices and sums would make seven objects on the way.
+        octets = cython.declare(cython.char[55])  # type: ignore[misc, valid-type]
+        ids = cython.declare(cython.pointer(cython.char), trace)
+        own = cython.declare(cython.pointer(cython.char), random48hex)
+        if len(trace) < at + 32 or len(random48hex) < 48 or len(flags) != 3:
+            raise ValueError("a trace is made of 48 hex digits")
+        memcpy(octets, b"00-", 3)
+        memcpy(octets + 3, ids + at, 32)
+        octets[35] = 45
+        memcpy(octets + 36, own + 32, 16)
+        memcpy(octets + 52, cython.cast(cython.p_char, flags), 3)
+        return cython.cast(bytes, octets[:55])
+    else:  # noqa: RET505 - the compiler leaves one of the two out
+        return b"00-" + trace[at : at + 32] + b"-" + random48hex[32:48] + flags
 
 
 def valid_request_id(value: bytes) -> bool:

@@ -14,6 +14,7 @@ import cython
 from gateway.config.snapshot import BUCKETS
 from gateway.policy import override
 from gateway.policy.cohort import (
+    Splitter,
     cohort_key,
     cookie_key,
     is_navigation,
@@ -69,12 +70,27 @@ class Assignment:
         override: cython.bint,
         probe: cython.bint = False,
     ) -> None:
+        self.fill(candidate, weight, key, set_cookie, override, probe)
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def fill(
+        self,
+        candidate: cython.bint,
+        weight: cython.int,
+        key: bytes,
+        set_cookie: bytes,
+        override: cython.bint,
+        probe: cython.bint,
+    ) -> cython.bint:
+        """Set everything, from compiled code in C's types."""
         self.candidate = candidate
         self.weight = weight
         self.key = key
         self.set_cookie = set_cookie
         self.override = override
         self.probe = probe
+        return True
 
     def __repr__(self) -> str:
         side = "candidate" if self.candidate else "stable"
@@ -156,6 +172,7 @@ def assign_internal(serving: Serving, head: Head, weight: int) -> Assignment | N
     return Assignment(role == b"candidate" and weight > 0, weight, key, b"", False)
 
 
+@cython.ccall
 def assign_cohort(
     serving: Serving,
     core: Core,
@@ -163,8 +180,8 @@ def assign_cohort(
     cookie: bytes | None,
     identity: bytes | None,
     client: str,
-    weight: int,
-    tls: bool,
+    weight: cython.int,
+    tls: cython.bint,
 ) -> Assignment:
     """Return the side of the client's own cohort; a navigation without a cookie is given one."""
     key, kind = cohort_key(cookie, serving.cohort.cookie, identity, client)
@@ -184,5 +201,9 @@ def assign_cohort(
         line = set_cookie_field(
             serving.cohort.cookie, value, serving.cohort.max_age, serving.cohort.domain, tls
         )
-    bucket, opaque = serving.splitter.assign(key)
-    return Assignment(bucket < weight, weight, opaque, line, False)
+    splitter: Splitter = serving.splitter
+    assigned: tuple[int, bytes] = splitter.assign(key)
+    bucket: cython.int = assigned[0]
+    found: Assignment = Assignment.__new__(Assignment)
+    found.fill(bucket < weight, weight, assigned[1], line, False, False)
+    return found

@@ -16,6 +16,7 @@ from gateway.proxy.platform import PlatformView
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import ReportDesk
 from gateway.proxy.serving import nothing
+from gateway.proxy.shared import Shared
 from gateway.proxy.wheel import TICK, Wheel
 
 if TYPE_CHECKING:
@@ -26,18 +27,19 @@ if TYPE_CHECKING:
     from gateway.proxy.errors import Failure
     from gateway.proxy.kept import KeptAssets
     from gateway.proxy.links import Answered, Client
+    from gateway.proxy.queue import ServiceQueue
     from gateway.proxy.record import Recorder
-    from gateway.proxy.serving import Serving
     from gateway.proxy.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
 
-class Core:
+class Core(Shared):
     """One worker's shared state. ``clock`` is monotonic, ``wall`` the epoch's, both in seconds.
 
     ``random`` gives octets of a cryptographic source, ``draw`` so many random bits; ``on_turn`` is
-    called with the time at every turn of the timer wheel.
+    called with the time at every turn of the timer wheel; ``soon`` calls in the loop's next turn
+    (None: the loop itself does).
     """
 
     __slots__ = (
@@ -51,24 +53,15 @@ class Core:
         "_words",
         "addresses",
         "cache",
-        "clock",
         "connections",
-        "crowded",
-        "draining",
-        "draw",
-        "forced_stable",
-        "hexes",
         "kept",
         "loop",
         "platform",
-        "recorder",
-        "redirects",
+        "queues",
         "reports",
         "requests",
-        "serving",
+        "soon",
         "tunnels",
-        "wall",
-        "wheel",
     )
 
     def __init__(  # noqa: PLR0913 - everything that comes from outside comes in here
@@ -84,26 +77,30 @@ class Core:
         slab: int,
         slabs: int,
         on_turn: Callable[[float], None] | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.loop = loop
+        self.soon = loop.call_soon if soon is None else soon
         self.clock = clock
         self.wall = wall
         self.draw = draw
         self.hexes = RandomHex(random)
         self.recorder = recorder
         self.wheel = Wheel(clock())
-        self.serving: Serving = nothing()
+        self.serving = nothing()
         self.platform = PlatformView(words, slabs)
         #: By listener: the public port of the https side that its plain requests are sent to.
-        self.redirects: dict[int, int] = {}
-        self.reports = ReportDesk()
+        self.redirects = {}
         #: By private address, for ``sharing``.
         self.requests = Requests()
+        self.reports = ReportDesk(words)
         self.kept: KeptAssets | None = None
         self.cache: Cache | None = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.connections: set[Client] = set()
         self.tunnels: set[Tunnel] = set()
+        #: The services' queues in which requests wait.
+        self.queues: set[ServiceQueue] = set()
         self.draining = False
         #: No descriptors for another client: those that are here leave after their answers.
         self.crowded = False
@@ -133,8 +130,17 @@ class Core:
         self._beat = self.loop.call_later(TICK, self._turn)
         now = self.clock()
         self.wheel.advance(now)
+        if self.queues:
+            self.turn_queues(now)
         if self._on_turn is not None:
             self._on_turn(now)
+
+    def turn_queues(self, now: float) -> None:
+        """Have the queues look at what no event tells them: places that others left, time."""
+        for queue in tuple(self.queues):
+            queue.turn(now)
+            if not queue.waiting:
+                self.queues.discard(queue)
 
     def date_line(self) -> bytes:
         """Return the ``Date`` line of now (RFC 9110 section 6.6.1), made once a second."""
@@ -155,7 +161,10 @@ class Core:
         total = sum(
             words[layout.slab_at(slab) + layout.S_CONNECTIONS] for slab in range(self._slabs)
         )
-        return total <= self.serving.limits.connections
+        if total <= self.serving.limits.connections:
+            return True
+        words[self._slab + layout.S_CONNECTIONS_SHED] += 1
+        return False
 
     def dismiss(self, connection: Client) -> None:
         """Count a connection out."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import cython
 from gateway.proxy.errors import Failure, status_of
-from gateway.proxy.exchange import Exchange, PeerMemo
+from gateway.proxy.exchange import Exchange
 from gateway.proxy.problem import PHRASES, problem
+from gateway.proxy.shared import Shared
 from gateway.proxy.states import (
     ANSWER_BODY,
     ANSWER_DONE,
@@ -38,6 +39,7 @@ from gateway.proxy.states import (
     REQUEST_TABLE,
     IllegalTransition,
 )
+from gateway.proxy.stream import ClientStream
 from gateway.proxy.wheel import NEVER, NOWHERE, TICK
 from gateway.wire.body import ChunkedDecoder, encode_chunk, encode_last_chunk
 from gateway.wire.errors import WireError
@@ -113,9 +115,8 @@ _FULL = cython.declare(
 )
 
 
-@cython.final
 @cython.cclass
-class DownstreamConnection:
+class DownstreamConnection(ClientStream):
     """One client's connection.
 
     ``peer`` is its address as text (empty on a Unix socket), ``tls`` whether it is encrypted,
@@ -123,13 +124,8 @@ class DownstreamConnection:
     """
 
     core: Core = cython.declare(object, visibility="readonly")
-    listener: cython.int = cython.declare(cython.int, visibility="readonly")
-    peer: str = cython.declare(str, visibility="readonly")
-    tls: cython.bint = cython.declare(cython.bint, visibility="readonly")
+    _shared: Shared
     closed: cython.bint = cython.declare(cython.bint, visibility="readonly")
-    sent: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
-    taken: cython.longlong = cython.declare(cython.longlong, visibility="readonly")
-    memo: PeerMemo | None = cython.declare(object, visibility="public")
     tunnel: Passage | None = cython.declare(object, visibility="readonly")
     _wheel: Wheel
     _transport: asyncio.Transport
@@ -153,17 +149,22 @@ class DownstreamConnection:
     _taking: cython.bint
     _fresh: cython.bint
     _head_begun: cython.bint
+    _idle_until: cython.double
     _lingering: cython.longlong
     _unread: cython.Py_ssize_t
     _deadline: cython.double
     _place: cython.longlong
     _between: cython.double
+    #: The snapshot whose limits these two are.
+    _limited_by: object
+    _head_limit: cython.Py_ssize_t
     _idle_timeout: cython.double
     _window_at: cython.double
     _window_taken: cython.longlong
 
     def __init__(self, core: Core, listener: int, tls: bool) -> None:
         self.core = core
+        self._shared = core
         self._wheel = core.wheel
         self.listener = listener
         self.peer = ""
@@ -194,11 +195,14 @@ class DownstreamConnection:
         self._taking = False
         self._fresh = False
         self._head_begun = False
+        self._idle_until = _NEVER
         self._lingering = -1
         self._unread = 0
         self._deadline = _NEVER
         self._place = _NOWHERE
         self._between = 30.0
+        self._limited_by = None
+        self._head_limit = 0
         self._idle_timeout = 75.0
         self._window_at = -1.0
         self._window_taken = 0
@@ -225,7 +229,7 @@ class DownstreamConnection:
             transport.close()
             return
         # As long as the first head may take: a connection that says nothing is idle, not slow.
-        self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)
+        self._arm(self._wheel.now + self._shared.serving.limits.idle_timeout)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
@@ -248,7 +252,7 @@ class DownstreamConnection:
                 self._ahead += data
                 # A head is parsed again only when a line has ended: octet by octet it would be
                 # quadratic.
-                if b"\n" in data or len(self._ahead) > self.core.serving.limits.head:
+                if b"\n" in data or len(self._ahead) > self._shared.serving.limits.head:
                     self._fresh = True
             self._drive()
         finally:
@@ -331,6 +335,7 @@ class DownstreamConnection:
 
     # --- what the exchange asks -----------------------------------------------------------------
 
+    @cython.ccall
     def expect(self, deadline: cython.double, between: cython.double) -> None:
         """Bound the exchange: ``deadline`` for the whole, ``between`` for each silence."""
         self._between = between
@@ -361,6 +366,11 @@ class DownstreamConnection:
         """Whether the client has more to read than it should have."""
         return self._full
 
+    @property
+    def held(self) -> bool:
+        """Whether the client is kept from sending: the backend does not take what it has sent."""
+        return self._held
+
     def inform(self, head: Head) -> None:
         """Pass a 1xx answer on; HTTP/1.0 knows none."""
         if self._minor == 1 and not self.closed:
@@ -369,8 +379,9 @@ class DownstreamConnection:
                 head.render(_status_line(head), _DROP_MASK | _CONTENT_LENGTH_BIT, b"")
             )
 
+    @cython.ccall
     def respond(
-        self, head: Head, drop: cython.ulonglong, extra: bytes, body: bytes, ended: bool
+        self, head: Head, drop: cython.ulonglong, extra: bytes, body: bytes, ended: cython.bint
     ) -> None:
         """Send a backend's final head, with what there is of its body.
 
@@ -530,7 +541,7 @@ class DownstreamConnection:
     # --- reading --------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _take_head(self, data: bytes) -> cython.bint:
         """Parse a request's head from the data's first octet; begin its exchange."""
         head: Head
@@ -544,8 +555,9 @@ class DownstreamConnection:
             data = data[at:]
             if not data:
                 if self._head_begun:
+                    # Silence goes on being counted from where it began: such lines buy no time.
                     self._head_begun = False
-                    self._arm(self._wheel.now + self.core.serving.limits.idle_timeout)
+                    self._arm(self._idle_until)
                 return True
         try:
             head = Head(data, 0)
@@ -555,13 +567,15 @@ class DownstreamConnection:
         except WireError as error:
             self._stop(_bad_request(error))
             return True
-        limits = self.core.serving.limits
         end: cython.Py_ssize_t = head.end
-        if end > limits.head:
+        if self._limited_by is not self._shared.serving:
+            self._limited_by = self._shared.serving
+            self._head_limit = self._shared.serving.limits.head
+            self._idle_timeout = self._shared.serving.limits.idle_timeout
+        if end > self._head_limit:
             self._too_large(data)
             return True
-        self._idle_timeout = limits.idle_timeout
-        started = self.core.clock()
+        started = self._shared.clock()
         self._minor = head.minor
         self._keep = head.persistent
         self._body = head.body
@@ -590,22 +604,23 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _head_incomplete(self, data: bytes) -> cython.bint:
-        if len(data) > self.core.serving.limits.head:
+        if len(data) > self._shared.serving.limits.head:
             self._too_large(data)
             return True
         if not self._head_begun:
             self._head_begun = True
-            self._arm(self._wheel.now + self.core.serving.limits.header_timeout)
+            self._idle_until = self._deadline
+            self._arm(self._wheel.now + self._shared.serving.limits.header_timeout)
         self._ahead = data
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _too_large(self, data: bytes) -> cython.bint:
         """Refuse a head: its request line alone is too long (414), or all of it (431)."""
-        limit: cython.Py_ssize_t = self.core.serving.limits.head
+        limit: cython.Py_ssize_t = self._shared.serving.limits.head
         if data.find(b"\n", 0, limit) < 0:
             self._stop(Failure("target-too-long", f"a request line of more than {limit} octets"))
         else:
@@ -613,7 +628,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _drive(self) -> cython.bint:
         """Begin the requests that are here, one after the other, without recursion."""
         ahead: bytes
@@ -643,7 +658,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _take_body(self, data: bytes, at: cython.Py_ssize_t) -> cython.bint:
         """Take the request's content; what lies behind it is the next request's."""
         exchange = self._exchange
@@ -694,7 +709,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _trickles(self) -> cython.bint:
         """Tell whether content comes so slowly that only its silences are in time."""
         now: cython.double = self._wheel.now
@@ -708,10 +723,10 @@ class DownstreamConnection:
         rate = (self.taken - self._window_taken) / (now - self._window_at)
         self._window_at = now
         self._window_taken = self.taken
-        return rate < self.core.serving.limits.min_rate
+        return rate < self._shared.serving.limits.min_rate
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _arm_body(self, total: cython.double) -> cython.bint:
         deadline: cython.double = self._wheel.now + self._between
         self._arm(deadline if deadline < total else total)
@@ -720,7 +735,7 @@ class DownstreamConnection:
     # --- writing --------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _send(
         self, head: bytes, payload: bytes, ended: cython.bint, trailers: Head | None
     ) -> cython.bint:
@@ -750,7 +765,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _finish(self) -> cython.bint:
         """The answer is complete: next request, or the connection's end."""
         exchange = self._exchange
@@ -760,7 +775,7 @@ class DownstreamConnection:
             exchange.on_answered()
         if self.closed:
             return True
-        if not self._keep or self._request != _R_DONE or self.core.draining:
+        if not self._keep or self._request != _R_DONE or self._shared.draining:
             self._linger()
             return True
         self._answer_to(_ANSWER_RESET)
@@ -773,11 +788,11 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _next(self) -> cython.bint:
         """Between two requests: begin the one that is here already, or wait for it."""
         if self._ahead and not self._full:
-            self._arm(self._wheel.now + self.core.serving.limits.header_timeout)
+            self._arm(self._wheel.now + self._shared.serving.limits.header_timeout)
             if not self._taking:
                 self._taking = True
                 try:
@@ -793,19 +808,19 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _goes_on(self) -> cython.bint:
         """Tell whether another request may follow the one that is being answered."""
         return (
             self._keep
             and self._request != _R_BODY
             and not (self._ended and not self._ahead)
-            and not self.core.draining
-            and not self.core.crowded
+            and not self._shared.draining
+            and not self._shared.crowded
         )
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _linger(self) -> cython.bint:
         """Close: at once where the client sends nothing more, else after reading it away."""
         silent: cython.bint = self._ended or (self._request == _R_DONE and not self._ahead)
@@ -825,7 +840,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _close(self) -> cython.bint:
         """Close once all is written; a client that does not read it is cut."""
         self.closed = True
@@ -840,16 +855,16 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _reads_on(self, seconds: cython.double) -> cython.bint:
         """Tell whether the client has read enough in the seconds since this was last asked."""
         before: cython.Py_ssize_t = self._unread
-        wanted: cython.double = self.core.serving.limits.min_rate * seconds
+        wanted: cython.double = self._shared.serving.limits.min_rate * seconds
         self._unread = self._transport.get_write_buffer_size()
         return self._unread < before and (before - self._unread >= wanted or self._unread == 0)
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _stop(self, failure: Failure) -> cython.bint:
         """Refuse what is no request, or end one under way; the connection goes no further."""
         exchange = self._exchange
@@ -866,7 +881,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _timed_out(self) -> cython.bint:
         if self._exchange is not None and not self.closed:
             self._exchange_timed_out()
@@ -884,7 +899,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _exchange_timed_out(self) -> cython.bint:
         exchange = self._exchange
         assert exchange is not None
@@ -905,7 +920,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _abort(self) -> cython.bint:
         self._deadline = _NEVER
         self._place = _NOWHERE
@@ -915,7 +930,7 @@ class DownstreamConnection:
     # --- state ----------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _arm(self, deadline: cython.double) -> cython.bint:
         self._deadline = deadline
         if deadline < (self._place - 1) * _TICK:
@@ -923,7 +938,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _apply_pause(self) -> cython.bint:
         wanted: cython.bint = self._held or (
             len(self._ahead) > _MAX_AHEAD
@@ -939,7 +954,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _request_to(self, event: cython.int) -> cython.bint:
         table: bytes = _REQUEST_TABLE
         after: cython.int = table[self._request * 5 + event]
@@ -949,7 +964,7 @@ class DownstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _answer_to(self, event: cython.int) -> cython.bint:
         table: bytes = _ANSWER_TABLE
         after: cython.int = table[self._answer * 5 + event]
@@ -961,7 +976,7 @@ class DownstreamConnection:
 
 @cython.cfunc
 def _status_line(head: Head) -> bytes:
-    line: bytes = head.line
+    line: bytes = head.cut_line()
     # "HTTP/1.1 200 O" and CRLF is the shortest with a reason.
     if len(line) >= 16 and line[7] == 49:
         return line

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cython
 from gateway.board import layout
 from gateway.board.judge import can_serve
-from gateway.policy.balance import by_hash, pick_two, seed
+from gateway.policy.balance import by_hash, pick_pair, seed
 from gateway.policy.breaker import warmth
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ _ROUND_ROBIN = cython.declare(cython.int, ROUND_ROBIN)
 
 #: Requests in flight that an endpoint may always have, however cold it is.
 FEW = 4
+_LOW = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _FEW = cython.declare(cython.double, float(FEW))
 
 #: What an endpoint can do for a request now, the best first: it is up; not seen yet; ejected; down;
@@ -192,12 +193,14 @@ class Endpoint:
         self.probed = True
         return True
 
+    @cython.ccall
     def release(self, good: cython.bint = False) -> None:
         """Count one less in flight; a ``good`` one ends the row of failures."""
         self._words[self._own] -= 1
         if good and self._words[self._at + _RUN] != 0:
             self._words[self._at + _RUN] = 0
 
+    @cython.ccall
     def passed(self) -> None:
         """An answer has begun well: the row of failures ends."""
         if self._words[self._at + _RUN] != 0:
@@ -226,6 +229,7 @@ class Endpoint:
 
     # --- connections ----------------------------------------------------------------------------
 
+    @cython.ccall
     def take_idle(self) -> Closable | None:
         """Return the connection that was used last (the likeliest alive), None for none."""
         while self._idle:
@@ -234,6 +238,7 @@ class Endpoint:
                 return connection
         return None
 
+    @cython.ccall
     def give_back(self, connection: Closable) -> None:
         """Keep a connection for the next request; the oldest gives way beyond the bound."""
         if self.retired:
@@ -246,6 +251,7 @@ class Endpoint:
             oldest.abort()
             self.connections.discard(oldest)
 
+    @cython.ccall
     def forget(self, connection: Closable) -> None:
         """Let go of a closed connection."""
         self.connections.discard(connection)
@@ -434,8 +440,14 @@ class Pool:
         chosen.claim()
         return chosen
 
+    @cython.ccall
     def claim(
-        self, draw: int, key: str, tried: object, now: float = 0.0, probes: bool = True
+        self,
+        draw: cython.ulonglong,
+        key: str,
+        tried: object,
+        now: cython.double = 0.0,
+        probes: cython.bint = True,
     ) -> Endpoint | None:
         """Choose an endpoint and count the request against it; None for a pool that is empty or
         closed, or that has none that can be asked now.
@@ -463,9 +475,9 @@ class Pool:
         if n == 1:
             chosen = self.members[places[0]]
         elif self._balance == _LEAST_REQUEST:
-            first, second = pick_two(n, draw)
-            chosen = self.members[places[first]]
-            other = self.members[places[second]]
+            pair: cython.longlong = pick_pair(n, cython.cast(cython.longlong, draw & _LOW))
+            chosen = self.members[places[pair >> 16]]
+            other = self.members[places[pair & 0xFFFF]]
             if other.load() < chosen.load():
                 chosen = other
         elif self._balance == _ROUND_ROBIN:

@@ -15,7 +15,7 @@ import cython
 from gateway.board import layout
 from gateway.policy.assets import wrong_type
 from gateway.policy.caching.saying import hit_lines
-from gateway.policy.cohort import strip_cookies
+from gateway.policy.cohort import address_key, strip_cookies
 from gateway.policy.fallback import SAFE
 from gateway.policy.forwarded import forwarded_block, forwarded_host, forwarded_proto
 from gateway.policy.override import strip_target
@@ -38,6 +38,8 @@ from gateway.proxy.platform import READ_ONLY_RETRY, STATUS_LINES, STATUS_PATH
 from gateway.proxy.quiet import QuietStream
 from gateway.proxy.record import Outcome
 from gateway.proxy.reports import REPORTS_PATH, TIMEOUT, violations_of
+from gateway.proxy.shared import Shared
+from gateway.proxy.stream import ClientStream
 from gateway.proxy.tally import ASSET, CACHED, STRAY, UNTIMED
 from gateway.proxy.tunnel import Tunnel
 from gateway.proxy.visit import INSTEAD, REFUSE, SERVE, WAIT, Visit
@@ -94,6 +96,7 @@ if TYPE_CHECKING:
     from gateway.proxy.guard import RouteGuard
     from gateway.proxy.kept import Keeper
     from gateway.proxy.links import Passage, Stream
+    from gateway.proxy.queue import ServiceQueue
     from gateway.proxy.serving import RouteRun, SecondTries, ServiceRun, Serving
     from gateway.proxy.tally import ServiceTally
     from gateway.proxy.upstream import UpstreamConnection
@@ -131,6 +134,8 @@ _QUIET_DROP = HOP_BY_HOP | mask(
 )
 _QUIET_DROP_MASK = cython.declare(cython.ulonglong, _QUIET_DROP)
 _NEVER = cython.declare(cython.double, NEVER)
+#: More requests in flight than a machine has: no bound.
+_UNBOUNDED = cython.declare(cython.ulonglong, 1 << 62)
 _RETRY = cython.declare(cython.int, RETRY)
 _RESCUE = cython.declare(cython.int, RESCUE)
 _MARK = cython.declare(cython.int, MARK)
@@ -141,6 +146,8 @@ _UNTIMED = cython.declare(cython.int, UNTIMED)
 _ASSET = cython.declare(cython.int, ASSET)
 #: What a client did itself: it left, stopped reading, or sent what is no request's content.
 _CLIENTS_OWN = frozenset(kind.name for kind in KINDS.values() if kind.source is Source.DOWNSTREAM)
+#: Methods that a metric has a label for.
+_METHODS = frozenset(name.encode() for name in layout.METHODS[:-1])
 _BODY_NONE = cython.declare(cython.int, BODY_NONE)
 _BODY_CHUNKED = cython.declare(cython.int, BODY_CHUNKED)
 _TRACEPARENT = cython.declare(cython.int, TRACEPARENT)
@@ -209,6 +216,7 @@ class RouteView:
     any_closed: cython.bint
     weight: cython.int
     max_in_flight: cython.int
+    queue: ServiceQueue
     rewrite_host: cython.bint
     release_lines: tuple[bytes, ...]
     strip: cython.int
@@ -248,6 +256,7 @@ class RouteView:
         self.any_closed = self.blue.closed or self.green.closed
         self.weight = service.weight
         self.max_in_flight = service.max_in_flight
+        self.queue = service.queue
         self.rewrite_host = service.rewrite_host
         self.release_lines = service.release_lines
         self.strip = route.strip
@@ -600,7 +609,9 @@ class Exchange:
     """One request and its answer. The snapshot it began with is pinned in ``serving``."""
 
     core: Core = cython.declare(object, visibility="readonly")
+    _shared: Shared
     downstream: Stream = cython.declare(object, visibility="readonly")
+    _stream: ClientStream
     serving: Serving = cython.declare(object, visibility="readonly")
     head: Head = cython.declare(object, visibility="readonly")
     route: RouteRun = cython.declare(object, visibility="readonly")
@@ -653,7 +664,11 @@ class Exchange:
     #: Whether content is awaited before the request goes on.
     _awaits: cython.bint
     _body_ended: cython.bint
+    _whole_at: cython.double
     _entered: cython.bint
+    #: Whether it waits for a place in flight; since when, then for how long (below 0: it did not).
+    _waits: cython.bint
+    _queued: cython.double
     _recorded: cython.bint
     _at_once: cython.bint
     _status: cython.int
@@ -677,12 +692,14 @@ class Exchange:
         self, downstream: Stream, core: Core, head: Head, started: cython.double
     ) -> None:
         self.core = core
+        self._shared = core
         self.downstream = downstream
-        self.serving = core.serving
+        self._stream = downstream  # type: ignore[assignment]  # every Stream is one
+        self.serving = self._shared.serving
         self.head = head
         self.route = None  # type: ignore[assignment]  # set by the route phase, before use
         self.deadline = _NEVER
-        self._method = head.method
+        self._method = head.cut_method()
         self.to_head = self._method == b"HEAD"
         self.repeatable = False
         self._view = None  # type: ignore[assignment]  # set by the route phase
@@ -691,11 +708,11 @@ class Exchange:
         self._minor = head.minor
         self._framing = head.body
         self._absolute = False
-        self._target = head.target
+        self._target = head.cut_target()
         self._path = b""
         self._host = b""
         self._authority = b""
-        self._client = downstream.peer
+        self._client = self._stream.peer
         self._chain = ()
         self._cookie = None
         self._request_id = b""
@@ -728,7 +745,10 @@ class Exchange:
         self._deaf = False
         self._awaits = False
         self._body_ended = self._framing == _BODY_NONE
+        self._whole_at = started
         self._entered = False
+        self._waits = False
+        self._queued = -1.0
         self._recorded = False
         self._at_once = False
         self._status = 0
@@ -751,6 +771,7 @@ class Exchange:
 
     # --- the phases -----------------------------------------------------------------------------
 
+    @cython.ccall
     def begin(self) -> None:
         """Go from the head to an attempt, or to a refusal."""
         try:
@@ -794,10 +815,14 @@ class Exchange:
             self._pending_size += len(framed)
             if len(self._pending) > 64:  # an object for each octet would be fifty times as much
                 self._pending = [b"".join(self._pending)]
+        if self._waits:
+            if self._pending_size > _MAX_PENDING and not ended:
+                self.downstream.pause()
+            return True
         if not ended and self._pending_size < self.serving.limits.await_body:
             return True
         self._awaits = False
-        self._turn = self.core.clock()
+        self._turn = self._shared.clock()
         try:
             self._go_on()
         except Failure as failure:
@@ -808,7 +833,7 @@ class Exchange:
         """Go on where another request's answer was waited for: serve it, or forward."""
         if self._recorded:
             return
-        self._turn = self.core.clock()
+        self._turn = self._shared.clock()
         try:
             if self._look():
                 return
@@ -823,10 +848,10 @@ class Exchange:
         """Phase 2: the client behind trusted proxies, the request's id, its place in a trace."""
         head: Head = self.head
         serving = self.serving
-        memo: PeerMemo | None = self.downstream.memo
+        memo: PeerMemo | None = self._stream.memo
         if memo is None or memo.trust is not serving.trust or memo.callers is not serving.internal:
-            memo = PeerMemo(serving, self.downstream.peer, self.downstream.tls)
-            self.downstream.memo = memo
+            memo = PeerMemo(serving, self._stream.peer, self._stream.tls)
+            self._stream.memo = memo
         self._memo = memo
         if self._memo.trusted:
             self._chain = serving.trust.chain(
@@ -838,10 +863,10 @@ class Exchange:
             given = head.get(X_REQUEST_ID)
             if given is not None and valid_request_id(given):
                 self._request_id = given
-        take = self.core.hexes.take
+        hexes = self._shared.hexes
         if not self._request_id:
-            self._request_id = take(_ID_DIGITS)
-        self._trace = continue_or_begin(head.get(_TRACEPARENT), take(_TRACE_DIGITS))
+            self._request_id = hexes.take(_ID_DIGITS)
+        self._trace = continue_or_begin(head.get(_TRACEPARENT), hexes.take(_TRACE_DIGITS))
         return True
 
     @cython.cfunc
@@ -907,7 +932,7 @@ class Exchange:
                 return False
             self._tell_challenge()
             return True
-        return bool(self.core.redirects) and not self._memo.tls and self._redirect()
+        return len(self._shared.redirects) > 0 and not self._memo.tls and self._redirect()
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -945,7 +970,7 @@ class Exchange:
 
         Served too where a trusted proxy took it in over https: it would be sent in circles.
         """
-        port = self.core.redirects.get(self.downstream.listener)
+        port = self._shared.redirects.get(self.downstream.listener)
         if port is None:
             return False
         if self._memo.trusted and self.head.get(X_FORWARDED_PROTO) == b"https":
@@ -994,9 +1019,9 @@ class Exchange:
         if self._framing != _BODY_NONE:
             self.downstream.limit_body(view.body_limit)
         self.deadline = self._started + view.total
-        self.downstream.expect(self.deadline, view.between)
+        self._stream.expect(self.deadline, view.between)
         if view.nonce:
-            self._nonce = self.core.hexes.take(NONCE_DIGITS)
+            self._nonce = self._shared.hexes.take(NONCE_DIGITS)
             self.head.sift(0, NONCE_LENGTHS, NONCE_NAMES)
         if (self._seen >> _GW_OVERRIDE) & 1:
             self._assignment = assign_probe(
@@ -1096,7 +1121,7 @@ class Exchange:
         head: Head = self.head
         view = self._view
         memo = self._memo
-        forced: cython.bint = self.core.forced_stable
+        forced: cython.bint = self._shared.forced_stable
         weight: cython.int = 0 if forced else view.weight
         assignment: Assignment | None = self._assignment
         if (self._seen >> _COOKIE) & 1:
@@ -1266,10 +1291,59 @@ class Exchange:
         False where there is none to ask, which is answered then.
         """
         view = self._view
-        if not self.core.recorder.enter(view.row, view.max_in_flight):
-            name = self.route.service_name
-            raise Failure("overload", f"{view.max_in_flight} requests of {name}")
+        # An integration check is told what the color can do, however many others there are.
+        if self._only:
+            self._shared.recorder.enter(view.row, _UNBOUNDED)
+        elif view.queue.waiting or not self._shared.recorder.enter(view.row, view.max_in_flight):
+            self._queue_up()
+            return False
         self._entered = True
+        return self._pick()
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _queue_up(self) -> cython.bint:
+        """Wait for a place in flight. What the gateway asks on its own account does not wait."""
+        queue = self._view.queue
+        if self.downstream.listener < 0 or not queue.join(self, self.core, self._turn):
+            queue.refused(0, self._turn)
+            raise Failure("overload", self.route.service_name)
+        self._waits = True
+        self._queued = self._turn
+        return True
+
+    def on_turn(self) -> None:
+        """Go on with the place in flight that it has waited for: the queue has counted it in."""
+        self._waits = False
+        self._entered = True
+        self._turn = self.core.clock()
+        self._queued = self._turn - self._queued
+        try:
+            if self._pick():
+                self._forward()
+        except Failure as failure:
+            self._give_up(failure)
+
+    def on_waited(self) -> None:
+        """No place came in time: the queue has let it go."""
+        self._waits = False
+        self._queued = self.core.clock() - self._queued
+        self._give_up(Failure("overload", f"waited for {self.route.service_name}"))
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _wait_no_more(self) -> cython.bint:
+        """Leave the queue: the client is gone, or its time is over."""
+        self._waits = False
+        self._queued = self.core.clock() - self._queued
+        self._view.queue.leave(self)
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _pick(self) -> cython.bint:
+        """Make the attempt at one of the side's endpoints; where it has none, at the other's."""
+        view = self._view
         pool: Pool = view.green if self._green else view.blue
         if self._attempt_at(pool):
             return self._judge_by(_STRAY if self._strayed else 0)
@@ -1314,10 +1388,10 @@ class Exchange:
     def _attempt_at(self, pool: Pool) -> cython.bint:
         """Make an attempt at one of a pool's endpoints; False where it has none to give."""
         endpoint = pool.claim(
-            self.core.draw(32),
+            self._shared.draw(32),
             self._client,
             self._tried,
-            self._turn if self._tried is None else self.core.clock(),
+            self._turn if self._tried is None else self._shared.clock(),
             self.to_head or self._method == b"GET",
         )
         if endpoint is None:
@@ -1445,7 +1519,7 @@ class Exchange:
             target = _stripped(target, view.strip)
         # Nothing makes a target other than by taking something off it.
         if self._minor == 1 and not self._absolute and len(target) == len(self.head.target):
-            return self.head.line
+            return self.head.cut_line()
         return self._method + b" " + target + b" HTTP/1.1\r\n"
 
     @cython.cfunc
@@ -1478,7 +1552,7 @@ class Exchange:
         assert settings is not None
         self.downstream.limit_body(settings.body)
         self.deadline = self._started + TIMEOUT
-        self.downstream.expect(self.deadline, TIMEOUT)
+        self._stream.expect(self.deadline, TIMEOUT)
         failure = self.core.reports.refusal(
             settings, self._method, self.head.get(CONTENT_TYPE), self._client, self._started
         )
@@ -1519,6 +1593,7 @@ class Exchange:
         """Count a violation for the page's service and for the side that the reporter is on.
 
         The report's request is assigned as a request for the page would be, and is none itself.
+        Told it is once for an address, not for a cohort key: cookies are the client's to make up.
         """
         route = self.serving.router.lookup(self._host, path)
         if route is None:
@@ -1527,11 +1602,12 @@ class Exchange:
         self._view = view
         self._assign()
         green: cython.Py_ssize_t = _CSP_COLORS if self._green else 0
-        self.core.recorder.count(view.row, layout.ROW_CSP + green + directive)
+        self._shared.recorder.count(view.row, layout.ROW_CSP + green + directive)
         assignment = self._assignment
         if view.tally is not None and assignment is not None and not assignment.override:
+            reporter: bytes = self.serving.splitter.assign(address_key(self._client))[1]
             view.tally.violated(
-                self._side(), assignment.weight, assignment.key, layout.CSP_DIRECTIVES[directive]
+                self._side(), assignment.weight, reporter, layout.CSP_DIRECTIVES[directive]
             )
         # The report itself is nobody's request.
         self._view = None  # type: ignore[assignment]
@@ -1540,6 +1616,7 @@ class Exchange:
 
     # --- the request's body ---------------------------------------------------------------------
 
+    @cython.ccall
     def on_body(self, payload: bytes, ended: bool, trailers: Head | None) -> None:
         """Pass the client's content on, framed for the backend; before a connection, keep it."""
         attempt = self._attempt
@@ -1547,12 +1624,13 @@ class Exchange:
         if self._report is not None:
             self._take_report(payload, ended)
             return
-        if (attempt is None and not self._awaits) or self._deaf:
+        if (attempt is None and not self._awaits and not self._waits) or self._deaf:
             return
         if self._framing == _BODY_CHUNKED:
             framed = _chunked(payload, ended, trailers)
         if ended:
             self._body_ended = True
+            self._whole_at = self.core.clock()
         if attempt is None:
             self._await(framed, ended)
             return
@@ -1593,7 +1671,7 @@ class Exchange:
         connection = attempt.connection
         if connection is not None:
             connection.expect_within(
-                "first-byte-timeout", self.core.wheel.now + self._view.first_byte, 0.0
+                "first-byte-timeout", self._shared.wheel.now + self._view.first_byte, 0.0
             )
         return True
 
@@ -1613,7 +1691,7 @@ class Exchange:
             self._pending_size = 0
         if self._body_ended:
             attempt.request_sent = True
-            deadline = self.core.wheel.now + self._view.first_byte
+            deadline = self._shared.wheel.now + self._view.first_byte
         connection.start(attempt, data, self.to_head, deadline)
         return True
 
@@ -1624,7 +1702,7 @@ class Exchange:
         if attempt is not self._attempt:
             attempt.abandon()
             return
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         if attempt._first and self._heard == 0:
             self._heard = head.status
             self._heard_at = self._answered_at
@@ -1686,7 +1764,7 @@ class Exchange:
         if visit.degraded:
             self._answered_at = 0.0  # no backend has
             self._served_by = "stale"
-            self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+            self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS)
         refresh: cython.bint = visit.refresh
         self._send_stored(visit.answer_head, visit.answer_body)
         if refresh:
@@ -1698,11 +1776,11 @@ class Exchange:
     def _refresh(self, visit: Visit) -> cython.bint:
         """Validate a copy that was served stale: the same request, with nobody to answer."""
         memo = self._memo
-        stream = QuietStream(self.core.wheel, memo.peer, memo.tls, visit.on_refreshed)
+        stream = QuietStream(self._shared.wheel, memo.peer, memo.tls, visit.on_refreshed)
         line: bytes = b"GET %b HTTP/1.%d\r\n" % (self.head.target, self._minor)
         head = Head(self.head.render(line, _QUIET_DROP_MASK, b"Cache-Control: max-age=0\r\n"), 0)
         head.read_request()
-        exchange = Exchange(stream, self.core, head, self.core.clock())
+        exchange = Exchange(stream, self.core, head, self._shared.clock())
         stream.exchange = exchange
         try:
             exchange.begin()
@@ -1783,13 +1861,13 @@ class Exchange:
                     self._apart |= _UNTIMED
             if streams:
                 self.deadline = _NEVER
-                self.downstream.expect(_NEVER, between)
+                self._stream.expect(_NEVER, between)
             attempt = self._attempt
             if attempt is not None and attempt.connection is not None:
                 attempt.connection.expect_within(
-                    "between-bytes-timeout", self.core.wheel.now + between, between
+                    "between-bytes-timeout", self._shared.wheel.now + between, between
                 )
-        self.downstream.respond(head, drop, extra, body, ended)
+        self._stream.respond(head, drop, extra, body, ended)
         if not ended and self.downstream.full:
             self.on_client_full()
         return True
@@ -1828,12 +1906,14 @@ class Exchange:
             return True  # it is a copy, and at hand
         return self._visit is not None and self._visit.collecting
 
+    @cython.ccall
     def on_client_full(self) -> None:
         """The client reads slowly: the backend waits."""
         attempt = self._attempt
         if attempt is not None and attempt.connection is not None and not attempt._over:
             attempt.connection.pause()
 
+    @cython.ccall
     def on_client_ready(self) -> None:
         """The client has read on."""
         attempt = self._attempt
@@ -1869,7 +1949,7 @@ class Exchange:
         view = self._view
         if not self._attempt_at(view.blue if self._green else view.green):
             return self._ask_kept()
-        self.core.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
+        self._shared.recorder.count(view.row, layout.ROW_ASSET_SECOND_TRIES)
         view.service.budget.leave_out()
         self._green = not self._green
         self._candidate = not self._candidate
@@ -1899,7 +1979,7 @@ class Exchange:
             return
         self._drop_held()
         self._served_by = "stale"
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         self._respond(head, b"" if self.to_head else copy[head.end :], True)
 
     @cython.cfunc
@@ -1954,7 +2034,7 @@ class Exchange:
             weight = assignment.weight
             key = assignment.key
             override = assignment.override
-        self._answered_at = self.core.clock()
+        self._answered_at = self._shared.clock()
         self._status = 101
         if attempt._first:
             self._heard = 101
@@ -1972,7 +2052,7 @@ class Exchange:
         )
         connection.tunnel = tunnel
         attempt.endpoint.tunnel(1)
-        self.core.recorder.tunnel(1)
+        self._shared.recorder.tunnel(1)
         self.core.tunnels.add(tunnel)
         extra = b"X-Request-Id: " + self._request_id + b"\r\n"
         self.downstream.switch(head, extra, tunnel)
@@ -1983,7 +2063,7 @@ class Exchange:
         """Count the tunnel out and record it."""
         attempt = self._attempt
         self.core.tunnels.discard(tunnel)
-        self.core.recorder.tunnel(-1)
+        self._shared.recorder.tunnel(-1)
         if attempt is not None:
             attempt.endpoint.tunnel(-1)
             connection = attempt.connection
@@ -2031,7 +2111,7 @@ class Exchange:
         self._fault = failure.name
         if self._heard == 0:
             self._heard = -1
-            self._heard_at = self.core.clock()
+            self._heard_at = self._shared.clock()
         return True
 
     # --- second tries ---------------------------------------------------------------------------
@@ -2048,7 +2128,7 @@ class Exchange:
         if self._rescuing:
             if head.status < 400 or (head.status < 500 and held is None):
                 self._served_by = "rescue"
-                self.core.recorder.count(self._view.row, layout.ROW_RESCUES)
+                self._shared.recorder.count(self._view.row, layout.ROW_RESCUES)
                 return False
             # Stable has nothing better: what the candidate said stands.
             attempt.abandon()
@@ -2098,7 +2178,7 @@ class Exchange:
                 and self._attempt_at(pool)
             ):
                 self._retries += 1
-                self.core.recorder.count(view.row, layout.ROW_RETRIES)
+                self._shared.recorder.count(view.row, layout.ROW_RETRIES)
                 return self._begin_again()
         if self._may_rescue(bits, unsent) and self._rescue():
             return self._begin_again()
@@ -2110,7 +2190,7 @@ class Exchange:
         """Take one from the service's budget of retries, if there is one left."""
         view = self._view
         attempts = view.blue.requests() + view.green.requests()
-        return bool(view.service.budget.take(attempts, self.core.clock()))
+        return bool(view.service.budget.take(attempts, self._shared.clock()))
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -2208,7 +2288,7 @@ class Exchange:
         visit.leave()
         self._stored_lines = hit_lines(age, -age)
         self._served_by = "stale"
-        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS)
+        self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS)
         return self._send_stored(copy.head, b"" if self.to_head else copy.body)
 
     @cython.cfunc
@@ -2223,7 +2303,7 @@ class Exchange:
             title = failure.kind.title
             wait = failure.retry_after
         self._served_by = "static"
-        self.core.recorder.count(self._view.row, layout.ROW_FALLBACKS + 1)
+        self._shared.recorder.count(self._view.row, layout.ROW_FALLBACKS + 1)
         answer = rule.answer(self._values(rule.status, title, wait))
         self._status = answer.status
         self.downstream.answer(answer.status, answer.lines + self._page_lines(), answer.body)
@@ -2286,7 +2366,7 @@ class Exchange:
             block: bytes = view.security.block(0)
             if view.nonce:
                 # Refused before there was one: a page of ours has nothing that it would allow.
-                nonce: bytes = self._nonce or self.core.hexes.take(NONCE_DIGITS)
+                nonce: bytes = self._nonce or self._shared.hexes.take(NONCE_DIGITS)
                 block = block.replace(NONCE, nonce)
             lines += block
         return lines
@@ -2313,6 +2393,7 @@ class Exchange:
         self.fail(failure)
         return True
 
+    @cython.ccall
     def fail(self, failure: Failure) -> None:
         """Answer with the gateway's error, or cut the connection where an answer has begun."""
         attempt = self._attempt
@@ -2328,17 +2409,22 @@ class Exchange:
         self._status = status_of(failure)
         self.downstream.refuse(failure, self._page_lines(), self._error_page(failure))
 
+    @cython.ccall
     def on_total_timeout(self) -> None:
         """The whole request took too long."""
         attempt = self._attempt
         failure = Failure("total-timeout")
-        if self._first is None:
+        if self._waits:
+            # Nobody has been asked: it is no backend's silence.
+            self._wait_no_more()
+            failure = Failure("overload", f"waited for {self.route.service_name}")
+        elif self._first is None:
             self._first = failure.name
         if attempt is not None and attempt._first and self._kept_waiting(attempt):
             self._hear_fault(failure)
         if attempt is not None and self._status == 0:
-            # Silence for as long as that is the backend's.
-            if self._view.again.verdicts.of(failure.name) & MARK:
+            # A client that takes its time with its content opens no breaker by it.
+            if self._took_longer(attempt) and self._view.again.verdicts.of(failure.name) & MARK:
                 attempt.mark(False)
             attempt.abandon()
         if self._report is not None:
@@ -2346,18 +2432,32 @@ class Exchange:
             return
         if self._status == 0:
             # What is answered now has its own time to be sent in.
-            self.deadline = self.core.clock() + self._view.total
-            self.downstream.expect(self.deadline, self._view.between)
+            self.deadline = self._shared.clock() + self._view.total
+            self._stream.expect(self.deadline, self._view.between)
         self._give_up(failure)
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _kept_waiting(self, attempt: Attempt) -> cython.bint:
-        """Tell whether it is the backend, and not the client, who took all of the time."""
+        """Tell whether it is the backend, and not the client, who took the time."""
         if self._heard == 0:
-            return attempt.connection is None or attempt.request_sent
+            return self._took_longer(attempt)
         return not self.downstream.full
 
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _took_longer(self, attempt: Attempt) -> cython.bint:
+        """Tell whether a backend that has said nothing took more of the time than the client, who
+        had content to send first.
+        """
+        now: cython.double = self.core.clock()
+        if attempt.connection is None:
+            return True
+        if not self._body_ended:
+            return self.downstream.held
+        return now - self._whole_at >= self._whole_at - self._started
+
+    @cython.ccall
     def on_client_left(self, failure: Failure) -> None:
         """The client is gone: nothing more to do for it, and no mark against the backend."""
         attempt = self._attempt
@@ -2369,10 +2469,11 @@ class Exchange:
         if self._status == 0:
             self._status = 499
         visit, self._visit = self._visit, None
-        self._record(self.downstream.taken, self.downstream.sent, False)
+        self._record(self._stream.taken, self._stream.sent, False)
         if visit is not None:
             visit.leave(True)
 
+    @cython.ccall
     def on_answered(self) -> None:
         """Phase 10: the answer is complete."""
         if self._status == 0:
@@ -2381,7 +2482,7 @@ class Exchange:
         if attempt is not None and not attempt._over:
             # It answered before it had been sent all, or a held one was not taken.
             attempt.abandon()
-        self._record(self.downstream.taken, self.downstream.sent, False)
+        self._record(self._stream.taken, self._stream.sent, False)
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -2390,7 +2491,7 @@ class Exchange:
     ) -> cython.bint:
         view = self._view
         assignment = self._assignment
-        recorder = self.core.recorder
+        recorder = self._shared.recorder
         row: cython.Py_ssize_t = 0
         weight: cython.int = 0
         key: bytes = b""
@@ -2398,6 +2499,8 @@ class Exchange:
         if self._recorded:
             return True
         self._recorded = True
+        if self._waits:
+            self._wait_no_more()
         if self._report is not None:
             self._report = None
             self.core.reports.leave()
@@ -2405,11 +2508,18 @@ class Exchange:
             row = view.row
             if self._entered:
                 recorder.leave(row)
+                if view.queue.waiting:
+                    view.queue.wake(self.core)
         if assignment is not None:
             weight = assignment.weight
             key = assignment.key
             override = assignment.override
-        outcome = Outcome(
+        # An answer that came whole ends in the turn that it came in.
+        ended: cython.double = self._answered_at if self._at_once else 0.0
+        if ended <= 0.0:
+            ended = self._shared.clock()
+        outcome: Outcome = Outcome.__new__(Outcome)
+        outcome.fill(
             self.head,
             self._method,
             self._host,
@@ -2422,7 +2532,9 @@ class Exchange:
             self._forwarded_at,
             self._answered_at,
             # An answer that came whole ends in the turn that it came in.
-            self._answered_at if self._at_once and self._answered_at > 0.0 else self.core.clock(),
+            self._answered_at
+            if self._at_once and self._answered_at > 0.0
+            else self._shared.clock(),
             "" if view is None else view.service.name,
             row,
             -1 if view is None else self._side(),
@@ -2439,6 +2551,7 @@ class Exchange:
         )
         if self._admission is not None:
             outcome.subject = self._admission.shown
+        outcome.queued = self._queued
         recorder.record(outcome)
         if self._heard != 0:
             self._tell_tally(weight, key, override)
@@ -2466,6 +2579,9 @@ class Exchange:
         self._heard = 0
         # 429: a limit was met, which whoever has more of the traffic meets more often.
         if tally is None or override or heard in {0, 429}:
+            return True
+        # 501 to a word that no application knows: a stranger says it where a release is to go back.
+        if heard == 501 and self._method not in _METHODS:
             return True
         if self._error and self._error in _CLIENTS_OWN:
             return True

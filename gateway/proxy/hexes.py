@@ -28,6 +28,7 @@ class RandomHex:
         self._digits = b""
         self._at = 0
 
+    @cython.ccall
     def take(self, count: cython.Py_ssize_t) -> bytes:
         """Return ``count`` fresh hex digits, 1 to twice BLOCK. Raises ValueError for others."""
         if not 0 < count <= 2 * _BLOCK:

@@ -168,6 +168,10 @@ class Stream(Protocol):
     def full(self) -> bool:
         """Whether the client has more to read than it should have."""
 
+    @property
+    def held(self) -> bool:
+        """Whether the client is kept from sending: the backend does not take what it has sent."""
+
     def transport(self) -> asyncio.Transport:
         """The transport, for the tunnel that takes the connection over."""
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.proxy.errors import Failure
+from gateway.proxy.stream import ClientStream
 from gateway.proxy.wheel import NEVER
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
-    from typing import Any, Protocol
+    from typing import Protocol
 
     from gateway.policy.fallback import StaticAnswer
     from gateway.proxy.links import Passage
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
             """It takes too long."""
 
 
-class QuietStream:
+class QuietStream(ClientStream):
     """A ``links.Stream`` that answers to nobody; ``exchange`` is set before it begins.
 
     It is over as soon as nothing of the answer is kept; ``done`` is called then, once.
@@ -50,18 +51,12 @@ class QuietStream:
         "_over",
         "_wheel",
         "exchange",
-        "listener",
-        "memo",
-        "peer",
-        "sent",
-        "taken",
-        "tls",
     )
 
     def __init__(self, wheel: Wheel, peer: str, tls: bool, done: Callable[[], None]) -> None:
         self._done = done
         self.listener = -1  # none: where it asks from is no client's address
-        self.memo: Any = None
+        self.memo = None
         self.peer = peer
         self.tls = tls
         self.sent = 0
@@ -74,6 +69,11 @@ class QuietStream:
     @property
     def full(self) -> bool:
         """Nobody reads slowly."""
+        return False
+
+    @property
+    def held(self) -> bool:
+        """Nobody sends."""
         return False
 
     def transport(self) -> asyncio.Transport:

@@ -12,6 +12,9 @@ import cython
 from gateway.board import layout
 from gateway.wire.fields import REFERER, USER_AGENT
 
+if cython.compiled:
+    from cython.cimports.libc.string import memcpy
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 #: write to a pipe.
 MAX_VALUE = 512
 MAX_LINE = 4096
-
-_HEX = "0123456789abcdef"
 
 
 def _safe_table() -> bytes:
@@ -45,9 +46,34 @@ _SHORT = {
     0x09: "\\t",
 }
 
+#: 10 ** place: how many digits a number has.
+_POWERS = cython.declare(cython.longlong[19])  # type: ignore[misc, valid-type]
+_place = cython.declare(cython.int, 0)
+_power = cython.declare(cython.longlong, 1)
+if not cython.compiled:
+    _POWERS = [0] * 19
+for _place in range(19):
+    _POWERS[_place] = _power
+    if _place < 18:
+        _power *= 10
+
+#: By side index + 1; side -1 is a request that no service was found for.
+_SIDES = cython.declare(
+    tuple,
+    tuple(
+        b'","color":"%b","role":"%b","request_id":"' % side
+        for side in (
+            (b"", b""),
+            (b"blue", b"stable"),
+            (b"green", b"stable"),
+            (b"blue", b"candidate"),
+            (b"green", b"candidate"),
+        )
+    ),
+)
+
 _METHODS: dict[bytes, int] = {name.encode(): at for at, name in enumerate(layout.METHODS)}
 _OTHER_METHOD = cython.declare(cython.int, len(layout.METHODS) - 1)
-_BOUNDS = cython.declare(tuple, tuple(bound * 1000 for bound in layout.BOUNDS_MS))
 _SLABS_AT = cython.declare(cython.Py_ssize_t, layout.SLABS_AT)
 _SLAB_WORDS = cython.declare(cython.Py_ssize_t, layout.SLAB_WORDS)
 _ROWS_AT = cython.declare(cython.Py_ssize_t, layout.ROWS_AT)
@@ -57,6 +83,13 @@ _SIDE_WORDS = cython.declare(cython.Py_ssize_t, layout.SIDE_WORDS)
 _REQUEST_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_REQUEST_SECONDS)
 _UPSTREAM_SECONDS = cython.declare(cython.Py_ssize_t, layout.SIDE_UPSTREAM_SECONDS)
 _BUCKETS = cython.declare(cython.int, len(layout.BOUNDS_MS))
+#: Upper bounds in microseconds.
+_BOUNDS = cython.declare(cython.longlong[64])  # type: ignore[misc, valid-type]
+if not cython.compiled:
+    _BOUNDS = [0] * 64
+assert len(layout.BOUNDS_MS) <= 64
+for _place in range(len(layout.BOUNDS_MS)):
+    _BOUNDS[_place] = layout.BOUNDS_MS[_place] * 1000
 _S_IN_FLIGHT = cython.declare(cython.Py_ssize_t, layout.S_IN_FLIGHT)
 _S_TUNNELS = cython.declare(cython.Py_ssize_t, layout.S_TUNNELS)
 
@@ -65,7 +98,8 @@ _S_TUNNELS = cython.declare(cython.Py_ssize_t, layout.S_TUNNELS)
 def escaped(value: bytes) -> str:
     """Return the inside of a JSON string for these octets (RFC 8259 section 7).
 
-    They are read as UTF-8; what is not UTF-8 becomes U+FFFD.
+    They are read as UTF-8; what is not UTF-8 becomes U+FFFD. What is not printable is written as
+    ``\\u``: no terminal that shows the log is moved by it, no reader of it sees another line.
     """
     i: cython.Py_ssize_t
     safe: bytes = _SAFE
@@ -75,23 +109,126 @@ def escaped(value: bytes) -> str:
     return value.decode("ascii")
 
 
-@cython.cfunc
-def _shown(value: bytes, room: cython.Py_ssize_t) -> str:
-    """Return the inside of a JSON string for the first ``room`` octets."""
-    return escaped(value if len(value) <= room else value[:room])
-
-
 def _escape(value: bytes) -> str:
     pieces: list[str] = []
     for letter in value.decode("utf-8", "replace"):
         code = ord(letter)
         if code in _SHORT:
             pieces.append(_SHORT[code])
-        elif code < 0x20:
-            pieces.append("\\u00" + _HEX[code >> 4] + _HEX[code & 15])
-        else:
+        elif letter.isprintable():
             pieces.append(letter)
+        elif code < 0x10000:
+            pieces.append(f"\\u{code:04x}")
+        else:
+            code -= 0x10000
+            pieces.append(f"\\u{0xD800 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}")
     return "".join(pieces)
+
+
+@cython.final
+@cython.cclass
+class Line:
+    """A line under way: octets in a buffer that the next line uses again.
+
+    What needs an escape, which is rare, goes by way of a text.
+    """
+
+    size: cython.Py_ssize_t
+    _octets: bytearray
+    _room: cython.Py_ssize_t
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._room = 2 * MAX_LINE
+        self._octets = bytearray(self._room)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _grow(self, more: cython.Py_ssize_t) -> cython.bint:
+        self._room += self.size + more
+        self._octets.extend(bytes(self.size + more))
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def put(self, text: bytes) -> cython.bint:
+        """Add octets as they are."""
+        at: cython.Py_ssize_t = self.size
+        more: cython.Py_ssize_t = len(text)
+        if self.size + more > self._room:
+            self._grow(more)
+        if cython.compiled:
+            target = cython.declare(cython.pointer(cython.char), self._octets)
+            memcpy(target + at, cython.cast(cython.p_char, text), more)
+        else:
+            self._octets[at : at + more] = text
+        self.size = at + more
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def shown(self, value: bytes, room: cython.Py_ssize_t) -> cython.bint:
+        """Add the inside of a JSON string for the first ``room`` octets of a value."""
+        more: cython.Py_ssize_t = min(len(value), room)
+        if cython.compiled:
+            i: cython.Py_ssize_t
+            at: cython.Py_ssize_t = self.size
+            source: cython.p_uchar = value
+            safe: cython.p_uchar = _SAFE
+            if at + more > self._room:
+                self._grow(more)
+            target = cython.declare(cython.pointer(cython.uchar), self._octets)
+            target += at
+            for i in range(more):
+                target[i] = source[i]
+                if not safe[source[i]]:
+                    break
+            else:
+                self.size = at + more
+                return True
+        return self.put(escaped(value[:more]).encode())
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def number(self, value: cython.longlong, digits: cython.int) -> cython.bint:
+        """Add a number of 0 or more, of so many digits at least."""
+        rest: cython.longlong = value
+        if cython.compiled:
+            at: cython.Py_ssize_t
+            if self.size + 20 > self._room:
+                self._grow(20)
+            target = cython.declare(cython.pointer(cython.uchar), self._octets)
+            while digits < 19 and rest >= _POWERS[digits]:
+                digits += 1
+            at = self.size + digits
+            self.size = at
+            while digits > 0:
+                at -= 1
+                digits -= 1
+                target[at] = cython.cast(cython.uchar, 48 + rest % 10)
+                rest //= 10
+            return True
+        else:  # noqa: RET505 - the compiler leaves one of the two out
+            return self.put(b"%0*d" % (digits, value))
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def millis(self, micros: cython.longlong) -> cython.bint:
+        """Add microseconds as milliseconds with three decimals."""
+        self.number(micros // 1000, 1)
+        self.put(b".")
+        return self.number(micros % 1000, 3)
+
+    @cython.cfunc
+    def take(self) -> bytes:
+        """Return the line; the next one is begun."""
+        size: cython.Py_ssize_t = self.size
+        self.size = 0
+        if cython.compiled:
+            octets = cython.declare(cython.pointer(cython.char), self._octets)
+            return cython.cast(bytes, octets[:size])
+        else:  # noqa: RET505
+            return bytes(self._octets[:size])
 
 
 @cython.final
@@ -102,7 +239,8 @@ class Outcome:
     ``weight``, ``key`` and ``first`` are the release analysis's: the weight in force when the
     request was assigned, the opaque cohort key, and the first attempt's failure (None: it did not
     fail), whatever was done about it afterwards. ``side`` is layout's side index.
-    ``subject``, set afterwards, stands for who asked (empty: not known).
+    ``subject``, set afterwards, stands for who asked (empty: not known), ``queued`` for the seconds
+    that it waited for a place in flight (below 0: it did not).
     """
 
     head: Head | None
@@ -131,8 +269,9 @@ class Outcome:
     served_by: str
     tunnel: cython.bint
     subject: str = cython.declare(str, visibility="public")
+    queued: cython.double = cython.declare(cython.double, visibility="public")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that is known
         self,
         head: Head | None,
         method: bytes,
@@ -160,6 +299,65 @@ class Outcome:
         served_by: str,
         tunnel: cython.bint,
     ) -> None:
+        self.fill(
+            head,
+            method,
+            host,
+            target,
+            client,
+            status,
+            received,
+            sent,
+            started,
+            forwarded_at,
+            answered_at,
+            ended,
+            service,
+            row,
+            side,
+            endpoint,
+            request_id,
+            trace,
+            weight,
+            key,
+            override,
+            first,
+            error,
+            served_by,
+            tunnel,
+        )
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def fill(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
+        self,
+        head: Head | None,
+        method: bytes,
+        host: bytes,
+        target: bytes,
+        client: str,
+        status: cython.int,
+        received: cython.longlong,
+        sent: cython.longlong,
+        started: cython.double,
+        forwarded_at: cython.double,
+        answered_at: cython.double,
+        ended: cython.double,
+        service: str,
+        row: cython.Py_ssize_t,
+        side: cython.int,
+        endpoint: str,
+        request_id: bytes,
+        trace: bytes,
+        weight: cython.int,
+        key: bytes,
+        override: cython.bint,
+        first: object,
+        error: str,
+        served_by: str,
+        tunnel: cython.bint,
+    ) -> cython.bint:
+        """Set everything, in C's types: ``Outcome.__new__(Outcome)`` comes before it."""
         self.head = head
         self.method = method
         self.host = host
@@ -186,6 +384,8 @@ class Outcome:
         self.served_by = served_by
         self.tunnel = tunnel
         self.subject = ""
+        self.queued = -1.0
+        return True
 
 
 @cython.final
@@ -201,7 +401,8 @@ class Recorder:
     _date: Callable[[int], str]
     _log: Callable[[bytes], None] | None
     _second: cython.longlong
-    _stamp: str
+    _stamp: bytes
+    _writer: Line
 
     def __init__(
         self,
@@ -219,13 +420,16 @@ class Recorder:
         self._date = date
         self._log = log
         self._second = -1
-        self._stamp = ""
+        self._stamp = b""
+        self._writer = Line()
 
     def log_to(self, log: Callable[[bytes], None] | None) -> None:
         """Send the lines elsewhere from now on; None: nowhere."""
         self._log = log
 
-    def enter(self, row: cython.Py_ssize_t, limit: cython.ulonglong) -> bool:
+    @cython.ccall
+    @cython.exceptval(-1)
+    def enter(self, row: cython.Py_ssize_t, limit: cython.ulonglong) -> cython.bint:
         """Count a request in on its service; False (and not counted) at the machine's limit."""
         i: cython.Py_ssize_t
         total: cython.ulonglong = 0
@@ -238,6 +442,7 @@ class Recorder:
         self._words[self._slab + _S_IN_FLIGHT] += 1
         return True
 
+    @cython.ccall
     def leave(self, row: cython.Py_ssize_t) -> None:
         """Count a request out."""
         self._words[self._slab + _ROWS_AT + row * _ROW_WORDS + _ROW_IN_FLIGHT] -= 1
@@ -250,10 +455,12 @@ class Recorder:
         else:
             self._words[self._slab + _S_TUNNELS] -= 1
 
+    @cython.ccall
     def count(self, row: cython.Py_ssize_t, word: cython.Py_ssize_t) -> None:
         """Count one more of a row's counters (layout's ROW_*)."""
         self._words[self._slab + _ROWS_AT + row * _ROW_WORDS + word] += 1
 
+    @cython.ccall
     def record(self, outcome: Outcome) -> None:
         """Count a request and write its line."""
         side: cython.Py_ssize_t = self._slab + _ROWS_AT + outcome.row * _ROW_WORDS
@@ -272,23 +479,20 @@ class Recorder:
             upstream = _micros(outcome.answered_at - outcome.forwarded_at)
             self._observe(side + _UPSTREAM_SECONDS, upstream)
         if self._log is not None:
-            line = self._line(outcome, duration, upstream, MAX_VALUE).encode()
+            line = self._line(outcome, duration, upstream, MAX_VALUE)
             if len(line) > MAX_LINE:
                 # Escapes may treble a value.
-                line = self._line(outcome, duration, upstream, MAX_VALUE // 4).encode()
+                line = self._line(outcome, duration, upstream, MAX_VALUE // 4)
             self._log(line)
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _observe(self, at: cython.Py_ssize_t, micros: cython.longlong) -> cython.bint:
         """Put one duration into the histogram at ``at``."""
         i: cython.int
-        bounds: tuple[int, ...] = _BOUNDS
-        bound: cython.longlong
         bucket: cython.int = _BUCKETS
         for i in range(_BUCKETS):
-            bound = bounds[i]
-            if micros <= bound:
+            if micros <= _BOUNDS[i]:
                 bucket = i
                 break
         self._words[at + bucket] += 1
@@ -302,54 +506,85 @@ class Recorder:
         duration: cython.longlong,
         upstream: cython.longlong,
         room: cython.Py_ssize_t,
-    ) -> str:
+    ) -> bytes:
         wall: cython.double = self._wall()
         second: cython.longlong = cython.cast(cython.longlong, wall)
         millis: cython.int = cython.cast(cython.int, (wall - second) * 1000)
-        agent: bytes | None = None
-        referer: bytes | None = None
-        tail: str = ""
+        line: Line = self._writer
         if second != self._second:
             self._second = second
-            self._stamp = self._date(second)
+            self._stamp = b'{"time":"' + self._date(second).encode() + b"."
+        line.size = 0
+        line.put(self._stamp)
+        line.number(millis, 3)
+        line.put(b'Z","client":"')
+        line.put(outcome.client.encode())
+        line.put(b'","method":"')
+        line.shown(outcome.method, MAX_LINE)
+        line.put(b'","host":"')
+        line.shown(outcome.host, MAX_LINE)
+        line.put(b'","target":"')
+        line.shown(outcome.target, 2 * room)
+        line.put(b'","status":')
+        line.number(outcome.status, 1)
+        line.put(b',"received":')
+        line.number(outcome.received, 1)
+        line.put(b',"sent":')
+        line.number(outcome.sent, 1)
+        line.put(b',"duration_ms":')
+        line.millis(duration)
+        line.put(b',"service":"')
+        line.put(outcome.service.encode())
+        line.put(_SIDES[outcome.side + 1])
+        line.shown(outcome.request_id, MAX_LINE)
+        line.put(b'","trace":"')
+        line.put(outcome.trace[3:35])
+        line.put(b'"')
+        if upstream >= 0:
+            line.put(b',"upstream_ms":')
+            line.millis(upstream)
+        if outcome.queued >= 0.0:
+            line.put(b',"queued_ms":')
+            line.millis(_micros(outcome.queued))
+        self._more(line, outcome, room)
+        return line.take()
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _more(self, line: Line, outcome: Outcome, room: cython.Py_ssize_t) -> cython.bint:
+        """Add what not every line has."""
+        agent: bytes | None = None
+        referer: bytes | None = None
         if outcome.head is not None:
             agent = outcome.head.get(USER_AGENT)
             referer = outcome.head.get(REFERER)
-        if upstream >= 0:
-            tail = f',"upstream_ms":{upstream // 1000}.{upstream % 1000:03d}'
         if outcome.endpoint:
-            tail += f',"endpoint":"{outcome.endpoint}"'
+            line.put(b',"endpoint":"' + outcome.endpoint.encode() + b'"')
         if outcome.key:
-            tail += f',"weight":{outcome.weight},"key":"{outcome.key.decode("ascii")}"'
+            line.put(b',"weight":')
+            line.number(outcome.weight, 1)
+            line.put(b',"key":"')
+            line.put(outcome.key)
+            line.put(b'"')
         if outcome.subject:
-            tail += f',"subject":"{escaped(outcome.subject.encode())}"'
+            line.put(b',"subject":"' + escaped(outcome.subject.encode()).encode() + b'"')
         if outcome.override:
-            tail += ',"override":true'
+            line.put(b',"override":true')
         if outcome.first is not None:
-            tail += f',"first":"{outcome.first}"'
+            line.put(f',"first":"{outcome.first}"'.encode())
         if outcome.error:
-            tail += f',"error":"{outcome.error}"'
+            line.put(f',"error":"{outcome.error}"'.encode())
         if outcome.served_by:
-            tail += f',"served_by":"{outcome.served_by}"'
+            line.put(f',"served_by":"{outcome.served_by}"'.encode())
         if referer is not None:
-            tail += f',"referer":"{_shown(referer, room)}"'
+            line.put(b',"referer":"')
+            line.shown(referer, room)
+            line.put(b'"')
         if agent is not None:
-            tail += f',"user_agent":"{_shown(agent, room)}"'
-        return (
-            f'{{"time":"{self._stamp}.{millis:03d}Z","client":"{outcome.client}",'
-            f'"method":"{escaped(outcome.method)}","host":"{escaped(outcome.host)}",'
-            f'"target":"{_shown(outcome.target, 2 * room)}","status":{outcome.status},'
-            f'"received":{outcome.received},"sent":{outcome.sent},'
-            f'"duration_ms":{duration // 1000}.{duration % 1000:03d},'
-            f'"service":"{outcome.service}","color":"{_COLORS[outcome.side + 1]}",'
-            f'"role":"{_ROLES[outcome.side + 1]}","request_id":"{escaped(outcome.request_id)}",'
-            f'"trace":"{outcome.trace[3:35].decode("ascii")}"{tail}}}\n'
-        )
-
-
-#: By side index + 1; side -1 is a request that no service was found for.
-_COLORS = ("", "blue", "green", "blue", "green")
-_ROLES = ("", "stable", "stable", "candidate", "candidate")
+            line.put(b',"user_agent":"')
+            line.shown(agent, room)
+            line.put(b'"')
+        return line.put(b"}\n")
 
 
 @cython.cfunc

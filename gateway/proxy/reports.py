@@ -1,4 +1,4 @@
-"""Reports of violations of content policies: what one worker takes of them.
+"""Reports of violations of content policies: what is taken of them.
 
 A report is read here and never forwarded. Whoever may send one may send anything: so many a minute
 of one client, so many octets each, so many at a time, and what is counted are numbers of a fixed
@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gateway.policy.cspreport import Violation, read_reports
+from gateway.policy.limit import Limit
 from gateway.proxy.errors import Failure
+from gateway.proxy.limiting import limiter_table
 from gateway.wire.errors import WireError
 from gateway.wire.target import match_path, split_absolute, valid_host
 
@@ -20,27 +22,35 @@ if TYPE_CHECKING:
 REPORTS_PATH = b"/.well-known/gateway/csp-reports"
 
 _TYPES = frozenset((b"application/csp-report", b"application/reports+json", b"application/json"))
-#: Clients whose reports are counted within a minute; of further ones none are taken in it.
-MAX_CLIENTS = 4096
 #: Reports that are being received at a time.
 MAX_OPEN = 128
 #: Seconds that one may take to arrive.
 TIMEOUT = 10.0
-_WINDOW = 60.0
+_MINUTE = 60.0
 
 
 class ReportDesk:
-    """What a worker remembers of who reports."""
+    """Who may report how often. The times are in the board's table: a client's rate is one rate for
+    the machine, whichever worker it came to, and a flood of clients takes no memory.
+    """
 
-    __slots__ = ("_clients", "_open", "_until")
+    __slots__ = ("_limit", "_open", "_per_minute", "_words")
 
-    def __init__(self) -> None:
-        self._clients: dict[str, int] = {}
-        self._until = 0.0
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+        self._limit: Limit | None = None
+        self._per_minute = 0
         self._open = 0
 
     def __repr__(self) -> str:
-        return f"<ReportDesk clients={len(self._clients)} open={self._open}>"
+        return f"<ReportDesk open={self._open}>"
+
+    def _limited(self, per_minute: int) -> Limit:
+        if self._limit is None or self._per_minute != per_minute:
+            table = limiter_table(self._words)
+            self._limit = Limit(table, b"csp-reports", per_minute, _MINUTE, per_minute - 1)
+            self._per_minute = per_minute
+        return self._limit
 
     def refusal(
         self, settings: CspReports, method: bytes, type_: bytes | None, client: str, now: float
@@ -51,15 +61,12 @@ class ReportDesk:
         essence = (type_ or b"").partition(b";")[0].strip(b" \t").lower()
         if essence not in _TYPES:
             return Failure("bad-request", "not a type of report", status=415)
-        if now >= self._until:
-            self._clients.clear()
-            self._until = now + _WINDOW
-        count = self._clients.get(client, 0)
-        if count >= settings.per_minute or (not count and len(self._clients) >= MAX_CLIENTS):
+        limit = self._limited(settings.per_minute)
+        if limit.ask(client, int(now * 1e9)) > 0:
             return Failure("too-many-reports")
         if self._open >= MAX_OPEN:
             return Failure("overload", "reports")
-        self._clients[client] = count + 1
+        limit.take()
         self._open += 1
         return None
 

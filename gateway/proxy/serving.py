@@ -44,6 +44,7 @@ from gateway.proxy.breaker import Breakers, Guard
 from gateway.proxy.checks import GuardBuilder
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
+from gateway.proxy.queue import ServiceQueue
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class ServiceRun:
     stable_green: bool
     weight: int
     max_in_flight: int
+    #: Where requests beyond these wait.
+    queue: ServiceQueue
     rewrite_host: bool
     release_lines: tuple[bytes, bytes, bytes, bytes]
     budget: Budget
@@ -233,6 +236,7 @@ class Builder:
         self._slabs = slabs
         self._breakers = breakers
         self._budgets: dict[str, Budget] = {}
+        self._queues: dict[int, ServiceQueue] = {}
         self._degraded = DegradedBuilder()
         self._endpoints: dict[str, Endpoint] = {}
         self._topology = Topology(number=0)
@@ -422,6 +426,7 @@ class Builder:
             stable_green=stable_green,
             weight=0 if moved is None else moved.weight,
             max_in_flight=service.max_in_flight,
+            queue=self._queue(service),
             rewrite_host=service.host == "rewrite",
             release_lines=_release_lines(release),
             budget=self._budget(service),
@@ -453,6 +458,15 @@ class Builder:
         budget = self._budgets.setdefault(service.name, Budget(share, floor))
         budget.change(share, floor)
         return budget
+
+    def _queue(self, service: Service) -> ServiceQueue:
+        """Return a service's queue: who waits in it outlives a snapshot."""
+        queue = self._queues.get(service.row)
+        if queue is None:
+            queue = ServiceQueue(self._words, self._slab, self._slabs, service.row)
+            self._queues[service.row] = queue
+        queue.change(service.max_in_flight, service.queue_length, service.queue_wait)
+        return queue
 
     def _workers(self) -> int:
         """Return how many workers share the machine's numbers."""

@@ -19,7 +19,7 @@ Compiled where a compiler is there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import cython
 from gateway.channel.histogram import bucket_of
@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
     from gateway.channel.messages import Metric
     from gateway.config.snapshot import Color, Watch
-    from gateway.proxy.endpoint import Pool
+
+    class Serves(Protocol):
+        """A pool as it is asked here."""
+
+        def serves(self) -> bool:
+            """Tell whether a member can be sent requests."""
+
 
 #: Seconds between two tallies at least.
 EVERY = 0.5
@@ -91,7 +97,7 @@ class Row:
         self._empty()
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _empty(self) -> cython.bint:
         self.requests = 0
         self.failed = 0
@@ -143,7 +149,7 @@ class ServiceTally:
     _violated: set[bytes]
     _slow: dict[bytes, int]
     _keys: set[bytes]
-    _stable: Pool | None
+    _stable: Serves | None
     _met_at: cython.int
     _looked: cython.int
 
@@ -170,7 +176,7 @@ class ServiceTally:
         return f"<ServiceTally {self.service} rows={len(self._rows)} failed={len(self._failed)}>"
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _watch(self, watch: Watch | None) -> cython.bint:
         """Look at these latencies from now on."""
         self._thresholds = () if watch is None else watch.thresholds[:MAX_THRESHOLDS]
@@ -192,6 +198,7 @@ class ServiceTally:
         self._csp = watch is not None and watch.csp
         return True
 
+    @cython.ccall
     def ended(
         self,
         side: cython.int,
@@ -244,6 +251,7 @@ class ServiceTally:
     def violated(self, side: cython.int, weight: cython.int, key: bytes, directive: str) -> None:
         """Tell of a key that a browser reported a content policy's violation for, once.
 
+        The key is the reporter's address's: whoever makes up cookies is one reporter all the same.
         ``side`` and ``weight`` are those of the report's own request. It counts as no request.
         """
         if self._owner is None or not self._csp or not key or key in self._violated:
@@ -254,12 +262,12 @@ class ServiceTally:
         self._violated.add(key)
         self._tell(self._find(side, weight), key, "csp", directive)
 
-    def follow(self, stable: Pool) -> None:
+    def follow(self, stable: Serves) -> None:
         """Compare with this pool from now on."""
         self._stable = stable
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _is_alone(self, row: Row) -> cython.bint:
         """Tell whether stable should answer and can serve nobody: there is nothing to compare with.
 
@@ -271,7 +279,7 @@ class ServiceTally:
         return not self._stable.serves()
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _time(self, row: Row, took: cython.double, late: cython.bint) -> cython.bint:
         """Count a latency. ``late``: nothing came, which is slower than whatever there is."""
         bucket: int = bucket_of(took)
@@ -282,7 +290,7 @@ class ServiceTally:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _judge(  # noqa: PLR0911 - a table of what becomes of a request
         self,
         row: Row,
@@ -319,7 +327,7 @@ class ServiceTally:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _drop(self) -> cython.bint:
         """Note that there is no room to remember one more key as told."""
         owner = self._owner
@@ -342,7 +350,7 @@ class ServiceTally:
         return row
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _meet(self, row: Row, key: bytes) -> cython.bint:
         """Have a key of the candidate told of, if it is new at this weight.
 
@@ -358,14 +366,14 @@ class ServiceTally:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _tell(self, row: Row, key: bytes, metric: Metric, kind: str) -> cython.bint:
         owner = self._owner
         assert owner is not None
         return owner._wait(self._failure(row, key, metric, kind))
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _tell_slow(
         self, row: Row, key: bytes, took: cython.double, late: cython.bint, kind: str
     ) -> cython.bint:
@@ -407,7 +415,7 @@ class ServiceTally:
         )
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _collect(self, found: list[Counted]) -> cython.bint:
         """Add the rows that have counted anything."""
         row: Row
@@ -417,7 +425,7 @@ class ServiceTally:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _begin_anew(self) -> cython.bint:
         """What was counted is told. A row that nothing came to since the last time is let go."""
         row: Row
@@ -521,7 +529,7 @@ class Tallies:
         self._tell_waiting()
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _wait(self, failure: RequestFailed) -> cython.bint:
         """Have a failure told once this turn of the loop is over."""
         if len(self._waiting) >= _MAX_WAITING:
@@ -535,7 +543,7 @@ class Tallies:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _tell_waiting(self) -> cython.bint:
         if not self._waiting and not self.dropped:
             return True
@@ -550,7 +558,7 @@ class Tallies:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _tell_counts(self) -> cython.bint:
         """Tell of all rows, or of none where control is away: they go on counting."""
         rows: list[Counted] = []

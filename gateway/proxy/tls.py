@@ -4,8 +4,10 @@ It is a protocol to the loop and a transport to the connection above it. That on
 counted, from the accept on: a client that never finishes its handshake stands under the same
 bounds as any other, and under ``header_timeout``.
 
-Plain octets come in through one memory BIO, sealed ones go out through another, with one read and
-one write for what the loop delivers at once.
+Sealed octets go into OpenSSL through one memory BIO and come out of it through another. A BIO keeps
+the room that it once needed for as long as the connection is there, so no more than a record is put
+into one at a time. That a record is whole is seen in its header: OpenSSL is asked when there is an
+answer, for it has only an exception to say that something is missing.
 
 Compiled where a compiler is there: no ``async def`` here.
 """
@@ -21,6 +23,7 @@ from gateway.board import layout
 from gateway.proxy.downstream import DownstreamConnection
 from gateway.proxy.errors import Failure
 from gateway.proxy.wheel import NEVER, NOWHERE
+from gateway.wire.hello import FAILURE, MORE, REFUSED, judge
 
 if TYPE_CHECKING:
     import asyncio
@@ -35,9 +38,22 @@ if TYPE_CHECKING:
 
         context: ssl.SSLContext
 
+    class Engine(Protocol):
+        """What opens and seals: an ``ssl.SSLObject``, or what is within it."""
+
+        def read(self, size: int, /) -> bytes:
+            """Open what is in the BIO, at most ``size`` octets of it."""
+
+        def write(self, data: bytes | memoryview, /) -> int:
+            """Seal; return how much of it."""
+
 
 #: A record holds no more (RFC 8446 section 5.1).
 _RECORD = cython.declare(cython.Py_ssize_t, 16 * 1024)
+_HEADER = cython.declare(cython.Py_ssize_t, 5)
+#: With its header and what TLS 1.2 may add (RFC 5246 section 6.2.3); what says that it is larger is
+#: none, and OpenSSL will say so.
+_LARGEST = cython.declare(cython.Py_ssize_t, 5 + 16 * 1024 + 2048)
 #: Octets of TLS's own that wait for the next answer to go out with.
 _SAID = cython.declare(cython.Py_ssize_t, 2048)
 #: The first octet of a TLS connection: a handshake record (RFC 8446 section 5.1).
@@ -53,8 +69,14 @@ _LINGERING = cython.declare(cython.int, LINGERING)
 _PLAIN = cython.declare(cython.int, PLAIN)
 _CLOSED = cython.declare(cython.int, CLOSED)
 
+_MORE = cython.declare(cython.int, MORE)
+_REFUSED = cython.declare(cython.int, REFUSED)
 _NEVER = cython.declare(cython.double, NEVER)
 _NOWHERE = cython.declare(cython.longlong, NOWHERE)
+
+#: Called as they are, with nothing looked up by name for each string of octets.
+_put: Any = cython.declare(object, ssl.MemoryBIO.write)
+_take: Any = cython.declare(object, ssl.MemoryBIO.read)
 
 _STATES = ("new", "shaking", "open", "lingering", "plain", "closed")
 
@@ -71,12 +93,15 @@ class TlsConnection:
     _transport: asyncio.Transport
     _incoming: ssl.MemoryBIO
     _outgoing: ssl.MemoryBIO
-    _tls: ssl.SSLObject | None
+    _handshake: ssl.SSLObject | None
+    _tls: Engine | None
     _state: cython.int
+    _sealed: bytes
     _held: cython.bint
-    _reading: cython.bint
     _ended: cython.bint
     _told_end: cython.bint
+    _older: cython.bint
+    _hello: bytes
     _stays: cython.bint
     _deadline: cython.double
     _place: cython.longlong
@@ -89,12 +114,15 @@ class TlsConnection:
         self._transport = None  # type: ignore[assignment]  # set by connection_made, before use
         self._incoming = None  # type: ignore[assignment]  # made with _tls
         self._outgoing = None  # type: ignore[assignment]  # made with _tls
+        self._handshake = None
         self._tls = None
         self._state = _NEW
+        self._sealed = b""
         self._held = False
-        self._reading = False
         self._ended = False
         self._told_end = False
+        self._older = False
+        self._hello = b""
         self._stays = False
         self._deadline = _NEVER
         self._place = _NOWHERE
@@ -116,11 +144,12 @@ class TlsConnection:
     def data_received(self, data: bytes) -> None:
         """Take what the client sent."""
         if self._state == _OPEN:
-            self._incoming.write(data)
-            self._read()
+            if self._sealed:
+                data = self._sealed + data
+                self._sealed = b""
+            self._open(data)
         elif self._state == _SHAKING:
-            self._incoming.write(data)
-            self._shake()
+            self._shake(data)
         elif self._state == _NEW:
             self._first(data)
         elif self._state != _CLOSED and self._above is not None:
@@ -139,7 +168,7 @@ class TlsConnection:
         self._ended = True
         if self._state == _OPEN:
             if not self._held:
-                self._read()
+                self._open_on()
                 self._tell_end()
                 return bool(self._stays)
             return True  # told once what came before it has been read
@@ -152,7 +181,9 @@ class TlsConnection:
         above = self._above
         self._state = _CLOSED
         self._above = None
+        self._handshake = None
         self._tls = None
+        self._sealed = b""
         self._deadline = _NEVER
         self._place = _NOWHERE
         if above is not None:
@@ -190,18 +221,18 @@ class TlsConnection:
     def write(self, data: bytes) -> None:
         """Seal and send."""
         if self._state == _OPEN:
-            self._seal(data)
-            self._flush()
+            if len(data) <= _RECORD and self._tls is not None:
+                self._tls.write(data)
+                self._flush()
+            else:
+                self._seal([data])
         elif self._state == _PLAIN:
             self._transport.write(data)
 
     def writelines(self, parts: Iterable[bytes]) -> None:
         """Seal several parts and send them at once."""
         if self._state == _OPEN:
-            for part in parts:
-                if part:
-                    self._seal(part)
-            self._flush()
+            self._seal(parts)
         elif self._state == _PLAIN:
             self._transport.write(b"".join(parts))
 
@@ -251,13 +282,13 @@ class TlsConnection:
         if self._state == _CLOSED:
             return
         self._transport.resume_reading()
-        if self._state == _OPEN and (self._ended or self._more()):
+        if self._state == _OPEN and (self._ended or self._sealed):
             self._core.loop.call_soon(self.read_on)
 
     def read_on(self) -> None:
         """Deliver what had come while reading was paused."""
         if self._state == _OPEN and not self._held:
-            self._read()
+            self._open_on()
             if self._ended:
                 self._tell_end()
                 if not self._stays:
@@ -277,15 +308,26 @@ class TlsConnection:
     @cython.exceptval(check=True)
     def _first(self, data: bytes) -> cython.bint:
         """Look at what comes first: TLS, plain HTTP, or nothing that we could answer."""
+        if self._hello:
+            data = self._hello + data
         if data[0] == _HANDSHAKE_RECORD:
+            verdict: cython.int = judge(data)
+            if verdict == _MORE:
+                self._hello = data
+                return True
+            self._hello = b""
+            if verdict == _REFUSED:
+                self._count(layout.S_TLS_FAILED)
+                self._transport.write(FAILURE)
+                self.close()
+                return True
             self._incoming = ssl.MemoryBIO()
             self._outgoing = ssl.MemoryBIO()
-            self._tls = self._contexts.context.wrap_bio(
+            self._handshake = self._contexts.context.wrap_bio(
                 self._incoming, self._outgoing, server_side=True
             )
             self._state = _SHAKING
-            self._incoming.write(data)
-            self._shake()
+            self._shake(data)
             return True
         self._count(layout.S_TLS_FAILED)
         self._deadline = _NEVER
@@ -298,8 +340,22 @@ class TlsConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _shake(self) -> cython.bint:
-        tls = self._tls
+    def _shake(self, data: bytes) -> cython.bint:
+        """Go on with the handshake; what comes behind it is the first request's."""
+        at: cython.Py_ssize_t = 0
+        here: cython.Py_ssize_t = len(data)
+        while at < here and self._state == _SHAKING:
+            _put(self._incoming, data if here <= _LARGEST else data[at : at + _LARGEST])
+            at += _LARGEST
+            self._shake_on()
+        if self._state == _OPEN and (at < here or self._incoming.pending > 0):
+            self._open(_take(self._incoming) + data[at:])
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(check=True)
+    def _shake_on(self) -> cython.bint:
+        tls = self._handshake
         assert tls is not None
         try:
             tls.do_handshake()
@@ -312,12 +368,15 @@ class TlsConnection:
             self.close()
             return True
         self._state = _OPEN
+        self._handshake = None
+        # Each method of an SSLObject calls one of the same name of the object in it: a Python frame
+        # for nothing, twice a request.
+        self._tls = getattr(tls, "_sslobj", tls)
         self._deadline = _NEVER
         self._count(layout.S_TLS_RESUMED if tls.session_reused else layout.S_TLS_FULL)
-        if tls.version() != "TLSv1.3":
+        self._older = tls.version() != "TLSv1.3"
+        if self._older:
             self._flush()  # TLS 1.3 is done without us: its tickets go out with the first answer
-        if self._more():
-            self._read()
         return True
 
     @cython.cfunc
@@ -330,44 +389,60 @@ class TlsConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _more(self) -> cython.bint:
-        """Tell whether anything waits to be opened."""
-        tls = self._tls
-        return tls is not None and (self._incoming.pending > 0 or tls.pending() > 0)
+    def _open_on(self) -> cython.bint:
+        data: bytes = self._sealed
+        self._sealed = b""
+        self._open(data)
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _read(self) -> cython.bint:
-        """Open what has come, a record at a time, and hand it up."""
-        data: bytes
-        if self._reading:
-            return True  # the loop below goes on with it
-        self._reading = True
+    def _open(self, data: bytes) -> cython.bint:
+        """Open the whole records in ``data`` and hand up what was in them; keep what is left."""
+        at: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t
+        here: cython.Py_ssize_t = len(data)
+        plain: bytes
+        while here - at >= _HEADER and self._state == _OPEN and not self._held:
+            end = at + _HEADER + data[at + 3] * 256 + data[at + 4]
+            if end > here:
+                if end - at <= _LARGEST:
+                    break
+                end = here
+            plain = self._unseal(data if end - at == here else data[at:end])
+            at = end
+            if plain and self._above is not None:
+                self._above.data_received(plain)
+        if at < here and self._state == _OPEN:
+            self._sealed = data[at:]
+        return True
+
+    @cython.cfunc
+    def _unseal(self, record: bytes) -> bytes:
+        """Open one record; return nothing where there is nothing in it for those above."""
+        tls = self._tls
+        if tls is None:
+            return b""
         try:
-            while self._state == _OPEN and not self._held and self._tls is not None:
-                data = self._tls.read(_RECORD)
-                if not data:
-                    self._tell_end()
-                    break
-                if self._above is not None:
-                    self._above.data_received(data)
-                # No read just to hear that nothing is left: the exception would cost as much.
-                if self._tls is None or (self._incoming.pending == 0 and self._tls.pending() == 0):
-                    break
+            _put(self._incoming, record)
+            plain: bytes = tls.read(len(record))  # it holds less than that
         except ssl.SSLWantReadError:
-            pass
+            # What TLS itself has to say (an answer to a key update) goes out with the next answer.
+            # A client that has it say much before one, or that asks for a renegotiation (all that
+            # TLS 1.2 has an answer to), gets no more: what it does not read would be ours to keep.
+            if self._outgoing.pending > (0 if self._older else _SAID):
+                self._flush()
+                self.abort()
+            return b""
         except ssl.SSLZeroReturnError:
-            self._tell_end()
+            plain = b""
         except ssl.SSLError:
             self._flush()
             self.abort()
-        finally:
-            self._reading = False
-        # What TLS itself has to say (an answer to a key update) goes out with the next answer, and
-        # sooner only where a client has it say much.
-        if self._state == _OPEN and self._outgoing.pending > _SAID:
-            self._flush()
-        return True
+            return b""
+        if not plain:
+            self._tell_end()
+        return plain
 
     @cython.cfunc
     @cython.exceptval(check=True)
@@ -383,22 +458,26 @@ class TlsConnection:
 
     @cython.cfunc
     @cython.exceptval(check=True)
-    def _seal(self, data: bytes) -> cython.bint:
+    def _seal(self, parts: Iterable[bytes]) -> cython.bint:
+        """Seal, a record at a time, and send them all at once."""
+        sealed = []
         tls = self._tls
         if tls is None:
             return True
-        done: cython.Py_ssize_t = tls.write(data)
-        if done < len(data):  # a record at a time
-            view = memoryview(data)
-            while done < len(data):
-                done += tls.write(view[done:])
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[tls.write(view[:_RECORD]) :]
+                sealed.append(_take(self._outgoing))
+        if sealed:
+            self._transport.writelines(sealed)
         return True
 
     @cython.cfunc
     @cython.exceptval(check=True)
     def _flush(self) -> cython.bint:
-        sealed: bytes = self._outgoing.read()
-        if sealed and not self._transport.is_closing():
+        sealed: bytes = _take(self._outgoing)
+        if sealed:  # a transport that is closing takes it and does nothing
             self._transport.write(sealed)
         return True
 
@@ -410,6 +489,6 @@ class TlsConnection:
         if tls is not None:
             # Theirs has not come yet, or something else has: all the same now.
             with contextlib.suppress(ssl.SSLError, ValueError):
-                tls.unwrap()
+                (getattr(tls, "shutdown", None) or tls.unwrap)()  # type: ignore[attr-defined]
             self._flush()
         return True

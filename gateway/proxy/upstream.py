@@ -103,7 +103,10 @@ class UpstreamConnection:
 
     # --- what an attempt asks -------------------------------------------------------------------
 
-    def start(self, attempt: Answered, data: bytes, to_head: bool, deadline: float) -> None:
+    @cython.ccall
+    def start(
+        self, attempt: Answered, data: bytes, to_head: cython.bint, deadline: cython.double
+    ) -> None:
         """Send a request's head (and what there is of its body); wait for its first byte."""
         self._attempt = attempt
         self._to_head = to_head
@@ -115,12 +118,14 @@ class UpstreamConnection:
         self._arm(deadline)
         self._transport.write(data)
 
+    @cython.ccall
     def write(self, data: bytes) -> None:
         """Send more of the request's body, framed already."""
         if not self.closed:
             self._transport.write(data)
 
-    def expect_within(self, kind: str, deadline: float, between: float) -> None:
+    @cython.ccall
+    def expect_within(self, kind: str, deadline: cython.double, between: cython.double) -> None:
         """Have the attempt fail with ``kind`` when nothing comes by ``deadline``.
 
         Where ``between`` is not 0, each octet that comes moves the deadline to so many seconds on.
@@ -129,12 +134,14 @@ class UpstreamConnection:
         self._between = between
         self._arm(deadline)
 
+    @cython.ccall
     def pause(self) -> None:
         """Stop reading: the client is slower than the backend."""
         if not self._paused and not self.closed:
             self._paused = True
             self._transport.pause_reading()
 
+    @cython.ccall
     def resume(self) -> None:
         """Read on. The backend could not be heard meanwhile: it has its time again."""
         if self._paused and not self.closed:
@@ -143,6 +150,7 @@ class UpstreamConnection:
                 self._arm(self._wheel.now + self._between)
             self._transport.resume_reading()
 
+    @cython.ccall
     def rest(self) -> None:
         """Wait for a request, for as long as an idle connection is kept."""
         if self.closed:
@@ -151,6 +159,7 @@ class UpstreamConnection:
         self._arm(self._wheel.now + self.endpoint.idle_timeout)
         self.endpoint.give_back(self)
 
+    @cython.ccall
     def abort(self) -> None:
         """Close at once; the attempt hears nothing more."""
         self._attempt = None
@@ -248,7 +257,7 @@ class UpstreamConnection:
     # --- inside ---------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _arm(self, deadline: cython.double) -> cython.bint:
         self._deadline = deadline
         if deadline < (self._place - 1) * _TICK:
@@ -256,7 +265,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _fail(self, failure: Failure) -> cython.bint:
         attempt = self._attempt
         self.abort()
@@ -266,7 +275,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _take_head(self, data: bytes, attempt: object) -> cython.bint:
         """Parse heads until the final one is there; hand it on with what follows it."""
         head: Head
@@ -302,7 +311,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _begin_body(self, head: Head, data: bytes, attempt: object) -> cython.bint:
         """Hand on the final head, with the body where all of it is here already."""
         at: cython.Py_ssize_t = head.end
@@ -311,7 +320,10 @@ class UpstreamConnection:
         self._head = head
         if self._body == _BODY_NONE:
             if here:
-                raise WireError("bad-answer", "octets behind an answer without a body")
+                # The answer is whole without them. It is the client who asked for HEAD, or with a
+                # condition: where a backend answers that with content, whoever asks so again and
+                # again must not open its breaker. The next answer never begins with them.
+                self._transport.abort()
             self._complete(head)
             attempt.on_head(head, b"", True)  # type: ignore[attr-defined]
             return True
@@ -335,7 +347,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _take_body(self, data: bytes, at: cython.Py_ssize_t, attempt: object) -> cython.bint:
         here: cython.Py_ssize_t = len(data) - at
         if self._between > 0.0:
@@ -363,7 +375,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _end(self, attempt: object, payload: bytes, trailers: object) -> cython.bint:
         head = self._head
         if head is not None:
@@ -372,7 +384,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _complete(self, head: Head) -> cython.bint:
         """The answer is whole: give the connection back, or close it, before anybody is told."""
         attempt = self._attempt
@@ -401,7 +413,7 @@ class UpstreamConnection:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _switch(self, head: Head, rest: bytes, attempt: object) -> cython.bint:
         """101: this connection is a tunnel from now on, if it was asked to become one."""
         if not head.upgrade or not attempt.asked_for(head.get(UPGRADE)):  # type: ignore[attr-defined]

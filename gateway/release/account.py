@@ -81,6 +81,9 @@ def verdict(judgement: Judgement, scope: str, *, enough: bool, now: float) -> Ve
         return "fail"
     rules = judgement.rules.services.get(scope)
     over = rules.near(now) if rules is not None else judgement.rules.near(now)
+    over = over or judgement.violations_lean(scope)
+    if scope in judgement.violating():
+        return "fail"
     return "pass" if enough and not judgement.leans(scope) and not over else "inconclusive"
 
 
@@ -122,6 +125,15 @@ def numbers(release: Release, judgement: Judgement, shut: Gate | None) -> dict[s
         }
     if known.mirror.log_evidence:
         found["early"] = rounded(known.mirror.evidence)
+    if known.violations:
+        found["csp_violations"] = {
+            name: {
+                "evidence": rounded(each.evidence),
+                "threshold": rounded(judgement.violations_bound(name)),
+                "clients": {"candidate": each.candidate, "stable": each.stable},
+            }
+            for name, each in known.violations.items()
+        }
     if known.dropped:
         found["not_told_one_by_one"] = known.dropped
     return found
@@ -155,6 +167,16 @@ def in_words(release: Release, judgement: Judgement, scope: str) -> str:
     if sides is not None and sides.candidate.requests >= LEAST_SHOWN:
         text += f"; failed {_share(sides.candidate)}, stable's {_share(sides.stable)}"
     return text
+
+
+def violations_in_words(judgement: Judgement, service: str) -> str:
+    """Say what browsers' reports come to."""
+    each = judgement.known.violations[service]
+    return (
+        f"{service}: browsers of {each.candidate} clients of the candidate and {each.stable} of "
+        f"stable's reported violations of content policies, evidence {rounded(each.evidence):g} of "
+        f"{rounded(judgement.violations_bound(service)):g} needed"
+    )
 
 
 def _share(figures: Figures) -> str:

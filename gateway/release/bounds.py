@@ -36,7 +36,8 @@ def merged(general: Triggers, own: ServiceTriggers) -> Triggers:
         section = getattr(own, name)
         if section is not None:
             keys = {each: getattr(section, each) for each in section.model_fields_set}
-            sections[name] = getattr(general, name).model_copy(update=keys)
+            base = getattr(general, name)
+            sections[name] = section if base is None else base.model_copy(update=keys)
     return general.model_copy(update=sections)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from gateway.channel.histogram import Histogram, add_up
 from gateway.config.snapshot import BUCKETS
 from gateway.release import analysis
-from gateway.release.analysis import Mirror, ServiceEvidence
+from gateway.release.analysis import Comparison, Mirror, ServiceEvidence
 from gateway.release.record import OBJECTIVE, WHOLE
 from gateway.release.triggers import Rules
 
@@ -30,6 +30,8 @@ MAX_STEP_KEYS: Final = 1024
 MAX_KEYS: Final = 200_000
 
 _ERROR, _REFUSAL, _SLOW = 1, 2, 4
+#: Beyond all latency thresholds' bits.
+_VIOLATION = 1 << 16
 
 #: (scope, hashed cohort key) -> bits of what it was counted for.
 Keys = dict[tuple[str, int], int]
@@ -108,6 +110,9 @@ class Known(msgspec.Struct):
     seen_to: list[tuple[str, str]] = []
     #: As in the release: where that has another, all begins anew.
     looked: int = 0
+    #: By service, where violations are judged: a trigger of its own, in no scope's average. Whoever
+    #: can send reports would otherwise have a hand in a test that is made of answers.
+    violations: dict[str, Comparison] = {}
 
 
 class Judgement:
@@ -121,34 +126,45 @@ class Judgement:
         self._errors: Keys = {}
         self._refusals: Keys = {}
         self._slower: Keys = {}
+        self._violations: Keys = {}
         self.dirty: Keys = {}
 
     @property
     def keys(self) -> Keys:
         """All that was counted, as it is stored."""
-        places = self._errors | self._refusals | self._slower
+        places = self._errors | self._refusals | self._slower | self._violations
         return {place: self._bits(place) for place in places}
 
     def remember(self, keys: Keys) -> None:
         """Take up keys that were counted before."""
-        for table, mask in ((self._errors, _ERROR), (self._refusals, _REFUSAL)):
+        alone = (
+            (self._errors, _ERROR),
+            (self._refusals, _REFUSAL),
+            (self._violations, _VIOLATION),
+        )
+        for table, mask in alone:
             table.clear()
             table.update({place: mask for place, bits in keys.items() if bits & mask})
         self._slower = {
-            place: bits & ~(_ERROR | _REFUSAL)
+            place: bits & ~(_ERROR | _REFUSAL | _VIOLATION)
             for place, bits in keys.items()
-            if bits & ~(_ERROR | _REFUSAL)
+            if bits & ~(_ERROR | _REFUSAL | _VIOLATION)
         }
 
     def _table(self, bit: int) -> Keys:
         """Return the table of a metric's bit."""
         if bit == _ERROR:
             return self._errors
+        if bit == _VIOLATION:
+            return self._violations
         return self._refusals if bit == _REFUSAL else self._slower
 
     def _bits(self, place: tuple[str, int]) -> int:
         return (
-            self._errors.get(place, 0) | self._refusals.get(place, 0) | self._slower.get(place, 0)
+            self._errors.get(place, 0)
+            | self._refusals.get(place, 0)
+            | self._slower.get(place, 0)
+            | self._violations.get(place, 0)
         )
 
     def stored(self) -> None:
@@ -171,8 +187,10 @@ class Judgement:
 
     def _one(self, failed: RequestFailed) -> bool:
         part = self._parts.get(failed.service)
-        if part is None or failed.weight <= 0 or failed.metric == "csp":
+        if part is None or failed.weight <= 0:
             return False
+        if failed.metric == "csp":
+            return self._violation(failed)
         if failed.metric == "slow":
             return self._slow(failed, part)
         bit = _ERROR if failed.metric == "error" else _REFUSAL
@@ -196,6 +214,13 @@ class Judgement:
             # At 100 % there is nothing to compare with: it changes nothing here, and is counted
             # against the objective with the requests that did not fail (``count``).
             scope.errors.failure(failed.candidate, failed.weight / BUCKETS)
+
+    def _violation(self, failed: RequestFailed) -> bool:
+        comparison = self.known.violations.get(failed.service)
+        if comparison is None or not self._first(failed.service, failed.key, _VIOLATION):
+            return False
+        comparison.failure(failed.candidate, failed.weight / BUCKETS)
+        return True
 
     def _slow(self, failed: RequestFailed, part: Part) -> bool:
         fresh = False
@@ -243,6 +268,8 @@ class Judgement:
                 now, row.service, row.candidate, row.requests, row.failed, row.timed, row.slow
             )
             self.known.scopes[row.service].requests(row.judged)
+            if (violations := self.known.violations.get(row.service)) is not None:
+                violations.requests(row.requests)
             judged += row.judged
             if row.candidate and row.weight == self.known.seen.weight > 0:
                 self._step(row)
@@ -279,9 +306,33 @@ class Judgement:
         alpha = part.alpha if part is not None else min(p.alpha for p in self._parts.values())
         return analysis.threshold(alpha, len(self.known.scopes))
 
+    def violating(self) -> tuple[str, ...]:
+        """Return the services whose reported violations speak against the candidate."""
+        return tuple(
+            name
+            for name, each in self.known.violations.items()
+            if each.evidence >= self.violations_bound(name)
+            and each.candidate >= analysis.LEAST_FAILURES
+        )
+
+    def violations_bound(self, service: str) -> float:
+        """Return the evidence at which violations speak; the services share the chance alpha."""
+        part = self._parts[service]
+        alpha = part.csp.alpha if part.csp is not None else part.alpha
+        return analysis.threshold(alpha, len(self.known.violations))
+
     def near(self, now: float) -> bool:
         """Tell whether a trigger is near: half way to a verdict, or a rule over its bound."""
-        return any(map(self.leans, self.known.scopes)) or self.rules.near(now)
+        return (
+            any(map(self.leans, self.known.scopes))
+            or any(map(self.violations_lean, self.known.violations))
+            or self.rules.near(now)
+        )
+
+    def violations_lean(self, service: str) -> bool:
+        """Tell whether a service's violations are half way to their bound, by logarithms."""
+        found = self.known.violations.get(service)
+        return found is not None and found.evidence**2 >= self.violations_bound(service)
 
     def leans(self, scope: str) -> bool:
         """Tell whether a scope's evidence is half way to its bound, by logarithms."""
@@ -298,6 +349,7 @@ class Judgement:
         self.known.looked = fresh.looked
         self.known.lease = fresh.lease
         self.known.scopes = fresh.scopes
+        self.known.violations = fresh.violations
         self.known.mirror = fresh.mirror
         self.known.seen.waited = 0.0
         self.remember({})
@@ -334,4 +386,11 @@ def begun(release: Release) -> Known:
         figures={part.service: Sides() for part in release.parts},
         lease=release.plan.lease,
         looked=release.looked,
+        violations={
+            part.service: Comparison(
+                tolerance=part.csp.tolerance, horizon=max(1000.0, part.rate * seconds)
+            )
+            for part in release.parts
+            if part.csp is not None
+        },
     )

@@ -40,6 +40,7 @@ TRIGGERS: Final = (
     "unhealthy",
     "breakers_open",
     "critical_down",
+    "csp_violations",
     "lease",
     "inconclusive",
     "manual",
@@ -66,6 +67,13 @@ class Threshold(msgspec.Struct, frozen=True, kw_only=True):
         return self.seconds if self.name == OBJECTIVE else self.seconds * SLOWER + SLACK
 
 
+class Violations(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of ``csp_violations``, see ``config.schema.releases``."""
+
+    alpha: float
+    tolerance: float
+
+
 class Part(msgspec.Struct, frozen=True, kw_only=True):
     """One service of a release: what moves, and by what it is judged.
 
@@ -83,6 +91,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: tuple[Threshold, ...] = ()
     cold: bool = True
     rate: float = 0.0
+    #: By what reported violations are judged; None: they are not.
+    csp: Violations | None = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

@@ -173,6 +173,22 @@ class Head:
         """The request line or status line, byte for byte, its CRLF included."""
         return _cut(self.data, self.start, self._line_end)
 
+    @cython.ccall
+    def cut_method(self) -> bytes:
+        """Return ``method``: as a call, which compiled code makes without Python."""
+        return _cut(self.data, self.start, self._method_end)
+
+    @cython.ccall
+    def cut_target(self) -> bytes:
+        """Return ``target``."""
+        return _cut(self.data, self._target_at, self._target_end)
+
+    @cython.ccall
+    def cut_line(self) -> bytes:
+        """Return ``line``."""
+        return _cut(self.data, self.start, self._line_end)
+
+    @cython.ccall
     def get(self, field: cython.int) -> bytes | None:
         """Return the first value of a known field, trimmed; None where it is absent.
 
@@ -195,6 +211,7 @@ class Head:
             if self._id[i] == field
         ]
 
+    @cython.ccall
     def find(self, name: bytes) -> bytes | None:
         """Return the first value of the field with this lower-case name, known or not."""
         i: cython.int
@@ -224,6 +241,7 @@ class Head:
 
     # --- leaving out ----------------------------------------------------------------------------
 
+    @cython.ccall
     def sift(
         self, drop: cython.ulonglong, lengths: cython.ulonglong, names: dict[bytes, int]
     ) -> int:
@@ -260,7 +278,7 @@ class Head:
     # --- rendering ------------------------------------------------------------------------------
 
     @cython.ccall
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def leave_out(self, names: tuple[bytes, ...]) -> cython.bint:
         """Have ``render`` leave out the fields with these names (lower case), for good.
 
@@ -292,6 +310,7 @@ class Head:
                     found = True
         return found
 
+    @cython.ccall
     def render(self, first: bytes, drop: cython.ulonglong, extra: bytes) -> bytes:
         """Return a head: ``first`` (its CRLF included), the kept lines byte for byte, ``extra``
         (complete lines, CRLFs included) and the blank line.
@@ -319,7 +338,7 @@ class Head:
     # --- parsing --------------------------------------------------------------------------------
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _same(self, i: cython.int, name: bytes) -> cython.bint:
         """Tell whether field ``i`` has this lower-case name; lengths are equal already."""
         j: cython.Py_ssize_t
@@ -336,7 +355,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _identify(self, i: cython.int) -> cython.int:
         """Return the known number of field ``i``'s name, 0 where it has none.
 
@@ -345,7 +364,7 @@ class Head:
         """
         at: cython.Py_ssize_t = self._name_at[i]
         size: cython.Py_ssize_t = self._name_end[i] - at
-        data: bytes = self.data
+        data: cython.p_uchar = self.data
         name: bytes
         known: cython.int
         j: cython.Py_ssize_t
@@ -387,8 +406,9 @@ class Head:
     @cython.exceptval(check=True)
     def _fields(self, at: cython.Py_ssize_t) -> cython.bint:  # noqa: PLR0912, PLR0915 - one scan
         """Read field lines from ``at`` to the blank line. False: incomplete so far."""
-        data: bytes = self.data
-        size: cython.Py_ssize_t = len(data)
+        # Every place is checked before it is read: a pointer asks nothing.
+        data: cython.p_uchar = self.data
+        size: cython.Py_ssize_t = len(self.data)
         i: cython.Py_ssize_t = at
         begin: cython.Py_ssize_t
         last: cython.Py_ssize_t
@@ -481,14 +501,15 @@ class Head:
             n += 1
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _request_line(self) -> cython.bint:
         """Read ``method SP request-target SP HTTP-version CRLF``. False: incomplete so far.
 
         One empty line before it is skipped (RFC 9112 section 2.2), and ``start`` moved behind it.
         """
-        data: bytes = self.data
-        size: cython.Py_ssize_t = len(data)
+        # Every place is checked before it is read: a pointer asks nothing.
+        data: cython.p_uchar = self.data
+        size: cython.Py_ssize_t = len(self.data)
         i: cython.Py_ssize_t = self.start
         c: cython.uchar = 0
         if i < size and data[i] == 13:
@@ -525,11 +546,12 @@ class Head:
         return self._version(i + 1, 13)
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _version(self, i: cython.Py_ssize_t, after: cython.int) -> cython.bint:
         """Read ``HTTP/1.x`` and the octet after it; set where the next thing begins."""
-        data: bytes = self.data
-        size: cython.Py_ssize_t = len(data)
+        # Every place is checked before it is read: a pointer asks nothing.
+        data: cython.p_uchar = self.data
+        size: cython.Py_ssize_t = len(self.data)
         j: cython.int
         prefix: bytes = b"HTTP/"
         for j in range(5):
@@ -559,14 +581,15 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _status_line(self) -> cython.bint:  # noqa: PLR0912 - one scan
         """Read ``HTTP-version SP status-code SP [reason] CRLF``. False: incomplete so far.
 
         The second space may be missing: servers that leave it out are common (RFC 9112 section 4).
         """
-        data: bytes = self.data
-        size: cython.Py_ssize_t = len(data)
+        # Every place is checked before it is read: a pointer asks nothing.
+        data: cython.p_uchar = self.data
+        size: cython.Py_ssize_t = len(self.data)
         i: cython.Py_ssize_t
         j: cython.int
         c: cython.uchar = 0
@@ -610,7 +633,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _value_is(self, field: cython.int, wanted: bytes) -> cython.bint:
         """Tell whether a known field that is here once has this value, in any letter case."""
         j: cython.Py_ssize_t
@@ -629,7 +652,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _length(self) -> cython.longlong:
         """Return the one Content-Length. Refused: several, lists, signs, blanks, 19 digits."""
         i: cython.int = self._first[_CONTENT_LENGTH]
@@ -672,7 +695,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _connection(self) -> cython.bint:
         """Read the Connection fields: persistence, upgrade, and which fields they name."""
         closes: cython.bint = False
@@ -701,7 +724,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _name_field(self, token: bytes) -> cython.bint:
         """Leave out the fields that Connection names; never the ones that frame or route."""
         i: cython.int
@@ -715,7 +738,7 @@ class Head:
         return True
 
     @cython.cfunc
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def _begin(self) -> cython.bint:
         """Forget what an earlier reading found."""
         if len(self.data) > _MAX_DATA:
@@ -732,7 +755,7 @@ class Head:
         return True
 
     @cython.ccall
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def read_request(self) -> cython.bint:
         """Parse a request's head and frame its body. False: incomplete so far.
 
@@ -761,7 +784,7 @@ class Head:
         return True
 
     @cython.ccall
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def read_response(self, to_head: cython.bint) -> cython.bint:
         """Parse an answer's head and frame its body; ``to_head``: it answers a HEAD request.
 
@@ -789,7 +812,7 @@ class Head:
         return True
 
     @cython.ccall
-    @cython.exceptval(check=True)
+    @cython.exceptval(-1)
     def read_trailers(self) -> cython.bint:
         """Parse a trailer section that begins at ``start``. False: incomplete so far.
 

@@ -91,6 +91,7 @@ class TargetError(WireError):
         super().__init__(kind, message, 400)
 
 
+@cython.ccall
 def match_path(target: bytes) -> bytes:
     """Return the strict reading of an origin-form target's path, without the query.
 

@@ -286,7 +286,6 @@ class Worker:
         if self._core.cache is not None and now > self._touch_at:
             self._touch_at = now + TOUCH_EVERY
             self._core.cache.store.turn()
-        self._doors.turn(now)
         self._accepting.turn(now)
         forced = Path(self._spec.rollback_flag).exists() or self._control_lost()
         if forced != self._core.forced_stable:
@@ -299,6 +298,7 @@ class Worker:
             self._asked_at = now + TELL_ASKED
             self._tell_asked()
         self._sweep.turn(now, self._core.tunnels)
+        self._doors.turn(now)
 
     def _tell_asked(self) -> None:
         """Tell who asks; with control away it is lost, and the next telling makes up for it."""

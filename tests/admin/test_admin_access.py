@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gzip
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -58,6 +59,27 @@ async def test_a_role_reaches_what_is_at_or_below_it(world: World, role: str) ->
             below = auth.RANKS[role] < auth.RANKS[str(call.role)]
             async with api.request(call.method, path_of(call)) as answer:
                 assert (answer.status == 403) is below, (role, call.name, answer.status)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+async def test_compressed_content_is_refused_and_never_unpacked(
+    world: World, coding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parser would unpack it before anybody knows who sends it."""
+
+    def unpacks(*_: object, **__: object) -> None:
+        raise AssertionError("decompressed")
+
+    monkeypatch.setattr("aiohttp.compression_utils.ZLibDecompressor.__init__", unpacks)
+    bomb = gzip.compress(b" " * 50_000_000)
+    headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
+    async with (
+        client(world, OPERATOR) as api,
+        api.put("/v1/traffic", data=bomb, headers=headers) as answer,
+    ):
+        problem = await answer.json(content_type=None)
+    assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity")
+    assert problem["type"].endswith("compressed")
 
 
 async def test_what_needs_no_role_needs_no_token(world: World) -> None:

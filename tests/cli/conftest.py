@@ -29,7 +29,15 @@ async def admin() -> AsyncIterator[FakeAdmin]:
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in an empty folder with no gateway in sight; returns the folder."""
-    for name in ("GATEWAY_ADMIN", "GATEWAY_TOKEN", "NO_COLOR", "FORCE_COLOR"):
+    for name in (
+        "GATEWAY_ADMIN",
+        "GATEWAY_TOKEN",
+        "GATEWAY_CA",
+        "GATEWAY_CLIENT_CERT",
+        "GATEWAY_CLIENT_KEY",
+        "NO_COLOR",
+        "FORCE_COLOR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.chdir(tmp_path)

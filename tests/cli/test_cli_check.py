@@ -12,6 +12,10 @@ from gateway.cli.check import command as check
 from gateway.cli.schema import command as schema
 
 RIGHT = "services: {web: {blue: {endpoints: ['http://127.0.0.1:1']}}}\n"
+BARE = (
+    "routes: no route names a security profile, so answers are given no security fields; on routes "
+    "of pages, security: page begins with those that lock nobody out [notice]\n"
+)
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -26,7 +30,7 @@ def test_a_right_file_is_ok(tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (
         0,
         f"{path}: ok (1 service, 1 route)\n",
-        "",
+        f"{path}: {BARE}",
     )
 
 
@@ -36,6 +40,7 @@ def test_warnings_go_to_stderr_and_are_no_failure(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr == (
         f"{path}:2:9: state.redis_url: has no effect yet: state is this machine's alone [warning]\n"
+        f"{path}: {BARE}"
     )
 
 

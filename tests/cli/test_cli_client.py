@@ -28,6 +28,7 @@ from gateway.client.link import Address, Link, parse_admin, resolve
 from gateway.client.running_demo import ClientFile
 from tests.cli.fake_admin import TOKEN, FakeAdmin, Run
 from tests.cli.test_cli_verbs import TRAFFIC
+from tests.support.certificates import Authority
 
 
 def link_to(admin: FakeAdmin) -> Link:
@@ -184,6 +185,84 @@ async def test_tls_is_checked_against_the_given_authorities(
     finally:
         await server.close()
     assert len(admin.asked) == 1
+
+
+@pytest.mark.parametrize("variable", ["GATEWAY_CA", "GATEWAY_CLIENT_CERT", "GATEWAY_CLIENT_KEY"])
+@pytest.mark.parametrize("what", ["gone", "folder"])
+async def test_a_file_is_missed_where_it_is_used_and_nowhere_else(
+    admin: FakeAdmin,
+    gateway: Run,
+    nowhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    what: str,
+) -> None:
+    """A pipeline's environment must not be in the way of whom a fire brings to the machine."""
+    monkeypatch.setenv("GATEWAY_CLIENT_CERT", "mine.pem")
+    Authority().make("me", client=True).write(nowhere, "mine")
+    (nowhere / "folder").mkdir()
+    monkeypatch.setenv(variable, what)
+    monkeypatch.setattr("gateway.cli.rollback_local.rollback_local", lambda config, undo: 0)
+    (nowhere / "here.yaml").touch()
+    assert (await gateway("rollback", "--local", "--config", "here.yaml")).code == 0
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    assert (await gateway("traffic", "get")).code == 0  # over http
+    there = ("--admin", f"unix:{nowhere}/none.sock")
+    ended = await gateway("traffic", "get", *there)
+    assert (ended.code, what in ended.err) == (3, False)
+    ended = await gateway("traffic", "get", "--admin", "https://localhost:1")
+    assert ended.code == 2
+    assert what in ended.err
+    assert variable in ended.err
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_certificate_is_shown_to_an_admin_api_that_asks_for_one(
+    admin: FakeAdmin,
+    gateway: Run,
+    nowhere: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: ssl.TLSVersion,
+) -> None:
+    admin.answer("GET", "/v1/traffic", TRAFFIC)
+    authority = Authority()
+    (nowhere / "ca.pem").write_bytes(authority.pem)
+    mine = authority.make("pipeline", client=True)
+    mine.write(nowhere, "mine")
+    (nowhere / "both.pem").write_bytes(mine.key + mine.certificate)
+    Authority().make("stranger", client=True).write(nowhere, "stranger")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.pem.decode())
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(*authority.make("localhost").write(nowhere, "server"))
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", admin.handle)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=context)
+    verb = ("traffic", "get", "--admin", f"https://localhost:{server.port}", "--ca", "ca.pem")
+    try:
+        pair = ("--client-cert", "mine.pem", "--client-key", "mine.key")
+        assert (await gateway(*verb, *pair)).code == 0
+        assert (await gateway(*verb, "--client-cert", "both.pem")).code == 0
+        for nobody in ((), ("--client-cert", "stranger.pem", "--client-key", "stranger.key")):
+            ended = await gateway(*verb, *nobody)
+            assert ended.code == 3, ended.err
+            assert "see --client-cert" in ended.err
+        for wrong in (("mine.pem",), ("mine.pem", "--client-key", "stranger.key"), ("ca.pem",)):
+            ended = await gateway(*verb, "--client-cert", *wrong)
+            assert ended.code == 2, ended.err
+            assert "expected a PEM certificate with its key" in ended.err
+        assert (await gateway(*verb, "--client-key", "mine.key")).code == 2
+        for name, file in (
+            ("CA", "ca.pem"),
+            ("CLIENT_CERT", "mine.pem"),
+            ("CLIENT_KEY", "mine.key"),
+        ):
+            monkeypatch.setenv(f"GATEWAY_{name}", file)
+        assert (await gateway(*verb[:4])).code == 0
+    finally:
+        await server.close()
+    assert len(admin.asked) == 3
 
 
 def write_certificate(folder: Path) -> None:

@@ -15,7 +15,7 @@ from gateway.client.exits import MEANING
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 DEMO_PAGE = (Path(__file__).parents[2] / "docs" / "demo.md").read_text()
-SHARED = {"--admin", "--token-file", "--ca", "--json"}
+SHARED = {"--admin", "--token-file", "--ca", "--client-cert", "--client-key", "--json"}
 
 
 def leaves(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:

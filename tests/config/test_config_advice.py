@@ -67,3 +67,27 @@ def test_a_candidate_that_must_be_better_than_stable() -> None:
     )
     loaded = parse_text(text.encode(), "f", {}, read_secrets=False)
     assert [each.path for each in loaded.warnings] == ["services.a.triggers.regression.tolerance"]
+
+
+def test_a_trigger_that_nobody_reports_to_is_told_of() -> None:
+    [told] = warnings("releases: {triggers: {csp_violations: {}}}")
+    assert "releases.triggers.csp_violations: no reports of violations are taken" in told
+    taken = "releases: {triggers: {csp_violations: {}}}\nsecurity: {csp_reports: {}}"
+    assert warnings(taken) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("max_in_flight: 2, queue: {length: 7}", True),
+        ("max_in_flight: 2, queue: {length: 6}", False),
+        ("max_in_flight: 2", False),
+        ("max_in_flight: 2, queue: {length: 7, wait: 0s}", False),
+    ],
+)
+def test_a_queue_that_nobody_should_wait_in(keys: str, told: bool) -> None:
+    text = f"services: {{a: {{blue: {{endpoints: ['http://a']}}, {keys}}}}}\n"
+    found = parse_text(text.encode(), "f", {}, read_secrets=False).warnings
+    assert [str(each).partition(": ")[2].partition(":")[0] for each in found] == (
+        ["services.a.queue.length"] if told else []
+    )

@@ -10,7 +10,7 @@ from gateway.config import snapshot
 from gateway.config.addresses import parse_origin
 from gateway.config.browsers import FIELDS, REPORTS_PATH, build_profile, notices
 from gateway.config.build import build_topology
-from gateway.config.load import parse_text
+from gateway.config.load import ConfigErrors, parse_text
 from gateway.config.schema import Config, SecurityProfile
 from gateway.config.schema.security import LEAKING, ProfileField
 from gateway.proxy import reports
@@ -38,8 +38,19 @@ def profile(**keys: Any) -> snapshot.SecurityProfile:
 def test_by_default_leaks_are_taken_off_and_nothing_else_is_done() -> None:
     topology = topology_of("")
     assert topology.removed == LEAKING
-    assert (topology.cors, topology.csp_reports, topology.profiles) == ((), None, ())
+    assert (topology.cors, topology.csp_reports) == ((), None)
+    routes = [each for chunk in topology.routes for each in snapshot.unpack_routes(chunk)]
+    assert [each.security for each in routes] == [""]
     assert topology_of("security: {remove: []}\n").removed == ()
+
+
+def test_there_is_a_profile_for_pages_where_the_file_has_none() -> None:
+    text = "routes: [{service: web, security: page}]\n"
+    (profile,) = topology_of(text).profiles
+    assert profile == topology_of(text + "security: {profiles: {page: {}}}\n").profiles[0]
+    assert profile.name == "page"
+    with pytest.raises(ConfigErrors, match="unknown security profile"):
+        topology_of(text + "security: {profiles: {}}\n")
 
 
 def test_every_key_of_a_profile_is_a_field() -> None:

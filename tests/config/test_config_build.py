@@ -90,6 +90,7 @@ def test_services_carry_what_the_file_says() -> None:
             critical=True,
             balance="hash",
             max_in_flight=7,
+            queue_length=7,  # not more than it works on
             drain_timeout=3.0,
             host="rewrite",
             tls_ca="ca.pem",
@@ -189,6 +190,21 @@ def test_the_defaults_of_both_planes_are_the_same() -> None:
         on=("connect", "reset", "timeout", "5xx"), methods=("GET", "HEAD")
     )
     assert web.outlier == snapshot.Outlier()
+
+
+@pytest.mark.parametrize(
+    ("keys", "length", "wait"),
+    [
+        ("max_in_flight: 1000", 32, 0.5),
+        ("max_in_flight: 4", 4, 0.5),
+        ("max_in_flight: 4, queue: {length: 9, wait: 2s}", 9, 2.0),
+        ("queue: {length: 0}", 0, 0.5),
+    ],
+)
+def test_a_queue_is_as_long_as_it_can_be_worked_off(keys: str, length: int, wait: float) -> None:
+    text = f"services: {{web: {{blue: {{endpoints: ['http://a']}}, {keys}}}}}\n"
+    (web,) = topology_of(config_of(text)).services
+    assert (web.queue_length, web.queue_wait) == (length, wait)
 
 
 def test_second_tries_are_the_files() -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import random
+import ssl
 import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config.certificates import DAY, PairError, end_in_words, ends_soon, pair
 from gateway.config.load import ConfigErrors, parse_text
+from gateway.config.secrets import Kept
 from tests.support.certificates import Authority, Made, key_pem, rsa_key
 
 AUTHORITY = Authority()
 SITE = AUTHORITY.make("Blkout.example", "*.blkout.example", "192.0.2.1")
 OTHER = AUTHORITY.make("other.example")
+ODD = AUTHORITY.odd()
+WEAK = AUTHORITY.make("a", key=ec.generate_private_key(ec.SECP192R1()))
 
 
 def config(certificate: object, key: object) -> bytes:
@@ -73,12 +80,32 @@ def test_a_file_with_both_in_it_gives_each_its_part() -> None:
             "key",
             "has 1024 bits",
         ),
+        (ODD.certificate, ODD.key, "certificate", "has parts that cannot be read"),
+        (WEAK.certificate, WEAK.key, "certificate", "OpenSSL does not take it: ee key too small"),
     ],
 )
 def test_what_is_of_no_use(certificate: bytes, key: bytes, which: str, message: str) -> None:
     with pytest.raises(PairError, match=message) as caught:
         pair("here", certificate, key)
     assert caught.value.which == which
+
+
+def test_nothing_but_a_pair_error_comes_of_what_a_file_may_hold() -> None:
+    """A certificate with a few octets changed: what the parser raises at it is its own affair."""
+    whole = ssl.PEM_cert_to_DER_cert(SITE.certificate.decode())
+    chance = random.Random(1)
+    told: dict[str, int] = {}
+    for _ in range(400):
+        octets = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            octets[chance.randrange(len(octets))] = chance.randrange(256)
+        body = base64.encodebytes(octets)
+        pem = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+        try:
+            pair("here", pem, SITE.key)
+        except PairError as error:
+            told[str(error)] = told.get(str(error), 0) + 1
+    assert told["the certificate's public key cannot be read"] > 0
 
 
 def test_a_file_is_told_by_its_place_and_never_by_its_content(tmp_path: Path) -> None:
@@ -96,9 +123,46 @@ def test_a_pair_in_force_stands_in_for_one_that_is_of_no_use_now(tmp_path: Path)
     certificate, key = SITE.write(tmp_path)
     good = parse_text(config(certificate, key), "f", {}).config.secrets.certificates
     key.write_bytes(OTHER.key)
-    loaded = parse_text(config(certificate, key), "f", {}, kept=good.values())
+    loaded = parse_text(config(certificate, key), "f", {}, kept=Kept(tuple(good.values())))
     assert loaded.config.secrets.certificates == good
     assert "does not fit" in loaded.warnings[0].message
+
+
+def with_callers(client_ca: object) -> bytes:
+    return (
+        f"admin: {{tls: {{client_ca: {client_ca}, certificates: []}}}}\n"
+        "services: {a: {blue: {endpoints: ['http://a']}}}\n"
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "octets", [SITE.key, b"-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"]
+)
+def test_authorities_that_openssl_does_not_take_are_refused(tmp_path: Path, octets: bytes) -> None:
+    certificate, key = SITE.write(tmp_path)
+    file = tmp_path / "callers.pem"
+    pair = f"[{{certificate: {certificate}, key: {key}}}]"
+    text = with_callers(file).replace(b"[]", pair.encode())
+    file.write_bytes(octets)
+    with pytest.raises(ConfigErrors) as caught:
+        parse_text(text, "f", {})
+    place = "admin.tls.client_ca"
+    [told] = [each for each in caught.value.problems if each.path == place]
+    assert told.message.startswith("OpenSSL does not take these authorities: ")
+
+    kept = Kept(client_ca=(str(file), AUTHORITY.pem))
+    loaded = parse_text(text, "f", {}, kept=kept)
+    assert loaded.config.secrets.client_ca == AUTHORITY.pem
+    assert place in {each.path for each in loaded.warnings}
+    # Another file's are no stand-in.
+    kept = Kept(client_ca=(str(tmp_path / "others.pem"), AUTHORITY.pem))
+    with pytest.raises(ConfigErrors):
+        parse_text(text, "f", {}, kept=kept)
+
+    file.write_bytes(AUTHORITY.pem + Authority().pem)
+    loaded = parse_text(text, "f", {}, kept=kept)
+    assert loaded.config.secrets.client_ca == file.read_bytes()
+    assert place not in {each.path for each in loaded.warnings}
 
 
 def test_what_works_and_should_not_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,18 @@ def test_without_reading_pages_a_missing_one_is_no_fault() -> None:
     text = BASE + "    fallback: [{static: {file: nowhere.html}}]\n"
     config = parse_text(text.encode(), "f", {}, read_secrets=False).config
     assert config.pages == {}
+
+
+@pytest.mark.parametrize("name", ["fifo", "/dev/zero", "folder", "loop", "nowhere", "x" * 300])
+def test_what_is_no_file_is_told_and_nothing_waits(folder: Path, name: str) -> None:
+    os.mkfifo(folder / "fifo")
+    (folder / "folder").mkdir()
+    (folder / "loop").symlink_to("loop")
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    text = BASE + f"    fallback: [{{static: {{file: {name}, type: text/plain}}}}]\n"
+    (line,) = told(text, read_pages=True)
+    assert "cannot be read" in line
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_a_file_that_is_named_twice_is_told_twice_and_read_once() -> None:

@@ -99,6 +99,20 @@ def test_a_drained_candidate_is_opened_and_an_isolated_one_refused() -> None:
     assert (problem.kind, problem.parts[0].service) == ("isolated", "events")
 
 
+def test_a_stable_that_is_isolated_is_refused() -> None:
+    """Everybody is on the candidate: nothing to compare it with, nothing to go back to."""
+    state = begun(*NAMES)
+    isolated = msgspec.structs.replace(state.services[0], isolated=("blue",))
+    for force in (False, True):
+        problem = refused(state.replaced(isolated), force=force)
+        assert (problem.kind, problem.status) == ("isolated", 409)
+        assert [(each.service, each.detail) for each in problem.parts] == [
+            ("events", "blue, the stable one, is isolated")
+        ]
+        assert "--lift" in (problem.hint or "")
+    assert started(state.replaced(isolated), services=("ivor",)).run is not None
+
+
 def test_a_split_by_hand_of_any_service_is_refused() -> None:
     share = Share(side="candidate", weight=500, services=("events",))
     split = desk.set_traffic(begun(*NAMES), FakeFacts(), share, Chance()).state

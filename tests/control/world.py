@@ -239,7 +239,7 @@ class World:
         self.workers: list[FakeWorker] = []
         self.control: Control | None = None
         self.store: Store | None = None
-        #: Clock, wall and sleep for ``Outside``, where a test has its own.
+        #: Clock, wall, sleep and fetch for ``Outside``, where a test has its own.
         self.time: dict[str, Any] = {}
         self.url = ""
         self._channel = -1

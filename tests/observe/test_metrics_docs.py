@@ -88,6 +88,72 @@ def test_the_alerts_speak_of_metrics_that_there_are() -> None:
         assert rule["annotations"]["summary"]
 
 
+#: A certificate that ends on the 16th day, and what is told of it.
+ENDS = """
+rule_files: [{rules}]
+evaluation_interval: 1h
+tests:
+  - interval: 1h
+    input_series:
+      - series: 'gateway_certificate_expiry_timestamp_seconds{{certificate="site"}}'
+        values: '1382400x400'
+      - series: 'gateway_certificate_expiry_timestamp_seconds{{certificate="other"}}'
+        values: '9999999x400'
+    alert_rule_test:
+      - {{eval_time: 47h, alertname: GatewayCertificateEndsSoon, exp_alerts: []}}
+      - eval_time: 3d
+        alertname: GatewayCertificateEndsSoon
+        exp_alerts:
+          - exp_labels: {{severity: ticket, certificate: site}}
+            exp_annotations: {{summary: The certificate at site ends in 13d 0h 0m 0s.}}
+      - {{eval_time: 13d, alertname: GatewayCertificateEnds, exp_alerts: []}}
+      - eval_time: 15d
+        alertname: GatewayCertificateEnds
+        exp_alerts:
+          - exp_labels: {{severity: page, certificate: site}}
+            exp_annotations: {{summary: The certificate at site ends in 1d 0h 0m 0s.}}
+"""
+
+#: Files that are of no use for moments, and then for good.
+REFUSED = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - series: 'gateway_certificate_files_refused{{certificate="site"}}'
+        values: '0 1 1 1 0 1x60'
+    alert_rule_test:
+      - {{eval_time: 4m, alertname: GatewayCertificateFilesRefused, exp_alerts: []}}
+      - eval_time: 20m
+        alertname: GatewayCertificateFilesRefused
+        exp_alerts:
+          - exp_labels: {{severity: ticket, certificate: site}}
+            exp_annotations:
+              summary: The files of the certificate at site are of no use.
+              action: gateway status says why; the certificate before it is served on.
+"""
+
+
+@pytest.mark.outside
+def test_the_alerts_of_certificates_are_told_in_time(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    files = []
+    for name, text in (("ends", ENDS), ("refused", REFUSED)):
+        files.append(str(tmp_path / name))
+        (tmp_path / name).write_text(text.format(rules=RULES))
+    checked = subprocess.run(
+        [promtool, "test", "rules", *files],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 @pytest.mark.outside
 def test_promtool_reads_the_alerts() -> None:
     promtool = shutil.which("promtool")

@@ -1,7 +1,7 @@
 """Mozilla's HTTP observatory and Google's CSP evaluator on the strict profiles of the docs.
 
-nginx ends TLS in front of the gateway and sends plain requests to https, as a load balancer would;
-``make browsersuite`` installs the two.
+The gateway ends TLS itself and sends plain requests to https. ``make browsersuite`` installs the
+two.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pytest
 
 from gateway.demo.ports import free_ports
 from tests.support.gateway import GatewayProcess, config_for
-from tests.support.processes import ROOT, need, start_listening
+from tests.support.processes import ROOT, need
 from tests.support.selfsigned import write_certificate
 
 pytestmark = [pytest.mark.outside, pytest.mark.slow, pytest.mark.timeout(120)]
@@ -30,32 +30,12 @@ pytestmark = [pytest.mark.outside, pytest.mark.slow, pytest.mark.timeout(120)]
 HERE = Path(__file__).parent
 PAGE = (ROOT / "docs" / "security-fields.md").read_text(encoding="utf-8")
 
-NGINX = """
-user root;  # heeded only where root starts it, whose folder nobody else may write
-daemon off;
-pid {folder}/nginx.pid;
-error_log {folder}/nginx-error.log;
-worker_processes 1;
-events {{ worker_connections 64; }}
-http {{
-  access_log off;
-  client_body_temp_path {folder}/body;
-  proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi;
-  scgi_temp_path {folder}/scgi;
-  server {{ listen 127.0.0.1:{plain}; return 301 https://localhost:{tls}$request_uri; }}
-  server {{
-    listen 127.0.0.1:{tls} ssl;
-    ssl_certificate {folder}/site.pem;
-    ssl_certificate_key {folder}/site.key;
-    location / {{
-      proxy_pass http://127.0.0.1:{gateway};
-      proxy_set_header Host localhost;
-      proxy_set_header X-Forwarded-Proto https;
-    }}
-  }}
-}}
+LISTEN = """
+listen:
+  - {{address: "127.0.0.1:{port}"}}
+  - {{address: "127.0.0.1:{plain}", redirect_to_https: {{port: {tls}}}}}
+  - address: "127.0.0.1:{tls}"
+    tls: {{certificates: [{{certificate: {folder}/site.pem, key: {folder}/site.key}}]}}
 """
 
 DOCUMENT = (
@@ -125,12 +105,9 @@ def packages() -> Path:
 
 def opinion_of(profile: str, folder: Path) -> Opinion:
     """Serve a page with one of the documented profiles and have it judged."""
-    node, nginx = packages(), need("nginx")
+    node = packages()
     plain, tls, port, admin = free_ports(4)
     write_certificate(folder / "site.pem", folder / "site.key")
-    (folder / "nginx.conf").write_text(
-        NGINX.format(folder=folder, plain=plain, tls=tls, gateway=port)
-    )
     with ExitStack() as stack:
         backend = stack.enter_context(site())
         text = config_for(
@@ -138,11 +115,11 @@ def opinion_of(profile: str, folder: Path) -> Opinion:
             port=port,
             admin=admin,
             folder=folder,
-            extra="trusted_proxies: [127.0.0.1]\n" + documented(),
+            extra=documented(),
         ).replace("service: web}", f"service: web, security: {profile}}}")
+        listen = LISTEN.format(port=port, plain=plain, tls=tls, folder=folder)
+        text = re.sub(r"\nlisten: .*\n", lambda _: listen, text, count=1)
         stack.enter_context(GatewayProcess(text, folder, port=port, admin=admin))
-        front = start_listening("nginx", [nginx, "-c", folder / "nginx.conf"], folder, tls)
-        stack.callback(front.stop)
         said = subprocess.run(
             ["node", HERE / "browser_suite.mjs", node, "localhost", str(plain), str(tls)],
             env={**os.environ, "NODE_EXTRA_CA_CERTS": str(folder / "site.pem")},

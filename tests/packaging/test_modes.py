@@ -46,7 +46,7 @@ def test_the_hot_rooms_pass_as_plain_python() -> None:
     rooms = [f"tests/{room}" for room in ("wire", "policy", "proxy")]
     rooms = [room for room in rooms if list((ROOT / room).glob("test_*.py"))]
     assert rooms
-    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not timed", "-n", "2"]
     done = python("-m", "pytest", *options, *rooms, env=PLAIN)
     assert done.returncode == 0, done.stdout[-4000:]
 

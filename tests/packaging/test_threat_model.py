@@ -1,12 +1,17 @@
-"""The threat model is true: each test that it names is there."""
+"""The threat model and its operator's side are true: each test that they name is there."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
+from gateway.config.schema.entry import Limits
+
 ROOT = Path(__file__).parents[2]
 MODEL = (ROOT / "THREAT_MODEL.md").read_text(encoding="utf-8")
+OPERATORS = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 
 
 def _tests() -> set[str]:
@@ -17,17 +22,28 @@ def _tests() -> set[str]:
     return found
 
 
-def test_every_test_that_is_named_exists() -> None:
-    named = set(re.findall(r"`(test_\w+)`", MODEL))
+@pytest.mark.parametrize("page", [MODEL, OPERATORS], ids=["THREAT_MODEL.md", "security.md"])
+def test_every_test_that_is_named_exists(page: str) -> None:
+    named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) > 20
     assert not named - _tests()
 
 
-def test_every_defence_names_a_test() -> None:
-    table = MODEL.partition("| tested by |\n")[2].partition("\n\n")[0].splitlines()[1:]
+@pytest.mark.parametrize("page", [MODEL, OPERATORS], ids=["THREAT_MODEL.md", "security.md"])
+def test_every_defence_names_a_test(page: str) -> None:
+    table = page.partition("| tested by |\n")[2].partition("\n\n")[0].splitlines()[1:]
     assert len(table) > 10
     for row in table:
-        assert "`test_" in row, row
+        assert "`test_" in row.rpartition("|")[0].rpartition("|")[2], row
+
+
+def test_every_limit_of_a_client_is_in_the_table() -> None:
+    """Each key of ``limits``, and each time of a service, says what it bounds."""
+    table = OPERATORS.partition("## What a client controls\n")[2].partition("\n## ")[0]
+    for name in Limits.model_fields:
+        assert f"`limits.{name}`" in table, name
+    for name in ("between_bytes", "total", "stream_idle"):
+        assert f"`timeouts.{name}`" in table, name
 
 
 def test_every_part_is_there() -> None:

@@ -214,6 +214,7 @@ def test_ten_thousand_routes_cost_what_ten_do() -> None:
         assert ratio < 1.5  # measured: 1.0
 
 
+@pytest.mark.timed
 def test_hostile_paths_cost_no_more_than_reading_them() -> None:
     router = Router()
     for depth in range(1, 20):

@@ -165,26 +165,51 @@ def test_an_answer_longer_than_it_says_is_never_passed_on(rig: Rig) -> None:
     rig.over([answer.status, 200])
 
 
+def test_octets_behind_the_last_chunk_never_reach_the_next_answer(rig: Rig) -> None:
+    rig.client.get()
+    rig.backend().answers(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + b"body"
+    )
+    assert rig.backend().cut
+    if rig.octets:
+        assert rig.client.answer().status == 200
+        assert rig.client.received == b""
+    else:
+        assert rig.client.closed  # the head has gone out already
+    rig.over([200])
+
+
 @pytest.mark.parametrize(
-    "head",
+    ("method", "head"),
     [
-        b"HTTP/1.1 204 No Content\r\n\r\n",
-        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 431 Too Large\r\nConnection: close\r\nContent-Length: 4\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n"),
     ],
 )
-def test_octets_behind_an_answer_never_reach_the_next_one(rig: Rig, head: bytes) -> None:
-    rig.client.get()
-    rig.backend().answers(head + b"body")
-    assert rig.backend().cut
-    if not rig.octets and b"chunked" in head:
-        # The head has gone out already.
-        assert rig.client.closed
-        rig.over([200])
-        return
-    assert rig.client.answer().status == (int(head[9:12]) if rig.octets else 502)
+def test_content_that_may_not_be_is_left_out_and_opens_no_breaker(
+    rig: Rig, method: str, head: bytes
+) -> None:
+    """A client asks for HEAD, or with a condition, as often as it likes (RFC 9110 section 6.4.1).
+
+    The backend that breaks the rule is right about all else. Its connection ends there: what came
+    behind the head is nobody's answer.
+    """
+    rig.client.send(f"{method} / HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+    rig.backend().answers(head + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+    status = int(head[9:12])
+    assert rig.client.answer(to_head=method == "HEAD").status == status
     assert rig.client.received == b""
-    rig.over()
+    assert rig.client.open
+    assert not rig.backend().open
+    assert rig.cell(0, layout.ENDPOINT_FAILURES) == 0
+    rig.client.get()
+    assert rig.dialling == 1
+    rig.backend().ok(b"fine")
+    assert rig.client.answer().body == b"fine"
+    rig.over([status, 200])
 
 
 def test_an_answer_nobody_asked_for_is_thrown_away_with_its_connection(rig: Rig) -> None:

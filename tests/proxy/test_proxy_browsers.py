@@ -13,6 +13,8 @@ import pytest
 from gateway.board import layout
 from gateway.channel.messages import Failures
 from gateway.config.snapshot import (
+    ApiKeys,
+    AuthScheme,
     Cors,
     CspReports,
     ErrorPage,
@@ -23,8 +25,8 @@ from gateway.config.snapshot import (
     ServiceTraffic,
     Watch,
 )
-from gateway.proxy.reports import MAX_CLIENTS, MAX_OPEN, ReportDesk
-from tests.support.rig import Answer, Rig, service, topology, traffic
+from gateway.proxy.reports import MAX_OPEN, ReportDesk
+from tests.support.rig import Answer, Rig, board, service, topology, traffic
 
 APP = Cors(
     name="app",
@@ -346,11 +348,16 @@ def takes_reports(rig: Rig, weight: int = 0, *, csp: bool = True, **settings: in
 
 
 def report(
-    rig: Rig, body: bytes, type_: str = "application/csp-report", *, path: str = REPORTS
+    rig: Rig,
+    body: bytes,
+    type_: str = "application/csp-report",
+    *,
+    path: str = REPORTS,
+    fields: str = "",
 ) -> Answer:
     head = (
         f"POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Type: {type_}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{fields}Content-Length: {len(body)}\r\n\r\n"
     )
     rig.client.send(head.encode() + body)
     assert not rig.dialling
@@ -523,21 +530,62 @@ def test_another_cors_profile_is_in_force_at_once(rig: Rig) -> None:
 
 
 def test_so_many_clients_and_reports_at_a_time() -> None:
-    desk, settings = ReportDesk(), CspReports()
-
-    def take(client: int) -> str:
-        type_ = b"application/csp-report"
-        failure = desk.refusal(settings, b"POST", type_, f"192.0.2.{client}", 100.0)
-        return "" if failure is None else failure.name
-
-    assert [take(1) for _ in range(60)] == [""] * 60
-    assert take(1) == "too-many-reports"
-    assert [take(2) for _ in range(60)] == [""] * 60
-    assert [take(3) for _ in range(9)] == [""] * (MAX_OPEN - 120) + ["overload"]
+    words = board()
+    desk = ReportDesk(words)
+    assert [take(desk, 1) for _ in range(60)] == [""] * 60
+    assert take(desk, 1) == "too-many-reports"
+    assert [take(desk, 2) for _ in range(60)] == [""] * 60
+    assert [take(desk, 3) for _ in range(9)] == [""] * (MAX_OPEN - 120) + ["overload"]
     for _ in range(MAX_OPEN):
         desk.leave()
-    for client in range(4, MAX_CLIENTS + 1):
-        assert take(client) == ""
-        desk.leave()
-    assert take(MAX_CLIENTS + 1) == "too-many-reports"
-    assert take(3) == ""
+    # Who was refused for want of room has not used up anything of its own.
+    assert [take(desk, 3) for _ in range(60)] == [""] * 52 + ["too-many-reports"] * 8
+
+
+def test_a_clients_reports_are_the_machines_not_each_workers() -> None:
+    words = board()
+    one, other = ReportDesk(words), ReportDesk(words)
+    answers = [take(each, 1) for _ in range(40) for each in (one, other)]
+    assert answers == [""] * 60 + ["too-many-reports"] * 20
+    assert take(other, 2) == ""
+    assert take(other, 1, now=102.0) == ""  # one a second comes back
+    assert take(one, 1, now=102.0) == ""
+    assert take(one, 1, now=102.0) == "too-many-reports"
+
+
+def take(desk: ReportDesk, client: int, now: float = 100.0) -> str:
+    failure = desk.refusal(
+        CspReports(), b"POST", b"application/csp-report", f"192.0.2.{client}", now
+    )
+    return "" if failure is None else failure.name
+
+
+def test_whoever_makes_up_cookies_is_one_reporter_all_the_same(rig: Rig) -> None:
+    takes_reports(rig, 10_000)
+    for letter in "abc":
+        cookie = f"Cookie: gw_cohort={letter * 21}A\r\n"
+        assert report(rig, violation(), fields=cookie).status == 204
+    rig.advance(1.0)
+    assert told(rig) == [("csp", "script-src", True, "green")]
+    rig.connect("192.0.2.9")
+    assert report(rig, violation(), fields=cookie).status == 204
+    rig.advance(1.0)
+    assert len(told(rig)) == 2
+    rig.over([204] * 4)
+
+
+def test_a_preflight_needs_no_key_and_what_follows_it_does(rig: Rig) -> None:
+    route = Route(path="/", service="web", cors="app", auth=("partners",))
+    scheme = AuthScheme(name="partners", api_keys=ApiKeys())
+    rig.serve(topology(routes=[route], cors=(APP,), auth=(scheme,)))
+    rig.client.send(f"OPTIONS / HTTP/1.1\r\nHost: a\r\n{ORIGIN}{PREFLIGHT}\r\n".encode())
+    answer = rig.client.answer()
+    assert (answer.status, answer.field(ALLOWED)) == (204, b"https://app.example")
+    # The page may read why it was refused. An OPTIONS that is no preflight is a request like any.
+    answer = rig.client.get(fields=ORIGIN).answer()
+    assert (answer.status, answer.field(ALLOWED)) == (401, b"https://app.example")
+    assert answer.field(b"vary") == b"Origin"
+    rig.client.send(f"OPTIONS / HTTP/1.1\r\nHost: a\r\n{ORIGIN}\r\n".encode())
+    assert rig.client.answer().status == 401
+    assert not rig.dialling
+    rig.over([204, 401, 401])

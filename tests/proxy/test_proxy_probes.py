@@ -221,3 +221,20 @@ def test_a_check_that_writes_is_let_through_in_read_only_mode(rig: Rig) -> None:
     assert rig.backend().fields[b"x-release-color"] == b"green"
     rig.backend().ok()
     assert rig.client.answer().status == 200
+
+
+def test_a_check_is_not_shed_and_does_not_wait(rig: Rig) -> None:
+    """How busy a service is says nothing of a color's health."""
+    _serve(rig, services=[service(max_in_flight=1, queue_length=1)])
+    rig.connect().get()
+    rig.connect().get()
+    assert rig.connect().get().answer().status == 503
+    rig.connect().get(fields=_field("green"))
+    assert rig.row(layout.ROW_WAITING) == 1
+    assert rig.row(layout.ROW_IN_FLIGHT) == 2
+    rig.accept()
+    rig.accept().ok()
+    assert rig.client.answer().status == 200
+    for client in rig.clients:
+        client.leaves()
+    rig.over()

@@ -71,6 +71,18 @@ def test_every_octet_alone() -> None:
         assert orjson.loads('"' + escaped(value) + '"') == value.decode("utf-8", "replace")
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["\x7f", "\x9b31m", "\x85next line", "\u2028", "\u202eright to left", "\U000e0041", "\ufeff"],
+)
+def test_nothing_in_a_line_moves_the_terminal_that_shows_it(value: str) -> None:
+    """C1 controls, ends of line of Unicode's, directions, tags: whoever reads the log sees them."""
+    written = escaped(value.encode())
+    assert written.isprintable()
+    assert len(written.splitlines()) == 1
+    assert orjson.loads(f'"{written}"') == value
+
+
 #: What may stand in a field's value, and in a target, once a head was parsed.
 _value = st.lists(st.sampled_from([*range(0x20, 0x7F), *range(0x80, 0x100), 9]), max_size=900)
 _target = st.lists(st.sampled_from([*range(0x21, 0x7F)]), max_size=2000)

@@ -158,6 +158,7 @@ def test_roles_and_weights() -> None:
     assert serving.split
 
 
+@pytest.mark.timed
 async def test_ten_thousand_routes_hold_the_loop_for_a_moment_only() -> None:
     """Measured as the longest gap between two turns of a loop that has nothing else to do."""
     routes = [
@@ -189,6 +190,7 @@ async def test_ten_thousand_routes_hold_the_loop_for_a_moment_only() -> None:
     assert sorted(gaps)[-3] < 0.02, sorted(gaps)[-5:]
 
 
+@pytest.mark.timed
 async def test_traffic_moves_fast_with_many_services() -> None:
     services = [service(f"s{i}", i % 250 + 1) for i in range(250)]
     pools = [

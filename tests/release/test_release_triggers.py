@@ -664,3 +664,15 @@ def test_a_critical_outsider_that_is_lost_is_a_condition() -> None:
     rules = Rules.of({})
     lost = facts(stable=DOWN, critical=True, in_release=False, service="auth")
     assert rules.conditions(1.0, [lost]) == {("critical_down", "auth")}
+
+
+def test_violations_are_judged_where_a_service_alone_says_so() -> None:
+    own = ServiceTriggers.model_validate({"csp_violations": {"tolerance": 2.0}})
+    alone = merged(Triggers(), own).csp_violations
+    assert alone is not None
+    assert (alone.alpha, alone.tolerance) == (0.01, 2.0)
+    general = Triggers.model_validate({"csp_violations": {"alpha": 0.02}})
+    both = merged(general, own).csp_violations
+    assert both is not None
+    assert (both.alpha, both.tolerance) == (0.02, 2.0)
+    assert merged(Triggers(), ServiceTriggers()).csp_violations is None

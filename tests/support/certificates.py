@@ -116,6 +116,27 @@ class Authority:
             )
         return built.sign(self._key, hashes.SHA256())
 
+    def odd(self) -> Made:
+        """Make one that OpenSSL reads and Python's parser does not: a name of a rare kind in it."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        party = x509.UnrecognizedExtension(  # an ediPartyName (RFC 5280 section 4.2.1.6)
+            x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3005a503300100")
+        )
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "made by a test")])
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now)
+            .not_valid_after(now + datetime.timedelta(days=90))
+            .add_extension(party, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        return Made(made.public_bytes(Encoding.PEM), key_pem(key))
+
     def client(self, version: ssl.TLSVersion | None = None) -> ssl.SSLContext:
         """Return a client's context that trusts it."""
         context = ssl.create_default_context(cadata=self.pem.decode())

@@ -95,7 +95,8 @@ def board() -> memoryview:
 
 
 def service(name: str = "web", row: int = 1, **more: Any) -> Service:
-    """Return a service."""
+    """Return a service. What it has no place for does not wait, unless a test says so."""
+    more.setdefault("queue_length", 0)
     return Service(name=name, row=row, **more)
 
 
@@ -440,6 +441,7 @@ class Rig:
             words=self.words,
             slab=0,
             slabs=SLABS,
+            soon=self.soon.call,
         )
         self.moves: list[tuple[str, str, str]] = []
         self.locks = OwnLocks()
@@ -542,6 +544,7 @@ class Rig:
             self.now += TICK
             self.wall += TICK
             self.core.wheel.advance(self.now)
+            self.core.turn_queues(self.now)
             self.core.platform.turn(self.now, forced=self.core.forced_stable)
             self.tallies.turn(self.now)
             self.soon.run()
@@ -618,6 +621,7 @@ class Rig:
             assert self.slab(getattr(layout, name)) == 0, name
         for row in range(4):
             assert self.row(layout.ROW_IN_FLIGHT, row) == 0, f"in flight of row {row}"
+            assert self.row(layout.ROW_WAITING, row) == 0, f"waiting of row {row}"
         for cell in range(8):
             assert self.in_flight(cell) == 0, f"in flight of cell {cell}"
             assert self.cell(cell, layout.ENDPOINT_TUNNELS) == 0

@@ -19,6 +19,7 @@ from gateway.board import layout
 from gateway.channel.messages import Apply
 from gateway.config.snapshot import Limits, Listener, ListenerTls, TlsCertificate
 from tests.support.certificates import Authority, Made, rsa_key
+from tests.support.processes import need
 from tests.support.worker import WorkerRig, backend, endpoint, snapshot
 
 AUTHORITY = Authority()
@@ -164,6 +165,20 @@ async def test_the_certificate_is_for_the_name_asked_for() -> None:
             await Peer(reader, writer).close()
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_an_exact_name_goes_before_a_wildcard_s(order: tuple[int, int]) -> None:
+    both = (AUTHORITY.make("*.site.example"), AUTHORITY.make("www.site.example"))
+    async with serving(*(both[at] for at in order)) as rig:
+        for name, first in (
+            ("www.site.example", "www.site.example"),
+            ("WWW.SITE.EXAMPLE", "www.site.example"),
+            ("mail.site.example", "*.site.example"),
+        ):
+            peer = await Peer.meet(rig, name)
+            assert peer.names == [first], name
+            await peer.close()
+
+
 async def test_two_kinds_of_keys_for_the_same_names() -> None:
     rsa = AUTHORITY.make("site.example", key=rsa_key(2048))
     async with serving(rsa, AUTHORITY.make("site.example")) as rig:
@@ -260,6 +275,69 @@ async def test_what_is_no_handshake_ends_in_time(octets: bytes) -> None:
         assert rig.word(layout.S_TLS_FAILED) == 1
 
 
+def hello(octets: int) -> bytes:
+    """Return a client's hello of that length without its end, in records of 16,000 octets."""
+    message = b"\x01" + octets.to_bytes(3, "big") + b"\x03\x03" + bytes(octets)
+    parts = [message[at : at + 16_000] for at in range(0, len(message), 16_000)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+async def test_a_hello_that_is_too_large_is_refused_before_it_has_come() -> None:
+    """It may not have memory for as long as a handshake may take."""
+    async with serving(SITE, limits=Limits(header_timeout=60.0)) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        writer.write(hello(1 << 20)[:16_005])  # one record
+        with contextlib.suppress(ConnectionError):
+            assert (await asyncio.wait_for(reader.read(), 5))[:1] in {b"", b"\x15"}
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
+async def test_a_hello_that_trickles_has_the_time_of_a_head() -> None:
+    """Each octet is some news; the time runs from the beginning on."""
+    async with serving(SITE, limits=Limits(header_timeout=0.5, idle_timeout=60.0)) as rig:
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        began = asyncio.get_running_loop().time()
+        octets = iter(hello(30_000))
+        closed = asyncio.ensure_future(reader.read())
+        while not closed.done():
+            writer.write(bytes([next(octets)]))
+            await asyncio.wait([closed], timeout=0.02)
+        assert asyncio.get_running_loop().time() - began < 5
+        with contextlib.suppress(ConnectionError):
+            closed.result()
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
+@pytest.mark.parametrize("group", ["ffdhe2048", "ffdhe8192"])
+async def test_no_client_has_us_raise_large_numbers_to_large_powers(group: str) -> None:
+    """Key exchange over finite fields: a packet of the client's, a tenth of a second of ours."""
+    async with serving(SITE) as rig:
+        context = AUTHORITY.client()
+        context.set_ecdh_curve(group)
+        with pytest.raises(ssl.SSLError, match="HANDSHAKE_FAILURE"):
+            await asyncio.open_connection(
+                "127.0.0.1", rig.port, ssl=context, server_hostname="site.example"
+            )
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FAILED) == 1
+
+
+@pytest.mark.parametrize("curve", ["X25519", "prime256v1", "secp384r1", "secp521r1", "X448"])
+async def test_every_curve_is_taken(curve: str) -> None:
+    async with serving(SITE) as rig:
+        context = AUTHORITY.client()
+        context.set_ecdh_curve(curve)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", rig.port, ssl=context, server_hostname="site.example"
+        )
+        assert (await Peer(reader, writer).get()).endswith(b"blue")
+        await Peer(reader, writer).close()
+
+
 async def test_who_says_nothing_is_counted_and_cut() -> None:
     async with serving(SITE, limits=Limits(header_timeout=0.3, idle_timeout=60.0)) as rig:
         reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
@@ -276,9 +354,80 @@ async def test_connections_in_a_handshake_stand_under_the_bound() -> None:
         await rig.until(layout.S_CONNECTIONS, 2)
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await Peer.meet(rig)
-        for _, writer in held:
-            writer.close()
+        # Closed without a word: a handshake for a 503 would cost what is short, and plain text
+        # would be no TLS. Counted as one that came, not as a handshake that failed.
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.port)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+        writer.close()
+        await rig.until(layout.S_CONNECTIONS, 2)
+        assert rig.word(layout.S_ACCEPTED) == 4
+        assert rig.word(layout.S_CONNECTIONS_SHED) == 2
+        assert rig.word(layout.S_TLS_FAILED) == 0
+        held[0][1].close()
+        await rig.until(layout.S_CONNECTIONS, 1)
+        peer = await Peer.meet(rig)
+        assert (await peer.get()).endswith(b"blue")
+        await peer.close()
+        held[1][1].close()
         await rig.until(layout.S_CONNECTIONS, 0)
+
+
+@asynccontextmanager
+async def s_client(rig: WorkerRig, *options: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run openssl's own client, whose commands (R: renegotiate, K: new keys) Python has not."""
+    pipe = asyncio.subprocess.PIPE
+    client = await asyncio.create_subprocess_exec(
+        need("openssl"), "s_client", "-connect", f"127.0.0.1:{rig.port}", *options,
+        stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        await rig.until(layout.S_TLS_FULL, 1)
+        yield client
+    finally:
+        if client.returncode is None:
+            client.kill()
+        await client.communicate()
+
+
+async def test_a_renegotiation_ends_the_connection() -> None:
+    async with serving(SITE) as rig, s_client(rig, "-tls1_2") as client:
+        assert client.stdin is not None
+        await rig.until(layout.S_CONNECTIONS, 1)
+        client.stdin.write(b"R\n")
+        await rig.until(layout.S_CONNECTIONS, 0)
+        assert rig.word(layout.S_TLS_FULL) == 1
+
+
+async def test_new_keys_are_had_now_and_then_and_no_more() -> None:
+    """Each is answered: a client that reads no answers would have them kept."""
+    async with serving(SITE) as rig, s_client(rig, "-tls1_3", "-quiet", "-no_ign_eof") as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        for _ in range(3):
+            client.stdin.write(b"K\n")
+            await asyncio.sleep(0.02)  # it looks at the first octet of what it reads at once
+        client.stdin.write(HEAD + b"\r\n")
+        async with asyncio.timeout(10):
+            await client.stdout.readuntil(b"blue")
+        asked = 0
+        while rig.word(layout.S_CONNECTIONS) and asked < 2000:
+            with contextlib.suppress(ConnectionError):
+                client.stdin.write(b"K\n")
+            asked += 1
+            await asyncio.sleep(0.003)
+        assert rig.word(layout.S_CONNECTIONS) == 0
+        assert asked >= 50
+
+
+async def test_no_data_is_taken_before_the_handshake_is_done() -> None:
+    """Early data (0-RTT) can be sent again by whoever has seen it (RFC 8446 section 8)."""
+    async with serving(SITE) as rig, s_client(rig, "-tls1_3", "-msg") as client:
+        assert client.stdin is not None
+        client.stdin.write(HEAD + b"Connection: close\r\n\r\n")
+        assert client.stdout is not None
+        said = (await asyncio.wait_for(client.stdout.read(), 10)).decode()
+        assert "blue" in said
+        assert "Max Early Data: 0" in said
 
 
 async def test_requests_in_one_record_and_one_in_many() -> None:

@@ -70,6 +70,15 @@ class RegressionTrigger(Section):
     )
 
 
+class CspViolationsTrigger(Section):
+    """Browsers report more violations of content policies on the candidate than on stable."""
+
+    alpha: Quantile = key(0.01, description="Chance of taking back a release that is healthy.")
+    tolerance: Annotated[float, Strict(), Field(ge=0, le=1000, allow_inf_nan=False)] = key(
+        1.0, description="How many times stable's clients with a violation it may have."
+    )
+
+
 class Triggers(Section):
     """What takes a release back."""
 
@@ -82,6 +91,11 @@ class Triggers(Section):
     )
     critical_down: CriticalDownTrigger = key({}, description="A critical service has nothing left.")
     regression: RegressionTrigger = key({}, description="Worse than stable, beyond chance.")
+    csp_violations: CspViolationsTrigger | None = key(
+        None,
+        description="More clients with reported violations of content policies than stable, beyond "
+        "chance; needs security.csp_reports. null: not judged.",
+    )
 
 
 class ServiceTriggers(Section):
@@ -98,6 +112,9 @@ class ServiceTriggers(Section):
     )
     regression: RegressionTrigger | None = key(
         None, description="Worse than stable, beyond chance."
+    )
+    csp_violations: CspViolationsTrigger | None = key(
+        None, description="More clients with reported violations than stable, beyond chance."
     )
 
 

@@ -136,7 +136,7 @@ class CspReports(Section):
     """How reports of violations are taken, at /.well-known/gateway/csp-reports."""
 
     per_minute: Positive = key(
-        60, description="Reports that one client may send a minute, to each worker; more is 429."
+        60, description="Reports that one client may send a minute; more is 429."
     )
     body: Size = key("64KiB", description="Octets of one report; more is 413.")
 
@@ -145,7 +145,9 @@ class Security(Section):
     """Security fields by profile, CORS, and reports of violations."""
 
     profiles: dict[str, SecurityProfile] = key(
-        {}, description="Profiles by name; a route names one as security."
+        {"page": {}},
+        description="Profiles by name; a route names one as security. Where there is no such key, "
+        "page is one, with the defaults.",
     )
     remove: tuple[AnswerField, ...] = key(
         LEAKING, description="Fields taken off every backend's answers: what leaks its software."

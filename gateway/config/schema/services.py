@@ -148,6 +148,17 @@ OffOrOutlier = Annotated[
 ]
 
 
+class Queue(Section):
+    """Where requests wait that a service has no place for at once; first come, first served."""
+
+    length: Count | None = key(
+        None,
+        description="Requests that may wait, of the whole machine; 0: none; null: max_in_flight, "
+        "at most 32.",
+    )
+    wait: Duration = key("500ms", description="Time after which one gives up, with 503.")
+
+
 class UpstreamTls(Section):
     """How endpoints with ``https`` are verified."""
 
@@ -186,8 +197,9 @@ class Service(Section):
     retry: OffOrRetry = key({}, description="When another endpoint is tried, or off.")
     rescue: OffOrRescue = key({}, description="When stable answers for the candidate, or off.")
     max_in_flight: Positive = key(
-        256, description="Requests to the service at a time, of the whole machine; more is 503."
+        256, description="Requests to the service at a time, of the whole machine; more wait."
     )
+    queue: Queue = key({}, description="Where those beyond max_in_flight wait.")
     slow_start: Duration = key("30s", description="Time over which a new endpoint warms up.")
     drain_timeout: Duration = key("30s", description="Time that requests in flight get to end.")
     health: Health = key({}, description="Probes of its endpoints.")

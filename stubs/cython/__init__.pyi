@@ -38,6 +38,9 @@ p_char: TypeAlias = builtins.bytes
 p_uchar: TypeAlias = builtins.bytes
 p_const_uchar: TypeAlias = builtins.bytes
 const: Any
+
+def pointer(type: object) -> Any: ...
+
 NULL: None
 
 # Decorators without arguments.

@@ -1,0 +1,1 @@
+"""C declarations, which only compiled code imports."""
