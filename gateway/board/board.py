@@ -26,7 +26,12 @@ from gateway.board.judge import can_serve
 #: States in which a process holds a slab.
 LIVE: Final = frozenset({layout.STATE_STARTING, layout.STATE_READY, layout.STATE_DRAINING})
 
-SLAB_GAUGES: Final = (layout.S_CONNECTIONS, layout.S_IN_FLIGHT, layout.S_TUNNELS)
+SLAB_GAUGES: Final = (
+    layout.S_CONNECTIONS,
+    layout.S_IN_FLIGHT,
+    layout.S_TUNNELS,
+    layout.S_NOT_ACCEPTING,
+)
 ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT, layout.ROW_WAITING)
 ENDPOINT_GAUGES: Final = (layout.ENDPOINT_IN_FLIGHT, layout.ENDPOINT_TUNNELS)
 

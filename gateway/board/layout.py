@@ -92,6 +92,8 @@ S_FORCED_STABLE = 12  # 1 while the rollback flag file is in force
 S_SLOT = 13
 S_NUMBER = 14  # snapshot number served
 S_REFUSED = 15  # requests refused by the framing rules (counter)
+S_NOT_ACCEPTING = 30  # 1 while no descriptors are left for another client (gauge)
+S_ACCEPT_PAUSES = 31  # how often that began (counter)
 S_CONNECTIONS_SHED = 16  # connections over the machine's bound, closed at once (counter)
 S_TLS_FULL = 24  # handshakes done, in full (counter)
 S_TLS_RESUMED = 25  # handshakes that resumed a session (counter)
@@ -99,6 +101,7 @@ S_TLS_FAILED = 26  # handshakes that were not done (counter)
 #: Writes to the cache (counter, from a number drawn at the start): while no worker's moves, what
 #: was read of the cache is what is there.
 S_CACHE_WRITES = 20
+S_CACHE_FAILED = 21  # writes to the cache that failed (counter); right behind the one before
 #: What authentication came to (counters), in the order of AUTH_RESULTS.
 S_AUTH = 40
 SLAB_HEADER_WORDS = 64

@@ -9,6 +9,7 @@ it is renamed into place, never synced.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def move(path: str, snapshot: Apply) -> None:
     if snapshot.topology is not None or snapshot.traffic is None:
         raise ValueError("a move holds traffic alone")
     put(path + MOVED, _encoder.encode(snapshot))
+
+
+def drop(path: str) -> None:
+    """Remove the file at ``path``, and a move beside it: an old one is worse than none."""
+    for each in (path + MOVED, path):
+        with contextlib.suppress(OSError):
+            Path(each).unlink()
 
 
 def put(path: str, octets: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -15,6 +16,12 @@ from gateway.client.exits import Exit
 if TYPE_CHECKING:
     from gateway.config.schema import Config
     from gateway.supervisor.plan import Plan
+
+#: Libraries that the children import; without one of them none would ever serve.
+LIBRARIES: Final = (
+    "aiohttp", "cryptography", "jwt", "lmdb", "msgspec", "orjson", "prometheus_client",
+    "pybreaker", "pydantic", "yaml", "yarl",
+)  # fmt: skip
 
 #: Where a container's share of the processors stands (cgroup v2).
 CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
@@ -36,6 +43,9 @@ def command(ctx: click.Context, file: Path) -> None:
     SIGHUP reads the file again. Exits with 2 where the file is wrong, and with 4 where an address
     is in use, the state folder cannot be written, or another gateway runs on it.
     """
+    if missing := unusable_libraries():
+        click.echo(f"gateway: {missing}", err=True)
+        ctx.exit(Exit.REFUSED)
     from gateway.config.load import ConfigErrors, read_file
 
     try:
@@ -52,6 +62,21 @@ def command(ctx: click.Context, file: Path) -> None:
         click.echo(f"gateway: {problem}", err=True)
         ctx.exit(Exit.REFUSED)
     become_supervisor(plan)
+
+
+def unusable_libraries() -> str:
+    """Return which library cannot be used, and why; empty where all can.
+
+    Here, and not by children that die one after the other.
+    """
+    for name in LIBRARIES:
+        try:
+            import_module(name)
+        except ImportError as error:
+            why = " ".join(str(error).split())
+            python = ".".join(map(str, sys.version_info[:2]))
+            return f"the library {name} cannot be used with this Python ({python}): {why}"
+    return ""
 
 
 def run_dir_of(state_path: Path) -> Path:

@@ -14,9 +14,9 @@ from gateway.board.board import Board, BoardError
 from gateway.channel.childspec import VARIABLE, ChildSpec
 from gateway.control import start
 from gateway.control.app import run
+from gateway.control.database import written_by_newer
 from gateway.control.read import read
 from gateway.control.settings import SettingsError
-from gateway.control.store import written_by_newer
 from gateway.health.probes import NetworkProbes
 
 

@@ -10,7 +10,7 @@ import secrets
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin.api import Api
@@ -39,6 +39,7 @@ from gateway.control.desk import Refused
 from gateway.control.events import Events
 from gateway.control.hub import Hub
 from gateway.control.issuers import Issuers, read_url
+from gateway.control.machine import FaultWatch
 from gateway.control.news import HealthNews
 from gateway.control.observed import BoardSlabs, Observed
 from gateway.control.operations import Operations
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("gateway.control")
 
 HEARTBEAT = 0.25
+#: Seconds between two looks for faults of the machine.
+LOOK_AT_MACHINE = 1.0
 #: Every client of TLS 1.2 and 1.3 has it (RFC 8446 section 9.1).
 ADMIN_CURVE = "prime256v1"
 #: Seconds that names may take before workers get a snapshot without their addresses.
@@ -87,6 +90,8 @@ class Outside:
     store: Store
     probes: Probes
     load: Loader
+    #: What host names resolve to; probes read it.
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     #: Seconds: CLOCK_MONOTONIC, the epoch's, and waiting for some of them.
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
@@ -162,7 +167,10 @@ class Control:
             snapshot_file=self._spec.snapshot_file,
             clock=self._outside.clock,
             slabs=BoardSlabs(board),
+            names=first.names,
         )
+        # With the resolver dead just now, what it said last still stands.
+        self._outside.names.update(first.names)
         hub.ahead = self._ahead
         hub.breaker_moved = self._breaker_moved
         chance = random.Random()  # noqa: S311  jitter, no secret
@@ -187,7 +195,7 @@ class Control:
                 now=time.monotonic_ns,
                 listener=self.news,
             ),
-            resolver=Resolver(hub.publish, self.tasks, random=chance),
+            resolver=Resolver(hub.publish, self.tasks, random=chance, known=self._outside.names),
             issuers=issuers,
             allocation=allocation,
             board=board,
@@ -278,7 +286,11 @@ class Control:
         sharing = SharingWatch(lambda: switch.parts.hub.topology, self.events, self._outside.clock)
         switch.parts.hub.asked = sharing.hear
         switch.shared_address = sharing.look
-        switch.further_warnings = lambda: self._certificates.warnings + sharing.warnings
+        faults = FaultWatch(self._outside.board, switch, self.events, self._outside.clock)
+        switch.further_warnings = lambda: (
+            self._certificates.warnings + sharing.warnings + faults.warnings
+        )
+        self.tasks.start(self._watch_machine(faults), name="watch the machine")
         await self._server.start(
             [socket.socket(fileno=fd) for fd in self._spec.admin], self.tasks, self._admin_front
         )
@@ -369,6 +381,13 @@ class Control:
             self.platform.tell()
             await asyncio.sleep(HEARTBEAT)
 
+    async def _watch_machine(self, faults: FaultWatch) -> None:
+        while True:
+            self.switchboard.parts.hub.write_again()
+            await self.switchboard.mend_store()
+            faults.look()
+            await asyncio.sleep(LOOK_AT_MACHINE)
+
     def _ahead(self, hello: Hello) -> None:
         self.tasks.start(self.switchboard.keep_above(hello.traffic), name="renumber")
 
@@ -439,7 +458,7 @@ async def run(
             log.error("%s: %s", where, what)  # noqa: TRY400  one line for each fault
         return 2
     store = await SqliteStore.open(settings.state_path)
-    outside = Outside(board=board, store=store, probes=probes, load=load)
+    outside = Outside(board=board, store=store, probes=probes, load=load, names=probes.names)
     control = Control(spec, settings, outside)
     try:
         await control.start()

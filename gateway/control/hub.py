@@ -136,6 +136,7 @@ class Hub:
         snapshot_file: str,
         clock: Callable[[], float],
         slabs: Slabs,
+        names: dict[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.topology = topology
         self.traffic = traffic
@@ -152,7 +153,9 @@ class Hub:
         self._clock = clock
         self._slabs = slabs
         self._links: set[Link] = set()
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._names = dict(names or {})
+        #: Whether the snapshot's file is behind: the disk has refused it.
+        self.unwritten = False
         self._keys: dict[str, bytes] = {}
         self._waiting: set[asyncio.Event] = set()
         self._server: asyncio.Server | None = None
@@ -241,7 +244,8 @@ class Hub:
         for waits in self._waiting:
             waits.set()
 
-    def _write_file(self) -> None:
+    def _write_file(self) -> bool:
+        """Write the whole snapshot; tells whether the disk has taken it."""
         snapshot = Apply(
             number=self.number,
             topology=self.topology,
@@ -251,15 +255,32 @@ class Hub:
         )
         try:
             snapshotfile.write(self._file, snapshot)
-        except OSError:
-            # Workers that run have the snapshot; only one that starts without control lacks it.
-            log.exception("the snapshot file %s cannot be written", self._file)
+        except OSError as error:
+            # Workers that run have the snapshot. One that starts is told by control, and must not
+            # serve an older one until then: after a rollback that would be the candidate.
+            snapshotfile.drop(self._file)
+            self._refused(error)
+            return False
+        self.unwritten = False
+        return True
 
     def _write_move(self) -> None:
         try:
             snapshotfile.move(self._file, Apply(number=self.number, traffic=self.traffic))
-        except OSError:
-            log.exception("the move of traffic cannot be written beside %s", self._file)
+        except OSError as error:
+            self._refused(error)
+            snapshotfile.drop(self._file)
+            self._write_file()  # what was dropped may have made room
+
+    def _refused(self, error: OSError) -> None:
+        if not self.unwritten:
+            log.error("the snapshot file %s cannot be written: %s", self._file, error)
+        self.unwritten = True
+
+    def write_again(self) -> None:
+        """Write the snapshot's file where the disk has refused it before."""
+        if self.unwritten and self._write_file():
+            log.warning("the snapshot file %s is written again", self._file)
 
     def publish(self, names: dict[str, tuple[str, ...]]) -> None:
         """Tell every worker, now and when it connects, what host names resolve to."""

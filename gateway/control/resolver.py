@@ -1,7 +1,9 @@
 """Names of endpoints, resolved here so that no worker ever waits for a resolver.
 
 Each name is asked again after a jittered interval. The last answer is kept for as long as newer
-ones fail; only what changed is published.
+ones fail; only what changed is published. The system's resolver may hang for as long as it likes:
+each question has a thread of its own, so that it holds up neither the loop nor another name, and a
+name whose question is not answered is not asked about again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import ipaddress
 import logging
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -39,11 +42,47 @@ def is_name(host: str) -> bool:
     return False
 
 
+#: Names that a thread asks about now.
+_asked: set[str] = set()
+
+
 async def getaddrinfo(host: str) -> Addresses:
-    """Return a name's addresses, sorted. Raises OSError where it has none."""
+    """Return a name's addresses, sorted. Raises OSError where it has none, and where the question
+    before this one has not come back.
+
+    Not the loop's own: libuv has four threads for all names, and waits for them when it ends.
+    """
+    if host in _asked:
+        raise TimeoutError("the resolver has not answered the last question yet")
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return tuple(sorted({str(each[4][0]) for each in found}))[:MAX_ADDRESSES]
+    answer: asyncio.Future[Addresses] = loop.create_future()
+
+    def tell(found: Addresses | Exception) -> None:
+        if answer.done():
+            return  # whoever asked has given up
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        found: Addresses | Exception
+        try:
+            rows = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            found = tuple(sorted({str(each[4][0]) for each in rows}))[:MAX_ADDRESSES]
+        except (OSError, UnicodeError) as error:
+            found = error
+        _asked.discard(host)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, found)
+
+    _asked.add(host)
+    try:
+        threading.Thread(target=ask, name=f"resolve {host}", daemon=True).start()
+    except RuntimeError as error:
+        _asked.discard(host)
+        raise OSError(f"no thread to ask with: {error}") from error
+    return await answer
 
 
 class Resolver:
@@ -57,6 +96,7 @@ class Resolver:
         random: random.Random,
         resolve: Callable[[str], Awaitable[Addresses]] = getaddrinfo,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        known: dict[str, Addresses] | None = None,
     ) -> None:
         self._publish = publish
         self._tasks = tasks
@@ -64,14 +104,19 @@ class Resolver:
         self._resolve = resolve
         self._sleep = sleep
         self._running: dict[str, asyncio.Task[None]] = {}
-        self.known: dict[str, Addresses] = {}
+        #: Each name's last answer. Given at the start: what others read, or what was known before.
+        self.known: dict[str, Addresses] = {} if known is None else known
+        #: Names whose last question has failed, and why.
+        self.failing: dict[str, str] = {}
 
     def watch(self, hosts: Iterable[str]) -> None:
         """Keep exactly these resolved; literals among them need nothing."""
         names = {host for host in hosts if is_name(host)}
         for name in self._running.keys() - names:
             self._running.pop(name).cancel()
-            self.known.pop(name, None)
+            self.failing.pop(name, None)
+        for name in self.known.keys() - names:
+            del self.known[name]
         for name in sorted(names - self._running.keys()):
             self._running[name] = self._tasks.start(self._keep(name), name=f"resolve {name}")
 
@@ -97,9 +142,14 @@ class Resolver:
             async with asyncio.timeout(TIMEOUT):
                 addresses = await self._resolve(name)
         except (OSError, UnicodeError, TimeoutError) as error:
-            kept = self.known.get(name)
-            log.warning("cannot resolve %s (%s); kept: %s", name, error, kept or "nothing")
+            why = str(error) or f"no answer within {TIMEOUT:g} s"
+            if name not in self.failing:  # once, not at every try
+                kept = self.known.get(name)
+                log.warning("cannot resolve %s (%s); kept: %s", name, why, kept or "nothing")
+            self.failing[name] = why
             return False
+        if self.failing.pop(name, None) is not None:
+            log.info("%s can be resolved again", name)
         if addresses and addresses != self.known.get(name):
             log.info("%s resolves to %s", name, ", ".join(addresses))
             self.known[name] = addresses

@@ -39,6 +39,8 @@ class Beginning:
     state: State
     topology: Topology
     number: int
+    #: What host names resolved to, as workers were told last.
+    names: dict[str, tuple[str, ...]]
     #: What was stored, None where nothing was.
     kept: State | None = None
 
@@ -166,6 +168,7 @@ def begin(
         state=state,
         topology=_topology(settings, state, running, board, allocation, fresh),
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
+        names=dict(running.names) if running is not None else {},
         kept=kept,
     )
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 
 from gateway.control import releaserows
+from gateway.control.database import has_content, is_damage, make_private, migrate, move_aside
 from gateway.control.state import PoolState, ServiceState, State
 from gateway.release.record import Decision
 
@@ -38,51 +38,6 @@ T = TypeVar("T")
 KEEP_ANSWERS = 86_400.0
 MAX_ANSWERS = 10_000
 MAX_AUDIT_ROWS = 100_000
-
-#: Each step brings the database from its index to the next ``user_version``.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE meta (
-        one INTEGER PRIMARY KEY CHECK (one = 1),
-        revision INTEGER NOT NULL, salt BLOB NOT NULL, release TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE service (
-        name TEXT PRIMARY KEY,
-        stable TEXT NOT NULL CHECK (stable IN ('blue', 'green')),
-        weight INTEGER NOT NULL CHECK (weight BETWEEN 0 AND 10000),
-        previous TEXT NOT NULL, drained TEXT NOT NULL, isolated TEXT NOT NULL,
-        generation INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE pool (
-        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
-        color TEXT NOT NULL CHECK (color IN ('blue', 'green')),
-        generation INTEGER NOT NULL,
-        source TEXT NOT NULL CHECK (source IN ('file', 'api')),
-        endpoints TEXT NOT NULL,
-        PRIMARY KEY (service, color)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        at REAL NOT NULL, actor TEXT NOT NULL, address TEXT NOT NULL, action TEXT NOT NULL,
-        reason TEXT NOT NULL, before BLOB NOT NULL, after BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE answer (
-        actor TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL,
-        status INTEGER NOT NULL, body BLOB NOT NULL, etag TEXT NOT NULL, at REAL NOT NULL,
-        PRIMARY KEY (actor, key)
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX answer_at ON answer (at);
-    """,
-    "ALTER TABLE service ADD COLUMN maintenance REAL CHECK (maintenance > 0);",
-    """
-    CREATE TABLE forced_breaker (
-        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
-        endpoint TEXT NOT NULL,
-        PRIMARY KEY (service, endpoint)
-    ) STRICT, WITHOUT ROWID;
-    """,
-    releaserows.MIGRATION,
-)
 
 
 class StoreError(Exception):
@@ -176,6 +131,9 @@ class Store(Protocol):
     async def baselines(self) -> dict[str, bytes]:
         """Return stable's latencies by service."""
 
+    async def mend(self) -> bool:
+        """Where ``fallback`` says that nothing is kept: try again; tell whether that went well."""
+
     async def close(self) -> None:
         """Finish what is under way and let go."""
 
@@ -188,25 +146,30 @@ class SqliteStore:
         self.fallback = fallback
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
+        #: The file that could not be opened, and whether what it has was read.
+        self._wanted: Path | None = None
+        self._read = False
 
     @classmethod
     async def open(cls, path: Path, wall: Callable[[], float] = time.time) -> SqliteStore:
         """Open or create the database; one that is broken is moved aside.
 
         Where nothing can be opened at that path, the store is in memory and ``fallback`` says why:
-        the gateway serves and says loudly what it would lose.
+        the gateway serves and says loudly what it would lose. One that is whole and cannot be
+        opened just now (a full disk) is read as far as it can be, and opened by ``mend``.
         """
         try:
             return await cls._opened(path)
         except StoreError as error:
-            aside = _move_aside(path, int(wall()))
+            if not is_damage(error.__cause__):
+                return await cls._in_memory(path, str(error))
+            aside = move_aside(path, int(wall()))
             log.exception("state store %s is unusable; moved aside to %s", path, aside or "nowhere")
             reason = str(error)
         try:
             return await cls._opened(path)
         except StoreError as error:
-            log.critical("no state store: %s: %s; nothing will outlive control", path, error)
-            return await cls._opened(None, f"{reason}; {error}")
+            return await cls._in_memory(path, f"{reason}; {error}")
 
     @classmethod
     async def _opened(cls, path: Path | None, fallback: str = "") -> SqliteStore:
@@ -217,6 +180,25 @@ class SqliteStore:
         except StoreError:
             await store.close()
             raise
+        return store
+
+    @classmethod
+    async def _in_memory(cls, path: Path, reason: str) -> SqliteStore:
+        """Return a store in memory with what the file at ``path`` has, where it can be read."""
+        log.critical("no state store: %s: %s; nothing will outlive control", path, reason)
+        store = await cls._opened(None, reason)
+        store._wanted = path
+        if await store._run(lambda: has_content(path)):
+            try:
+                await store._run(store._copy_in)
+                await store._run(store._load)
+            except StoreError as error:
+                log.critical("what %s has cannot be read either: %s", path, error)
+                await store.close()
+                store = await cls._opened(None, reason)
+                store._wanted = path
+            else:
+                store._read = True
         return store
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -233,7 +215,7 @@ class SqliteStore:
     def _connect(self) -> None:
         if self.path is not None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _make_private(self.path)
+            make_private(self.path)
         target = ":memory:" if self.path is None else str(self.path)
         connection = sqlite3.connect(target, isolation_level=None, timeout=2.0)
         try:
@@ -243,11 +225,38 @@ class SqliteStore:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(str(verdict))  # noqa: TRY301  one way out: closed below
-            _migrate(connection)
+            migrate(connection)
         except BaseException:
             connection.close()
             raise
         self._connection = connection
+
+    def _copy_in(self) -> None:
+        """Take over what the file has. It is opened alone: else it would need room beside it."""
+        source = sqlite3.connect(str(self._wanted), isolation_level=None, timeout=2.0)
+        try:
+            source.execute("PRAGMA locking_mode=EXCLUSIVE")
+            source.backup(self._db)
+        finally:
+            source.close()
+        migrate(self._db)
+
+    def _go_over(self) -> None:
+        """Open the file after all, with what is in memory in it."""
+        memory, wanted = self._db, self._wanted
+        assert wanted is not None
+        if not self._read and has_content(wanted):
+            # Nobody knows what it has: it is not written over.
+            move_aside(wanted, int(time.time()))
+        self.path, self._connection = wanted, None
+        try:
+            self._connect()
+            memory.backup(self._db)
+        except BaseException:
+            self._close()
+            self.path, self._connection = None, memory
+            raise
+        memory.close()
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -367,6 +376,18 @@ class SqliteStore:
         """Keep all of it in one durable transaction."""
         await self._run(functools.partial(self._save, state, audit, decisions))
 
+    async def mend(self) -> bool:
+        """Go over to the file that could not be opened; tell whether that was done now."""
+        if self._wanted is None:
+            return False
+        try:
+            await self._run(self._go_over)
+        except StoreError:
+            return False
+        log.warning("the state store %s can be used again", self._wanted)
+        self._wanted, self.fallback = None, ""
+        return True
+
     async def remember(self, answer: Answer) -> None:
         """Keep an answer; drop those past their day and past the bound."""
         await self._run(functools.partial(self._remember, answer))
@@ -415,67 +436,6 @@ class SqliteStore:
         """Finish what is under way and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
-
-
-def written_by_newer(path: Path) -> str:
-    """Say so where a newer version has brought the database on; empty where not, or none is there.
-
-    Nothing is changed. A broken one is none of this: it is moved aside at the start.
-    """
-    try:
-        with closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
-        ) as connection:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error:
-        return ""
-    return "" if version <= len(MIGRATIONS) else _too_new(version)
-
-
-def _too_new(version: int) -> str:
-    return (
-        f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
-        "it was written by a newer one"
-    )
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(_too_new(version))
-    for step in range(version, len(MIGRATIONS)):
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
-        )
-
-
-def _make_private(path: Path) -> None:
-    """Have the database be readable by its owner alone, one that is there already too.
-
-    It has the audit log and what decides which side a client is on. SQLite gives the files beside
-    it the same mode.
-    """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-        with suppress(FileNotFoundError, PermissionError):
-            if each.stat().st_mode & 0o077:
-                each.chmod(0o600)
-
-
-def _move_aside(path: Path, stamp: int) -> Path | None:
-    """Rename a database that cannot be used, with its WAL. None: there was nothing to rename."""
-    moved = None
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        aside = path.with_name(f"{path.name}.broken-{stamp}{suffix}")
-        try:
-            part.rename(aside)
-        except OSError as error:
-            if not isinstance(error, FileNotFoundError):
-                log.exception("cannot move %s aside", part)
-            continue
-        moved = moved or aside
-    return moved
 
 
 def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:

@@ -139,6 +139,11 @@ class Switchboard:
         self.certificates_refused: Callable[[], frozenset[str]] = frozenset
 
     @property
+    def unstored(self) -> bool:
+        """Whether something is in force that the store could not keep."""
+        return self._unstored_state
+
+    @property
     def warnings(self) -> list[str]:
         """What an operator has to know: a store that does not keep."""
         found = []
@@ -313,6 +318,11 @@ class Switchboard:
         if self._storing is None or self._storing.done():
             self._storing = self.parts.tasks.start(self._store_later(), name="store again")
         return False
+
+    async def mend_store(self) -> None:
+        """Where the store is in memory: try its file again, and keep there what is in force."""
+        if self.parts.store.fallback and await self.parts.store.mend():
+            await self.store_soon()
 
     async def _store_now(self) -> bool:
         entries, self._unstored = self._unstored, []

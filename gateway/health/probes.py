@@ -8,17 +8,20 @@ endpoint still accepts. L4 goes through the gateway's own public side with the c
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from gateway.health.answers import Answer, Filled, UnfitError, captured, fill, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.config.snapshot import Color, Endpoint
     from gateway.health.answers import Request
@@ -111,11 +114,44 @@ class _Run:
 OWN = ""
 
 
-class NetworkProbes:
-    """``Probes`` over the network. ``clock`` is monotonic."""
+class Names(AbstractResolver):
+    """Gives aiohttp the addresses that control knows: a probe asks no resolver."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, known: Mapping[str, tuple[str, ...]]) -> None:
+        self._known = known
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return what is known. Raises OSError where nothing is yet."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses(self._known, host)
+        ]
+
+    async def close(self) -> None:
+        """Hold nothing."""
+
+
+class NetworkProbes:
+    """``Probes`` over the network. ``clock`` is monotonic.
+
+    ``names`` has what host names resolve to, as workers are told it. What they dial is what has to
+    be probed; and with a resolver that is dead, backends are not.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], names: dict[str, tuple[str, ...]] | None = None
+    ) -> None:
         self._clock = clock
+        self.names: dict[str, tuple[str, ...]] = {} if names is None else names
         self._session: aiohttp.ClientSession | None = None
         self._contexts: dict[str | None, ssl.SSLContext] = {}
 
@@ -125,8 +161,7 @@ class NetworkProbes:
         detail = ""
         try:
             async with asyncio.timeout(timeout):
-                _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-            writer.close()
+                await self._reach(endpoint)
         except TimeoutError:
             detail = f"no connection within {timeout:g} s"
         except (OSError, UnicodeError) as error:
@@ -214,6 +249,19 @@ class NetworkProbes:
             run.values |= captured(request, answer)
         return detail
 
+    async def _reach(self, endpoint: Endpoint) -> None:
+        """Connect to the first of an endpoint's addresses that lets us. Raises OSError."""
+        found = addresses(self.names, endpoint.host)
+        for at, address in enumerate(found, 1):
+            try:
+                _, writer = await asyncio.open_connection(address, endpoint.port)
+            except OSError:
+                if at == len(found):
+                    raise
+            else:
+                writer.close()
+                return
+
     def _result(
         self, level: str, began: float, answer: Answer | None, detail: str, *, counts: bool = True
     ) -> Result:
@@ -239,7 +287,9 @@ class NetworkProbes:
         """Send one request; return its answer, the body up to ``MAX_BODY``."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True, limit=0),
+                connector=aiohttp.TCPConnector(
+                    force_close=True, limit=0, resolver=Names(self.names), use_dns_cache=False
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": "gateway-health", "Accept": "*/*"},
                 timeout=aiohttp.ClientTimeout(total=None),
@@ -278,6 +328,19 @@ class NetworkProbes:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+def addresses(known: Mapping[str, tuple[str, ...]], host: str) -> tuple[str, ...]:
+    """Return a host's addresses: itself where it is one. Raises OSError where none is known."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        found = known.get(host, ())
+    else:
+        found = (host,)
+    if not found:
+        raise OSError(f"the name {host} could not be resolved yet")
+    return found
 
 
 def _hidden(answer: Answer) -> str:

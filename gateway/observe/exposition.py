@@ -31,6 +31,7 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.config.snapshot import COLORS, Topology, Traffic
 from gateway.observe import trust
+from gateway.observe.machine import connections, refused_by_machine
 from gateway.policy.mode import MODES, STATES, Picture
 from gateway.release.machine import STATES as RELEASE_STATES
 from gateway.release.record import TRIGGERS
@@ -84,6 +85,12 @@ class MetricsView:
     reloads: tuple[tuple[str, int], ...] = (("ok", 0), ("refused", 0))
     lagging_workers: int = 0
     state_in_memory: bool = False
+    #: Whether something is in force that the store could not keep.
+    state_unstored: bool = False
+    #: Whether the snapshot's file is behind what is served.
+    snapshot_unwritten: bool = False
+    #: Host names whose last resolution failed.
+    names_failing: int = 0
     #: The platform's mode and the services' states; None: not looked at.
     platform: Picture | None = None
     #: CLOCK_MONOTONIC in nanoseconds, as on the board.
@@ -194,6 +201,11 @@ class GatewayCollector(Collector):
             "gateway_state_fallback",
             "1: the state store cannot be used, state is in memory and ends with control.",
             value=float(self._view.state_in_memory),
+        )
+        yield from refused_by_machine(
+            unstored=self._view.state_unstored,
+            unwritten=self._view.snapshot_unwritten,
+            names=self._view.names_failing,
         )
         yield from self._endpoints()
         yield from self._breakers()
@@ -402,18 +414,7 @@ class GatewayCollector(Collector):
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""
         board = self._view.board
-        for name, about, word in (
-            ("gateway_connections", "Clients' connections open.", layout.S_CONNECTIONS),
-            ("gateway_tunnels", "Upgraded connections open.", layout.S_TUNNELS),
-        ):
-            yield GaugeMetricFamily(name, about, value=board.total(word))
-        for name, about, word in (
-            ("gateway_connections_accepted", "Connections accepted.", layout.S_ACCEPTED),
-            ("gateway_connections_shed", "Closed at once: too many.", layout.S_CONNECTIONS_SHED),
-            ("gateway_requests_refused", "Refused by the framing rules.", layout.S_REFUSED),
-            ("gateway_log_lines_lost", "Access log lines lost.", layout.S_LOG_LOST),
-        ):
-            yield CounterMetricFamily(name, about, value=board.total(word))
+        yield from connections(board)
         auth = CounterMetricFamily(
             "gateway_auth", "What asking who it is came to.", labels=["result"]
         )

@@ -30,7 +30,7 @@ MEANING: dict[str, tuple[str, ...]] = {
 }
 
 #: Failures of the gateway's own in which nobody was asked: all that is left is a fallback.
-UNASKED = ("no-endpoint", "breaker-open", "overload")
+UNASKED = ("no-endpoint", "breaker-open", "overload", "exhausted")
 
 #: Answers that say that nobody can serve now (RFC 9110 section 15.6): a fallback is better.
 UNAVAILABLE = ("502", "503", "504")

@@ -18,6 +18,7 @@ from gateway.policy.caching.saying import hit_lines
 from gateway.policy.caching.variants import values_of
 from gateway.policy.caching.variants import variant as digest_of
 from gateway.proxy.copies import (
+    SET_BACK,
     TOUCH_EVERY,
     Copies,
     Copy,
@@ -268,7 +269,7 @@ class Cache:
             return None
         now = self.wall()
         left = ready._lifetime - ready._age - (now - ready._time if now > ready._time else 0.0)
-        if left <= 0:
+        if left <= 0 or ready._time - now > SET_BACK:
             return None
         second = cython.cast(cython.longlong, now) if cython.compiled else int(now)
         if ready._second != second or ready._block_of is not security:

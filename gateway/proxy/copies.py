@@ -58,6 +58,8 @@ MEMO_OCTETS = 16 * 1024 * 1024
 MEMO_COPIES = 4096
 MAX_PENDING = 32 * 1024 * 1024
 MAX_JOBS = 4096
+#: Seconds by which a clock is corrected without anything being made of it.
+SET_BACK = 30.0
 #: Invalidated URLs that are remembered here; with one more, all is gone that was asked for before.
 MAX_GONE = 16 * 1024
 #: Keys used since they were last moved to the end of the order, and how often they are, in seconds.
@@ -133,9 +135,15 @@ class Copy:
         return f"<Copy {self.head.status} of {len(self.body)} octets>"
 
     def age_at(self, now: cython.double) -> float:
-        """Return its current age (RFC 9111 section 4.2.3); a clock set back makes none younger."""
+        """Return its current age (RFC 9111 section 4.2.3).
+
+        A clock set back makes none younger: one that seems to come from the future has been here
+        for who knows how long, and is asked for again rather than fresh for all that time more.
+        """
         here: cython.double = now - self.time
-        return self.age + (here if here > 0 else 0.0)
+        if here < 0:
+            here = -here if -here > SET_BACK else 0.0
+        return self.age + here
 
 
 @cython.final
@@ -502,6 +510,7 @@ class Copies:
 
     def _complain(self, error: Exception) -> None:
         """Say that writing fails (a full disk, mostly), but not for every record."""
+        self._words[self._place + 1] += 1  # type: ignore[index]
         now = self._wall()
         if abs(now - self._complained) > COMPLAIN_EVERY:
             self._complained = now

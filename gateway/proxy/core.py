@@ -106,6 +106,8 @@ class Core(Shared):
         #: The services' queues in which requests wait.
         self.queues: set[ServiceQueue] = set()
         self.draining = False
+        #: No descriptors for another client: those that are here leave after their answers.
+        self.crowded = False
         self.forced_stable = False
         self._words = words
         self._slab = layout.slab_at(slab)

@@ -6,6 +6,7 @@ Names are never resolved here: control does that and tells the addresses (``core
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,11 @@ from gateway.proxy.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from gateway.proxy.endpoint import Endpoint
     from gateway.proxy.links import Answered, Dialler
+
+#: What this machine lacks, not the backend: descriptors, memory for sockets, local ports.
+SHORTAGES = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
 
 
 async def dial(core: Dialler, endpoint: Endpoint, attempt: Answered, within: float) -> None:
@@ -55,7 +61,8 @@ async def _connect(core: Dialler, endpoint: Endpoint, within: float) -> Upstream
                     raise Failure("tls", str(error), cause=error) from error
                 except OSError as error:
                     if first is None:
-                        first = Failure("connect", f"{address}: {error}", cause=error)
+                        kind = "exhausted" if error.errno in SHORTAGES else "connect"
+                        first = Failure(kind, f"{address}: {error}", cause=error)
     except TimeoutError as error:
         raise Failure("connect-timeout", f"{within} s", cause=error) from error
     assert first is not None

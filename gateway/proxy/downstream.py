@@ -877,6 +877,7 @@ class DownstreamConnection(ClientStream):
             and self._request != _R_BODY
             and not (self._ended and not self._ahead)
             and not self._shared.draining
+            and not self._shared.crowded
         )
 
     @cython.cfunc

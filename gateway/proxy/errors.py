@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = _kinds(
     Kind("no-endpoint", _GATE, 503, "No endpoint of the service can take the request"),
     Kind("breaker-open", _GATE, 503, "The service keeps failing and is left alone for a while"),
     Kind("overload", _GATE, 503, "The service has as many requests in flight as it may"),
+    Kind("exhausted", _GATE, 503, "The gateway's machine has no means for another connection"),
     Kind("maintenance", _GATE, 503, "The service is in maintenance"),
     Kind("read-only", _GATE, 503, "The service is down, the platform is read only"),
     Kind("intercepted", _GATE, 502, "The service answered with an error", sent=True),

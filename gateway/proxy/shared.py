@@ -31,4 +31,6 @@ class Shared:
     serving: Serving = cython.declare(object, visibility="public")
     redirects: dict[int, int] = cython.declare(dict, visibility="public")
     draining: cython.bint = cython.declare(cython.bint, visibility="public")
+    #: No descriptors for another client: those that are here leave after their answers.
+    crowded: cython.bint = cython.declare(cython.bint, visibility="public")
     forced_stable: cython.bint = cython.declare(cython.bint, visibility="public")

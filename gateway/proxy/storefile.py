@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import mmap
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ FILL = 0.75
 SLACK = 0.05
 #: Readers in the file: one a worker, and some for those that are starting.
 MAX_READERS = 512
+#: Octets of a reader's place in the table (its header takes a few such places).
+READER_OCTETS = 64
 #: Rows deleted in one transaction: other writers wait for it.
 BATCH = 256
 
@@ -124,6 +127,7 @@ class StoreFile:
             path.unlink(missing_ok=True)
 
     def _open_env(self) -> None:
+        _reserve(self._path.with_name(self._path.name + "-lock"))
         env = lmdb.open(
             str(self._path),
             map_size=self.size,
@@ -300,6 +304,20 @@ class StoreFile:
         with self.env.begin(write=True) as writing:
             for table in (self.records, self._places, self._order):
                 writing.drop(table, delete=False)
+
+
+def _reserve(path: Path) -> None:
+    """Have the disk give the table of readers all its room now. Raises OSError where it has none.
+
+    LMDB maps it: on a full disk, whoever touches a page that has no room yet would be killed.
+    """
+    octets = -(-(MAX_READERS + 8) * READER_OCTETS // mmap.PAGESIZE) * mmap.PAGESIZE
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, octets)
+    finally:
+        os.close(fd)
 
 
 def _refuse_short(path: Path, octets: int) -> None:

@@ -34,8 +34,10 @@ class OwnerLock:
             raise HeldError(
                 f"another gateway (process {holder}) runs on this state: {path.parent}"
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # A full disk costs the next one to be refused our number, nothing else.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     @classmethod
     def kept(cls, fd: int, path: Path) -> Self:

@@ -72,8 +72,8 @@ class Plan:
     drain_timeout: float = 30.0
     shutdown_delay: float = 0.0
     grace: float = 5.0
-    check_every: float = 0.25
-    worker_silence: float = 1.5
+    check_every: float = 0.1
+    worker_silence: float = 1.25
     control_silence: float = 5.0
     start_limit: float = 30.0
     worker_argv: tuple[str, ...] = ()

@@ -127,9 +127,12 @@ class Supervisor:
         self._upgrader = Upgrader(plan, say, self._packed, baggage)
         self._upgrader.note_board(kept=found.board is not None)
         self._manager = Manager(around.notifier, self._board.words, VERSION)
-        self._sockets.publish(Path(plan.run_dir))
-        about = About(pid=os.getpid(), version=VERSION, config=plan.config)
-        write(Path(plan.run_dir, ABOUT_FILE), about)
+        try:
+            self._sockets.publish(Path(plan.run_dir))
+            about = About(pid=os.getpid(), version=VERSION, config=plan.config)
+            write(Path(plan.run_dir, ABOUT_FILE), about)
+        except OSError as error:  # a full disk: it is for who looks, and nobody depends on it
+            say(f"what runs here cannot be written down: {error.strerror}")
 
     def run(self) -> int:
         """Keep the plan until told to end; return the exit code."""

@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +40,7 @@ from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.tally import Tallies
+from gateway.worker.accepting import Accepting
 from gateway.worker.control_link import ControlLink
 from gateway.worker.doors import Doors
 from gateway.worker.sweep import TunnelSweep
@@ -61,9 +61,6 @@ LEAVE_GRACE = 2.0
 
 #: Seconds between two tellings of who asks.
 TELL_ASKED = 5.0
-
-#: Connections that wait to be accepted, per listening socket.
-BACKLOG = 4096
 
 
 class Worker:
@@ -97,7 +94,6 @@ class Worker:
         self._topology = Topology(number=0)
         self._traffic = Traffic(revision=0)
         self._number = 0
-        self._servers: list[asyncio.AbstractServer] = []
         self._handover: handover.Server | None = None
         self._log: LogWriter | None = None
         self._log_where = "off"
@@ -108,6 +104,7 @@ class Worker:
         self._asked_at = 0.0
         self._cache_of: CacheStore | None = None
         self._core: Core
+        self._accepting: Accepting
         self._link: ControlLink
 
     async def run(self) -> int:
@@ -125,6 +122,12 @@ class Worker:
             slab=self._spec.slab,
             slabs=self._spec.slabs,
             on_turn=self._on_turn,
+        )
+        self._accepting = Accepting(
+            self._core,
+            self._spec.sockets,
+            self._words,
+            lambda listener: self._doors.accept(self._core, listener),
         )
         self._link = ControlLink(self._spec, self._core, self.apply, self.tell, self.drain)
         self._words[layout.S_PID] = os.getpid()
@@ -169,8 +172,8 @@ class Worker:
         self._open_log(topology.access_log)
         self._keep_assets(topology)
         await self._open_cache(topology, serving)
-        if not self._servers and not self._stopping.is_set():
-            await self._listen()
+        if not self._accepting.begun and not self._stopping.is_set():
+            await self._accepting.open()
             self._words[layout.S_STATE] = layout.STATE_READY
 
     def tell(self, message: Addresses | KeySets) -> None:
@@ -200,21 +203,6 @@ class Worker:
             logger.warning("the stored snapshot is of no use, waiting for control: %s", error)
         except Exception:  # started again, it would meet the same file
             logger.exception("the stored snapshot is of no use, waiting for control")
-
-    async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        for listener, fd in self._spec.sockets:
-            sock = socket.socket(fileno=os.dup(fd))
-            sock.settimeout(0.0)
-            if sock.family == socket.AF_UNIX:
-                server: asyncio.AbstractServer = await loop.create_unix_server(
-                    self._protocol(listener), sock=sock, backlog=BACKLOG
-                )
-            else:
-                server = await loop.create_server(
-                    self._protocol(listener), sock=sock, backlog=BACKLOG
-                )
-            self._servers.append(server)
 
     def _protocol(self, listener: int):  # type: ignore[no-untyped-def]
         core = self._core
@@ -304,6 +292,7 @@ class Worker:
         if self._core.cache is not None and now > self._touch_at:
             self._touch_at = now + TOUCH_EVERY
             self._core.cache.store.turn()
+        self._accepting.turn(now)
         forced = Path(self._spec.rollback_flag).exists() or self._control_lost()
         if forced != self._core.forced_stable:
             self._core.forced_stable = forced
@@ -384,9 +373,7 @@ class Worker:
     async def _stop_listening(self) -> None:
         """Stop accepting, and serve whoever waits in the accept queues already."""
         loop = asyncio.get_running_loop()
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        self._accepting.close()
         for listener, connection in inherited.let_go(self._spec.sockets):
             await loop.connect_accepted_socket(self._protocol(listener), connection)
 

@@ -37,13 +37,14 @@ class Manner:
     from it, and connections do not stand.
 
     ``errors`` is the share of 503 by chance, ``delay`` in seconds, ``fields`` are whole lines of
-    the answer's head.
+    the answer's head. ``size``: octets of its body in place of a short one.
     """
 
     mode: str = "ok"
     errors: float = 0.0
     delay: float = 0.0
     fields: str = ""
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -155,7 +156,8 @@ class Connection(asyncio.Protocol):
             backend.seen.errors += 1
             self.say("503 Service Unavailable", b"by chance", head=method == b"HEAD")
         else:
-            say = partial(self.say, "200 OK", BODY, head=method == b"HEAD")
+            body = BODY if not manner.size else b"x" * manner.size
+            say = partial(self.say, "200 OK", body, head=method == b"HEAD")
             if manner.delay:
                 asyncio.get_running_loop().call_later(manner.delay, say)
             else:

@@ -167,6 +167,8 @@ class Gateway:
     port: int
     admin: int
     env: dict[str, str] = field(default_factory=dict)
+    #: What it is started by: a command that ends with the gateway's.
+    before: tuple[str, ...] = ()
     child: Child | None = None
 
     @property
@@ -182,7 +184,8 @@ class Gateway:
         """Start it and wait until every worker is ready. Raises ToolError."""
         self.write()
         env = {"GATEWAY_CHAOS_TOKEN": TOKEN, "PYTHONPATH": str(ROOT), **self.env}
-        command = [sys.executable, "-m", "gateway", "run", "--config", str(self.path)]
+        command = [*self.before, sys.executable, "-m", "gateway", "run"]
+        command += ["--config", str(self.path)]
         self.child = child = start("gateway", command, self.folder, env)
 
         def ready() -> bool:
@@ -311,6 +314,7 @@ class Stage:
         *,
         cache: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
     ) -> Gateway:
         """Start a gateway; ``/NAME/`` goes to each service, with a cache where it is named."""
         port, admin = free_ports(2)
@@ -333,7 +337,7 @@ class Stage:
                 for name in services
             ],
         }
-        gateway = Gateway(self.folder, config, port, admin, dict(env or {}))
+        gateway = Gateway(self.folder, config, port, admin, dict(env or {}), tuple(before))
         self._stack.callback(gateway.stop)
         gateway.start()
         gateway.settled([each.url for backends, _ in services.values() for each in backends])

@@ -345,5 +345,5 @@ def test_every_gauge_of_the_layout_is_known_to_the_views() -> None:
         "ENDPOINT_IN_FLIGHT",
         "ENDPOINT_TUNNELS",
     }
-    known = {*board_module.SLAB_GAUGES} - {layout.S_CONNECTIONS}
+    known = {*board_module.SLAB_GAUGES} - {layout.S_CONNECTIONS, layout.S_NOT_ACCEPTING}
     assert known == {layout.S_IN_FLIGHT, layout.S_TUNNELS}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
+import threading
 from pathlib import Path
 
 import msgspec
@@ -256,6 +258,60 @@ async def test_new_names_are_resolved_before_they_come_into_force() -> None:
     )
     await resolver.prepare(["api", "nope", "10.0.0.9"], seconds=5)
     assert names.published == [{"api": ("10.0.0.1",)}]
+    await tasks.close()
+
+
+async def test_a_name_that_hangs_holds_up_no_other_and_is_not_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    over, asked = threading.Event(), []
+
+    def system(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        if host.startswith("slow"):
+            over.wait(20)
+            raise OSError("nobody answered")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", system)
+    monkeypatch.setattr("gateway.control.resolver.TIMEOUT", 0.05)
+    published: list[dict[str, tuple[str, ...]]] = []
+    tasks = Tasks()
+    resolver = Resolver(published.append, tasks, random=random.Random(1))
+    try:
+        # More of them than any pool has threads.
+        slow = [f"slow{number}" for number in range(64)]
+        assert not any(await asyncio.gather(*(resolver.ask(name) for name in slow)))
+        assert await resolver.ask("fine")
+        assert published == [{"fine": ("10.0.0.1",)}]
+        assert not await resolver.ask("slow0")
+        assert asked.count("slow0") == 1
+        assert resolver.failing.keys() == set(slow)
+        assert "not answered" in resolver.failing["slow0"]
+    finally:
+        over.set()
+    await tasks.close()
+
+
+async def test_what_was_known_before_stands_while_a_name_fails() -> None:
+    names, tasks = FakeNames(), Tasks()
+    names.table.clear()
+    resolver = Resolver(
+        names.published.append,
+        tasks,
+        random=random.Random(1),
+        resolve=names.resolve,
+        sleep=names.sleep,
+        known={"api": ("10.0.0.9",), "other": ("10.0.0.8",)},
+    )
+    resolver.watch(["api"])
+    await names.asleep.wait()
+    assert resolver.known == {"api": ("10.0.0.9",)}
+    assert resolver.failing == {"api": "no such name"}
+    names.table["api"] = ("10.0.0.9",)
+    await names.next()
+    assert resolver.failing == {}
+    assert names.published == []
     await tasks.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.control.desk import Refused
 from gateway.control.store import StoreError
-from tests.control.stage import PERSON, staged
+from tests.control.stage import PERSON, Clock, staged
 from tests.control.world import client
 
 replace = msgspec.structs.replace
@@ -51,6 +51,28 @@ async def test_a_hold_is_as_long_as_it_says_through_kills_and_absences(tmp_path:
         assert held - 1.0 <= stage.judgement.known.seen.held <= held
         assert (stage.run.state, stage.run.step) == ("stepping", 0)
         await stage.until(lambda: stage.run.step == 1, seconds=3.0 - held + 1.5)
+
+
+@pytest.mark.parametrize("hour", [3600.0, -3600.0])
+async def test_a_wall_clock_that_jumps_moves_no_hold_and_ends_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hour: float
+) -> None:
+    off = [0.0]
+    monkeypatch.setattr(Clock, "wall", lambda self: 1_800_000_000.0 + self.now + off[0])
+    async with staged(tmp_path) as stage:
+        await stage.at(5)
+        await stage.counts()
+        await stage.passes(1.5)
+        held = stage.judgement.known.seen.held
+        off[0] = hour
+        await stage.passes(0.5)
+        assert stage.judgement.known.seen.held <= held + 1.0
+        assert (stage.run.state, stage.run.step) == ("stepping", 0)
+        await stage.restarted()
+        assert stage.judgement.known.seen.held <= held + 1.0
+        assert (stage.run.state, stage.run.step) == ("stepping", 0)
+        await stage.until(lambda: stage.run.step == 1, seconds=3.0)
+        assert stage.judgement.known.lease is None or stage.judgement.known.lease > 0
 
 
 async def test_a_full_disk_keeps_no_rollback_back_and_it_is_stored_later(tmp_path: Path) -> None:

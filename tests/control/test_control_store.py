@@ -13,9 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway.control import database
 from gateway.control import store as module
+from gateway.control.database import written_by_newer
 from gateway.control.state import PoolState, ServiceState, State
-from gateway.control.store import Answer, AuditEntry, SqliteStore, StoreError, written_by_newer
+from gateway.control.store import Answer, AuditEntry, SqliteStore, StoreError
 
 
 def state(weight: int = 0, revision: int = 1) -> State:
@@ -63,7 +65,7 @@ async def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 async def test_a_store_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "gateway.db"
     with sqlite3.connect(path) as old:
-        old.executescript(f"BEGIN; {module.MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
+        old.executescript(f"BEGIN; {database.MIGRATIONS[0]} PRAGMA user_version = 1; COMMIT;")
         old.execute("INSERT INTO meta VALUES (1, 3, x'73', 'r1')")
         columns = "name, stable, weight, previous, drained, isolated, generation"
         old.execute(f"INSERT INTO service ({columns}) VALUES ('a', 'blue', 5, 'none', '', '', 0)")
@@ -105,7 +107,7 @@ KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from gateway.control.state import ServiceState, State
-from gateway.control.store import SqliteStore, written_by_newer
+from gateway.control.store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]))
@@ -271,3 +273,57 @@ async def test_nobody_else_reads_the_store_nor_what_is_beside_it(tmp_path: Path)
         await store.close()
         path.chmod(0o644)  # as an earlier version left it
     assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_whole_store_that_cannot_be_opened_now_is_read_and_never_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await SqliteStore.open(path)
+    await store.save(state(5), [entry("before")])
+    await store.close()
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.control.store.make_private", full)
+        store = await SqliteStore.open(path)
+        assert "No space left" in store.fallback
+        assert await store.load() == state(5)
+        await store.save(state(6, 2), [entry("meanwhile")])
+        assert not await store.mend()
+        assert store.fallback
+    assert await store.mend()
+    assert store.fallback == ""
+    await store.save(state(7, 3), [entry("after")])
+    await store.close()
+    assert not list(tmp_path.glob("*.broken-*"))
+    again = await SqliteStore.open(path)
+    assert await again.load() == state(7, 3)
+    assert [row.action for row in await again.audit(None, 9)] == ["after", "meanwhile", "before"]
+    await again.close()
+
+
+async def test_what_could_not_be_read_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await SqliteStore.open(path)
+    await store.save(state(5), [])
+    await store.close()
+
+    def refuse(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.control.store.make_private", refuse)
+        patch.setattr(SqliteStore, "_copy_in", refuse)
+        store = await SqliteStore.open(path)
+        assert await store.load() is None
+    assert await store.mend()
+    await store.close()
+    [kept] = [each for each in tmp_path.glob("*.broken-*") if each.stat().st_size]
+    with sqlite3.connect(kept) as connection:
+        assert connection.execute("SELECT weight FROM service").fetchall() == [(5,)]
+    connection.close()

@@ -8,13 +8,14 @@ import socket
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from gateway.config.snapshot import Endpoint
 from gateway.health.answers import Expected, JsonRule, Request
 from gateway.health.door import FIELD, Door
-from gateway.health.policy import IntegrationCheck
+from gateway.health.policy import HttpCheck, IntegrationCheck
 from gateway.health.probes import KEPT_BODY, NetworkProbes, Result
 from gateway.policy.override import verify_probe
 
@@ -228,3 +229,28 @@ async def test_a_door_that_is_shut_is_nobody_elses_fault(
     # An answer that breaks off is passed on by the gateway: that is its backend's.
     result = await run(probes, application[1], Request(path="/cut"))
     assert (result.good, result.counts) == (False, True)
+
+
+async def test_probes_ask_no_resolver_and_reach_what_workers_dial(
+    application: tuple[Application, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, port = application
+
+    def dead(host: str, *rest: object, **_: object) -> object:
+        raise AssertionError(f"{host} was asked for")
+
+    monkeypatch.setattr(socket, "getaddrinfo", dead)
+    # The first of a name's addresses may be of no use.
+    names: dict[str, tuple[str, ...]] = {"api.test": ("127.0.0.9", "127.0.0.1")}
+    named = msgspec.structs.replace(endpoint(port), host="api.test", url=f"http://api.test:{port}")
+    probes = NetworkProbes(time.monotonic, names)
+    try:
+        assert (await probes.tcp(named, 5)).good
+        result = await probes.http(named, HttpCheck(path="/", status=200), 5, None)
+        assert result.status is not None, result
+        names.clear()
+        unknown = await probes.tcp(named, 5)
+        assert unknown.detail == "the name api.test could not be resolved yet"
+        assert not (await probes.http(named, HttpCheck(path="/", status=200), 5, None)).good
+    finally:
+        await probes.close()

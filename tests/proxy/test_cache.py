@@ -88,6 +88,23 @@ def test_a_second_client_is_answered_from_the_first_ones_copy(cached: Rig) -> No
     cached.over([200, 200])
 
 
+@pytest.mark.parametrize("hour", [3600.0, -3600.0])
+def test_a_clock_that_jumps_makes_no_copy_fresh_for_longer(cached: Rig, hour: float) -> None:
+    """FRESH is a minute: after a jump, either way, the backend is asked before anybody is told."""
+    miss(cached)
+    cached.wall += hour
+    cached.client.get("/a")
+    cached.backend().ok(b"two", FRESH)
+    assert cached.client.answer().body == b"two"
+    later(cached, 5)
+    assert hit(cached).body == b"two"
+    later(cached, 60)
+    cached.client.get("/a")
+    cached.backend().ok(b"three", FRESH)
+    assert cached.client.answer().body == b"three"
+    cached.over([200] * 4)
+
+
 def test_a_hit_keeps_the_connection_as_the_client_wants_it(cached: Rig) -> None:
     miss(cached)
     answer = hit(cached, fields="Connection: close\r\n")

@@ -38,7 +38,7 @@ class Store:
     def __init__(self, folder: Path, size: int = 4 * MIB, entry: int = MIB // 2) -> None:
         self.folder = folder
         self.now = 1_000_000.0
-        self.words = memoryview(array("Q", [0]))
+        self.words = memoryview(array("Q", [0, 0]))
         self.copies = Copies(folder, size, entry, lambda: self.now, self.words, 0)
 
     def put(self, key: bytes, body: bytes = b"body", since: float | None = None) -> bool:

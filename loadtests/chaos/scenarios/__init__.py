@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from loadtests.chaos.scenarios import bodies, clock, endpoints, errors, fallbacks, outage, planes
+from loadtests.chaos.scenarios import (
+    bodies,
+    clock,
+    endpoints,
+    errors,
+    fallbacks,
+    machine,
+    names,
+    outage,
+    planes,
+)
 from loadtests.chaos.stage import Pace, Stage
 from loadtests.chaos.verdict import Check
 
@@ -23,4 +33,9 @@ SCENARIOS: dict[str, Scenario] = {
     "prober-killed": planes.prober_killed,
     "reload-while-open": planes.reload_while_open,
     "clock-jumps": clock.clock_jumps,
+    "clock-jumps-hour": clock.clock_jumps_hour,
+    "worker-hung": machine.worker_hung,
+    "names-gone": names.names_gone,
+    "slow-network": machine.slow_network,
+    "slow-readers": machine.slow_readers,
 }

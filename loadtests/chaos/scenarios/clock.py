@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -97,4 +98,51 @@ def clock_jumps(stage: Stage, pace: Pace) -> list[Check]:
             f"after {recovered - well:.2f} s" if recovered else "never",
             0 < recovered - well <= bar,
         ),
+    ]
+
+
+HOUR = 3600
+RATE, BURST = 40, 10
+
+
+def clock_jumps_hour(stage: Stage, pace: Pace) -> list[Check]:
+    """Jump an hour ahead and back: limits keep their rate, copies are asked for again, all live."""
+    library, clock = build(stage.folder), Clock(stage.folder)
+    (kept,) = stage.backends("kept", fields="Cache-Control: max-age=600\r\n")
+    (limited,) = stage.backends("limited")
+    env = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(clock.path)}
+    services: dict[str, Any] = {"kept": ([kept], {}), "limited": ([limited], {})}
+    gateway = stage.gateway(services, cache=["kept"], env=env)
+    route = next(each for each in gateway.config["routes"] if each["service"] == "limited")
+    route["rate_limit"] = {"rate": f"{RATE}/s", "burst": BURST}
+    gateway.write()
+    if (answer := gateway.api("POST", "/v1/config/reload", {})).status != 200:
+        raise ToolError(f"the limit is not taken: {answer.body!r}")
+    before = sorted((role, pid) for role in ("control", "worker") for pid in gateway.pids(role))
+    seconds = 6.0 if pace.short else 12.0
+    over = stage.load(gateway, "/limited/{n}", 2 * RATE, seconds)
+    beside = stage.load(gateway, "/kept/one", pace.rate / 2, seconds)
+    asked = []
+    for share, offset in ((0.0, 0), (0.3, HOUR), (0.6, 0), (0.95, 0)):
+        sleep_until(over.at(share))
+        asked.append(len(kept.order().requests))
+        clock.set(offset)
+    rows, good = over.rows(), beside.rows()
+    admitted = [row for row in rows if row.status == 200]
+    most = RATE * (seconds + 1) + BURST + 1
+    after = sorted((role, pid) for role in ("control", "worker") for pid in gateway.pids(role))
+    again = [later - earlier for earlier, later in pairwise(asked)]
+    return [
+        no_failure(good),
+        Check(
+            f"a limit keeps its rate (bar {0.9 * RATE * seconds:.0f} to {most:.0f})",
+            f"{len(admitted)} of {len(rows)} admitted in {seconds:g} s",
+            0.9 * RATE * seconds <= len(admitted) <= most,
+        ),
+        Check(
+            "a copy is asked for again after each jump, and not more often",
+            f"{again} times before, after the jump ahead, after the one back",
+            all(0 < count <= 4 for count in again),
+        ),
+        Check("nobody is taken for dead", f"{len(after)} processes as before", before == after),
     ]

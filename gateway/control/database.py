@@ -1,0 +1,142 @@
+"""The state store's SQLite file: its schema, its mode, what is done with one that is of no use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from gateway.control import releaserows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger("gateway.control.store")
+
+#: Each step brings the database from its index to the next ``user_version``.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        revision INTEGER NOT NULL, salt BLOB NOT NULL, release TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE service (
+        name TEXT PRIMARY KEY,
+        stable TEXT NOT NULL CHECK (stable IN ('blue', 'green')),
+        weight INTEGER NOT NULL CHECK (weight BETWEEN 0 AND 10000),
+        previous TEXT NOT NULL, drained TEXT NOT NULL, isolated TEXT NOT NULL,
+        generation INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE pool (
+        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
+        color TEXT NOT NULL CHECK (color IN ('blue', 'green')),
+        generation INTEGER NOT NULL,
+        source TEXT NOT NULL CHECK (source IN ('file', 'api')),
+        endpoints TEXT NOT NULL,
+        PRIMARY KEY (service, color)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE audit (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        at REAL NOT NULL, actor TEXT NOT NULL, address TEXT NOT NULL, action TEXT NOT NULL,
+        reason TEXT NOT NULL, before BLOB NOT NULL, after BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE answer (
+        actor TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL,
+        status INTEGER NOT NULL, body BLOB NOT NULL, etag TEXT NOT NULL, at REAL NOT NULL,
+        PRIMARY KEY (actor, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX answer_at ON answer (at);
+    """,
+    "ALTER TABLE service ADD COLUMN maintenance REAL CHECK (maintenance > 0);",
+    """
+    CREATE TABLE forced_breaker (
+        service TEXT NOT NULL REFERENCES service (name) ON DELETE CASCADE,
+        endpoint TEXT NOT NULL,
+        PRIMARY KEY (service, endpoint)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    releaserows.MIGRATION,
+)
+
+#: What SQLite says of a database that is whole, and cannot be opened or written just now.
+_NOT_DAMAGE = tuple(
+    f"SQLITE_{name}"
+    for name in ("FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PERM", "NOMEM")
+)
+
+
+def written_by_newer(path: Path) -> str:
+    """Say so where a newer version has brought the database on; empty where not, or none is there.
+
+    Nothing is changed. A broken one is none of this: it is moved aside at the start.
+    """
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        ) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error:
+        return ""
+    return "" if version <= len(MIGRATIONS) else _too_new(version)
+
+
+def _too_new(version: int) -> str:
+    return (
+        f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
+        "it was written by a newer one"
+    )
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database up to this version's schema. Raises sqlite3.Error."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise sqlite3.DatabaseError(_too_new(version))
+    for step in range(version, len(MIGRATIONS)):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
+        )
+
+
+def has_content(path: Path) -> bool:
+    """Tell whether there is anything at ``path`` that could be lost."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def is_damage(cause: BaseException | None) -> bool:
+    """Tell a database that is broken from one that the machine does not let us use."""
+    if isinstance(cause, sqlite3.Error):
+        name = getattr(cause, "sqlite_errorname", None) or ""
+        return not name.startswith(_NOT_DAMAGE)
+    return not isinstance(cause, OSError)
+
+
+def make_private(path: Path) -> None:
+    """Have the database be readable by its owner alone, one that is there already too.
+
+    It has the audit log and what decides which side a client is on. SQLite gives the files beside
+    it the same mode.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        with suppress(FileNotFoundError, PermissionError):
+            if each.stat().st_mode & 0o077:
+                each.chmod(0o600)
+
+
+def move_aside(path: Path, stamp: int) -> Path | None:
+    """Rename a database that cannot be used, with its WAL. None: there was nothing to rename."""
+    moved = None
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        aside = path.with_name(f"{path.name}.broken-{stamp}{suffix}")
+        try:
+            part.rename(aside)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                log.exception("cannot move %s aside", part)
+            continue
+        moved = moved or aside
+    return moved
