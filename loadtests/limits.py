@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import mmap
+import random
 import statistics
 import subprocess
 import sys
@@ -47,14 +48,27 @@ def table(path: Path) -> LimiterTable:
     return LimiterTable(words, 0, SETS, b"the same in all of them")
 
 
-def contend(processes: int, seconds: float, rate: int, burst: int, times: float) -> Contended:
-    """Have processes ask for one key, together at ``times`` the rate; 0: as fast as they can."""
+def contend(
+    processes: int,
+    seconds: float,
+    rate: int,
+    burst: int,
+    times: float,
+    *,
+    together: bool = False,
+) -> Contended:
+    """Have processes ask for one key, together at ``times`` the rate; 0: as fast as they can.
+
+    Each asks at moments of its own (exponential gaps), as workers do whose connections know nothing
+    of each other. With ``together`` all ask at the same nanoseconds, which no network delivers: the
+    most that a table without a lock can be wrong by.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table"
         path.write_bytes(bytes(OCTETS))
         start = time.monotonic() + 1.0 + processes * 0.5
         share = times * rate / processes
-        words = [str(path), start, start + seconds, rate, burst, share]
+        words = [str(path), start, start + seconds, rate, burst, share, int(together)]
         running = [
             subprocess.Popen(
                 [sys.executable, "-m", "loadtests.limits", "--hammer", *map(str, words)],
@@ -71,19 +85,22 @@ def contend(processes: int, seconds: float, rate: int, burst: int, times: float)
     )
 
 
-def hammer(path: str, start: str, until: str, rate: str, burst: str, share: str) -> None:
+def hammer(
+    path: str, start: str, until: str, rate: str, burst: str, share: str, together: str
+) -> None:
     """Ask from ``start`` to ``until`` (monotonic), ``share`` times a second; print what came."""
     limit = Limit(table(Path(path)), b"contended", int(rate), 1.0, int(burst))
     first, last = int(float(start) * 1e9), int(float(until) * 1e9)
     pause = int(1e9 / float(share)) if float(share) else 0
     clock = time.monotonic_ns
+    draw = random.Random().expovariate  # of no consequence to anybody
     time.sleep(max((first - clock()) / 1e9, 0.0))
     asked = admitted = 0
     due = first
     while (now := clock()) < last:
         if now < due:
             continue
-        due += pause
+        due += pause if together == "1" or not pause else int(draw(1 / pause))
         asked += 1
         if not limit.ask(b"attacker", now):
             limit.take()
@@ -112,7 +129,7 @@ def _cost(limit: Limit, clients: list[str]) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hammer", nargs=6, help=argparse.SUPPRESS)
+    parser.add_argument("--hammer", nargs=7, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each contention")
     options = parser.parse_args()
     if options.hammer:
@@ -125,8 +142,12 @@ def main() -> None:
     new = [f"10.{at >> 16}.{at >> 8 & 255}.{at & 255}" for at in range(RUN)]
     print(f"  one after the other   {_cost(known, new):7.0f} ns")
     for processes in (2, 4):
-        for times, words in ((10.0, "10 x the rate"), (0.0, "as fast as they can")):
-            got = contend(processes, options.seconds, 1000, 50, times)
+        for times, words, together in (
+            (10.0, "10 x the rate", False),
+            (10.0, "10 x the rate, at the same nanoseconds", True),
+            (0.0, "as fast as they can", False),
+        ):
+            got = contend(processes, options.seconds, 1000, 50, times, together=together)
             print(
                 f"{processes} processes, {words}: asked {got.asked}, admitted {got.admitted}, "
                 f"allowed {got.allowed:.0f} ({got.over:+.2%})"

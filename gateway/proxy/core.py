@@ -187,12 +187,12 @@ class Core(Shared):
         """Record what came in place of a request."""
         self._words[self._slab + layout.S_REFUSED] += 1
         now = self.clock()
-        self.recorder.record(
-            Outcome(
-                None, b"", b"", b"", connection.peer, status, 0, 0, now, 0.0, 0.0, now, "", 0, -1,
-                "", b"", b"", 0, b"", False, None, failure.name, "", False,
-            )
+        outcome = Outcome()
+        outcome.fill(
+            None, b"", b"", b"", connection.peer, status, 0, 0, now, 0.0, 0.0, now, "", 0, -1,
+            "", b"", b"", 0, b"", False, None, failure.name, "", False,
         )  # fmt: skip
+        self.recorder.record(outcome)
 
     # --- dialling -------------------------------------------------------------------------------
 

@@ -98,62 +98,6 @@ class Outcome:
     subject: str = cython.declare(str, visibility="public")
     queued: cython.double = cython.declare(cython.double, visibility="public")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - everything that is known
-        self,
-        head: Head | None,
-        method: bytes,
-        host: bytes,
-        target: bytes,
-        client: str,
-        status: cython.int,
-        received: cython.longlong,
-        sent: cython.longlong,
-        started: cython.double,
-        forwarded_at: cython.double,
-        answered_at: cython.double,
-        ended: cython.double,
-        service: str,
-        row: cython.Py_ssize_t,
-        side: cython.int,
-        endpoint: str,
-        request_id: bytes,
-        trace: bytes,
-        weight: cython.int,
-        key: bytes,
-        override: cython.bint,
-        first: object,
-        error: str,
-        served_by: str,
-        tunnel: cython.bint,
-    ) -> None:
-        self.fill(
-            head,
-            method,
-            host,
-            target,
-            client,
-            status,
-            received,
-            sent,
-            started,
-            forwarded_at,
-            answered_at,
-            ended,
-            service,
-            row,
-            side,
-            endpoint,
-            request_id,
-            trace,
-            weight,
-            key,
-            override,
-            first,
-            error,
-            served_by,
-            tunnel,
-        )
-
     @cython.ccall
     @cython.exceptval(-1)
     def fill(  # noqa: PLR0913, PLR0917 - one call with everything is what makes it cheap
@@ -184,7 +128,7 @@ class Outcome:
         served_by: str,
         tunnel: cython.bint,
     ) -> cython.bint:
-        """Set everything, in C's types: ``Outcome.__new__(Outcome)`` comes before it."""
+        """Set everything, in C's types. Before that there is nothing in it."""
         self.head = head
         self.method = method
         self.host = host

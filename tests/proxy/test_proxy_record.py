@@ -53,7 +53,9 @@ def outcome(**values: Any) -> Outcome:
         "override": False, "first": None, "error": "", "served_by": "", "tunnel": False,
     }  # fmt: skip
     given.update(values)
-    return Outcome(**given)
+    made = Outcome()
+    made.fill(**given)
+    return made
 
 
 @given(st.binary(max_size=80))
