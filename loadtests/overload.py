@@ -84,22 +84,8 @@ class OpenLoad(Load):
             self.open()
         super().offer(due, now)
 
-    def gather(self) -> None:
-        """Take in what has arrived, by status."""
-        for descriptor, _ in self.poll.poll(0):
-            connection = self.by_descriptor[descriptor]
-            status = connection.receive()
-            if status == 0:
-                continue
-            if status < 0:
-                self.replace(descriptor)
-            else:
-                self.take(connection, status)
-            if self.waiting and self.free:
-                self.send(self.waiting.popleft())
-
     def take(self, connection: Connection, status: int) -> None:
-        """Note an answer."""
+        """Note an answer, by status; what is shed is no error."""
         if status == 503 and b"retry-after:" not in connection.seen.lower():
             status = 0
         took = time.perf_counter() - connection.due

@@ -174,12 +174,16 @@ class Load:
             if status < 0:
                 self.replace(descriptor)
             else:
-                self.times.append((connection.due, time.perf_counter() - connection.due))
-                self.errors += status != 200
-                connection.due = 0.0
-                self.free.append(connection)
+                self.take(connection, status)
             if self.waiting and self.free:
                 self.send(self.waiting.popleft())
+
+    def take(self, connection: Connection, status: int) -> None:
+        """Note an answer; its connection is free again."""
+        self.times.append((connection.due, time.perf_counter() - connection.due))
+        self.errors += status != 200
+        connection.due = 0.0
+        self.free.append(connection)
 
     def after(self, number: int) -> float:
         """Return when a request is due, in seconds after the begin."""

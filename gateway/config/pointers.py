@@ -115,7 +115,7 @@ class PointerReader:
         cohort = mapping(mapping(data.get("traffic")).get("cohort"))
         secret = self._secret(cohort, ("traffic", "cohort"), "secret")
         for place, value in _pem_files(data):
-            self._pem(place, value)
+            self._authorities(place, value)
         certificates = {}
         for place, item in _pairs(data):
             found = self._pair(place, mapping(item))
@@ -126,7 +126,7 @@ class PointerReader:
             MappingProxyType(tokens),
             secret,
             MappingProxyType(certificates),
-            self._authorities(("admin", "tls", "client_ca"), _client_ca(data)),
+            self._authorities(("admin", "tls", "client_ca"), _client_ca(data), self._kept_ca),
         )
 
     def _token(self, keys: Mapping[str, object], place: Place) -> str | None:
@@ -164,18 +164,6 @@ class PointerReader:
             raise _UnreadableError("the environment variable that is named here is not set")
         return value.encode("utf-8", "surrogateescape")
 
-    def _pem(self, place: Place, value: object) -> bytes | None:
-        if not _usable(value, from_env=False):
-            return None
-        try:
-            octets = _file(value, MAX_PEM)
-            _pem(octets)
-            try_authorities(octets)
-        except (_UnreadableError, ValueError) as error:
-            self.faults.append(Fault(place, str(error)))
-            return None
-        return octets
-
     def _folder(self, place: Place, value: object) -> None:
         """Warn of a folder that is not there: it may be the first challenge's to make."""
         if not _usable(value, from_env=False):
@@ -188,10 +176,13 @@ class PointerReader:
         if message:
             self.warnings.append(Fault(place, message))
 
-    def _authorities(self, place: Place, value: object) -> bytes | None:
-        """Return what the admin API's callers are verified by, None where none are named.
+    def _authorities(
+        self, place: Place, value: object, kept: tuple[str, bytes] | None = None
+    ) -> bytes | None:
+        """Return what a side is verified by, None where nothing is named or it is of no use.
 
-        OpenSSL has looked at it: control could serve with nothing else.
+        OpenSSL has looked at it: nobody could serve with anything else. ``kept`` stands in for the
+        file that it is of.
         """
         if not _usable(value, from_env=False):
             return None
@@ -201,9 +192,9 @@ class PointerReader:
             try_authorities(octets)
         except (_UnreadableError, ValueError) as error:
             fault = Fault(place, str(error))
-            if self._kept_ca is not None and self._kept_ca[0] == value:
+            if kept is not None and kept[0] == value:
                 self.warnings.append(fault)
-                return self._kept_ca[1]
+                return kept[1]
             self.faults.append(fault)
             return None
         return octets
