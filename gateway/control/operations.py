@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at what is in flight.
 DRAIN_LOOK = 0.05
+#: Seconds that a drain keeps for tunnels to end in order: workers look every second, a WebSocket's
+#: client has two for its answer.
+TUNNELS_MARGIN = 4.0
 #: Seconds between two looks at a new build's health.
 TRIAL_LOOK = 0.05
 
@@ -266,15 +269,19 @@ class Operations:
     ) -> tuple[Written, Color, float]:
         """Close a slot; return once nothing is in flight there.
 
+        Requests have all of ``seconds``. A candidate's WebSockets and event streams have the
+        service's ``drain_timeout``, or as much of ``seconds`` as lets them end in order.
         Raises StillInFlightError (the slot stays closed) and as ``Switchboard.write``.
         """
         switch = self._board
         began = switch.parts.clock()
         color = color_of(one(switch.state, service), slot)
+        patience = max(seconds - TUNNELS_MARGIN, seconds / 2)
+        until = began + min(self._drain_timeout(service), patience)
         written = await switch.write(
             caller,
             "pool.drain",
-            lambda state, _: pooldesk.drain(state, service, color, switch.parts.fresh),
+            lambda state, _: pooldesk.drain(state, service, color, switch.parts.fresh, until),
         )
         deadline = began + seconds
         while (left := self.in_flight(service, color)) > 0:
@@ -282,6 +289,10 @@ class Operations:
                 raise StillInFlightError(color, left)
             await switch.parts.sleep(DRAIN_LOOK)
         return written, color, switch.parts.clock() - began
+
+    def _drain_timeout(self, service: str) -> float:
+        served = self._board.parts.hub.topology.services
+        return next((each.drain_timeout for each in served if each.name == service), 0.0)
 
     def in_flight(self, service: str, color: Color) -> int:
         """How many requests and tunnels are in flight to a pool."""

@@ -134,8 +134,18 @@ def reset_pool(
     return Outcome(settled(state, after, fresh), (name,))
 
 
-def drain(state: State, name: str, which: ColorOrRole, fresh: Callable[[], bytes]) -> Outcome:
-    """Close a slot to new requests. A candidate's share goes back to stable with it."""
+def drain(
+    state: State,
+    name: str,
+    which: ColorOrRole,
+    fresh: Callable[[], bytes],
+    tunnels_until: float = 0.0,
+) -> Outcome:
+    """Close a slot to new requests. A candidate's share goes back to stable with it.
+
+    From ``tunnels_until`` on (CLOCK_MONOTONIC, seconds; 0: never) a candidate's WebSockets and
+    event streams are ended: nothing else would get them off what is about to be stopped.
+    """
     service = one(state, name)
     color = color_of(service, which)
     check_no_release(state, name)
@@ -145,8 +155,12 @@ def drain(state: State, name: str, which: ColorOrRole, fresh: Callable[[], bytes
             f"{color} is stable of {name} and carries {100 - service.weight / 100:g} %",
             hint="move its traffic to the candidate first",
         )
+    if color == service.candidate and tunnels_until:
+        known = service.tunnels_until or tunnels_until
+        service = replace(service, tunnels_until=min(known, tunnels_until))
     if color in service.drained and not service.carries(color):
-        return Outcome(state)
+        after = state.replaced(service)
+        return Outcome(after, (name,) if after != state else ())
     weight = 0 if color == service.candidate else service.weight
     drained = tuple(each for each in COLORS if each in service.drained or each == color)
     after = state.replaced(replace(service, weight=weight, drained=drained))

@@ -174,14 +174,17 @@ def begin(
 
 
 def _with_tunnels(state: State, served: Traffic) -> State:
-    """Return the state with the times that workers close a rolled back candidate's tunnels at.
+    """Return the state with the times that workers end a candidate's tunnels at: one that was
+    rolled back or drained.
 
     They are not stored, for they end with the workers; and they must outlive control.
     """
     changed = []
     for service in state.services:
         found = served.of(service.name)
-        if found is None or found.stable != service.stable or state.busy(service.name) is None:
+        if found is None or found.stable != service.stable:
+            continue
+        if state.busy(service.name) is None and service.candidate not in service.drained:
             continue
         if found.tunnels_until and service.weight == 0:
             changed.append(msgspec.structs.replace(service, tunnels_until=found.tunnels_until))

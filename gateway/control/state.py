@@ -86,6 +86,7 @@ class ServiceState(msgspec.Struct, frozen=True, kw_only=True):
             generation=max(self.generation, pool.generation),
             drained=tuple(each for each in self.drained if each != color),
             previous=self.previous if color == self.stable else "none",
+            tunnels_until=self.tunnels_until if color == self.stable else 0.0,
             forced=tuple(each for each in self.forced if not each.startswith(replaced)),
         )
 

@@ -560,6 +560,12 @@ class DownstreamConnection(ClientStream):
         if exchange is not None and self._answer == _A_BODY and not self.closed:
             exchange.leave()
 
+    def leave_color(self, service: str, green: bool) -> None:
+        """A color's drain, at its end: an event stream from it ends in order."""
+        exchange = self._exchange
+        if exchange is not None and self._answer == _A_BODY and not self.closed:
+            exchange.leave_color(service, green)
+
     def reject(self, failure: Failure) -> None:
         """Refuse what came in place of a request: it is none that could be read."""
         self._stop(failure)

@@ -2016,6 +2016,12 @@ class Exchange:
             if between_events(self._tail):
                 self._end_events(b"")
 
+    def leave_color(self, service: str, green: bool) -> None:
+        """As ``leave``, where the answer comes from this color of this service."""
+        view = self._view
+        if view is not None and self._green == green and view.service.name == service:
+            self.leave()
+
     def is_collecting(self) -> bool:
         """Tell whether anything of the answer is being kept."""
         if self._attempt is None:

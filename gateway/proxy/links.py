@@ -61,6 +61,9 @@ class Client(Protocol):
     def leave(self) -> None:
         """End in order what can."""
 
+    def leave_color(self, service: str, green: bool) -> None:
+        """End an event stream that comes from this color of this service."""
+
     def cut(self) -> None:
         """Close it at once."""
 

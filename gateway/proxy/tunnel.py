@@ -55,7 +55,8 @@ class Tunnel:
     _place: cython.longlong
     _left: cython.Py_ssize_t
     _frames: Frames | None
-    _leaving: cython.bint
+    #: It is told that the gateway, or its color, goes away.
+    leaving: cython.bint = cython.declare(cython.bint, visibility="readonly")
     _told: cython.bint
 
     def __init__(
@@ -70,7 +71,7 @@ class Tunnel:
         override: cython.bint,
     ) -> None:
         self._frames = None
-        self._leaving = False
+        self.leaving = False
         self._told = False
         self.service = service
         self.green = green
@@ -111,12 +112,12 @@ class Tunnel:
                 return  # nothing follows a close frame
             end = frames.feed(data)
             # The backend's own close frame, if it is in there, says it as well.
-            if self._leaving and end >= 0 and not frames.closing:
+            if self.leaving and end >= 0 and not frames.closing:
                 data = data[:end]
         self.down += len(data)
         if not self.closed and not self._client.is_closing():
             self._client.write(data)
-            if self._leaving and end >= 0 and frames is not None:
+            if self.leaving and end >= 0 and frames is not None:
                 self._tell(frames)
 
     def client_ended(self) -> bool:
@@ -181,8 +182,8 @@ class Tunnel:
         frames = self._frames
         if frames is None:
             self.close()
-        elif not self.closed and not self._leaving:
-            self._leaving = True
+        elif not self.closed and not self.leaving:
+            self.leaving = True
             if frames.between:
                 self._tell(frames)
 

@@ -303,7 +303,7 @@ class Worker:
         if now >= self._asked_at:
             self._asked_at = now + TELL_ASKED
             self._tell_asked()
-        self._sweep.turn(now, self._core.tunnels)
+        self._sweep.turn(now, self._core.tunnels, self._core.connections)
         self._doors.turn(now)
 
     def _tell_asked(self) -> None:

@@ -1,8 +1,8 @@
-"""Tunnels that a rollback or an isolation ends.
+"""Tunnels and event streams that a rollback, a drain or an isolation ends.
 
-A tunnel keeps its color for as long as it is open, so that only this gets its clients off a
-candidate that was rolled back, where they have their time, or off a color that is isolated, where
-they have none: nothing more is to be sent there.
+Both keep their color for as long as they are open, so that only this gets their clients off a
+candidate that was rolled back or drained, where they have their time, or (tunnels) off a color that
+is isolated, where they have none: nothing more is to be sent there.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from gateway.config.snapshot import Traffic
+    from gateway.proxy.links import Client
     from gateway.proxy.tunnel import Tunnel
 
 #: Tunnels closed in one turn of the wheel at most: each is a few system calls, and a client that
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 PER_TURN = 500
 #: Seconds between two looks at all tunnels once the time has come.
 EVERY = 1.0
+#: Seconds that a WebSocket's client has for its own close frame before its tunnel is closed.
+LEAVE_GRACE = 2.0
+#: Seconds in which event streams are looked for once the time has come: what was under way then.
+STREAMS = 5.0
 
 
 class TunnelSweep:
@@ -42,9 +47,15 @@ class TunnelSweep:
         )
         self._next = 0.0
 
-    def turn(self, now: float, tunnels: Collection[Tunnel]) -> None:
-        """Close the tunnels whose time is over at ``now`` (CLOCK_MONOTONIC, seconds).
+    def turn(
+        self,
+        now: float,
+        tunnels: Collection[Tunnel],
+        connections: Collection[Client] = (),
+    ) -> None:
+        """End the tunnels, and the connections' event streams, whose time is over at ``now``.
 
+        ``now`` is CLOCK_MONOTONIC, in seconds. WebSockets are told (1001) and closed soon after.
         Requests that were under way to the candidate may yet become tunnels, and are closed later.
         A tester's that was opened since is let be: who looks at what was rolled back means to. Of
         an isolated color none is.
@@ -54,20 +65,35 @@ class TunnelSweep:
         if not self._isolated and (not self._until or now < min(self._until.values())):
             return
         self._next = now + EVERY
-        closed = 0
+        if self._sweep_tunnels(now, tunnels):
+            self._next = now
+            return
+        for (service, green), until in self._until.items():
+            if until <= now < until + STREAMS:
+                for connection in list(connections):
+                    connection.leave_color(service, green)
+
+    def _sweep_tunnels(self, now: float, tunnels: Collection[Tunnel]) -> bool:
+        """Tell or close those whose time is over; returns whether the next turn has more to do."""
+        ended = 0
         for tunnel in list(tunnels):
             side = (tunnel.service, tunnel.green)
-            if side not in self._isolated and not self._over(self._until.get(side), now, tunnel):
+            until = self._until.get(side)
+            at_once = side in self._isolated
+            if not at_once and (until is None or not self._over(until, now, tunnel)):
                 continue
-            if closed == PER_TURN:
-                self._next = now
-                break
-            tunnel.close()
-            closed += 1
+            at_once = at_once or (until is not None and now >= until + LEAVE_GRACE)
+            if tunnel.leaving and not at_once:
+                continue
+            if ended == PER_TURN:
+                return True
+            tunnel.leave()
+            if at_once:
+                tunnel.close()
+            ended += 1
+        return False
 
     @staticmethod
-    def _over(until: float | None, now: float, tunnel: Tunnel) -> bool:
+    def _over(until: float, now: float, tunnel: Tunnel) -> bool:
         """Tell whether a rolled back tunnel's time is over."""
-        if until is None or now < until:
-            return False
-        return not (tunnel.override and tunnel.opened > until)
+        return now >= until and not (tunnel.override and tunnel.opened > until)

@@ -236,6 +236,23 @@ def test_a_drain_of_the_candidate_takes_its_share_along(weight: int) -> None:
     assert opened.closed == ()
 
 
+def test_a_drain_says_when_the_candidates_tunnels_end() -> None:
+    drained = pooldesk.drain(begun("ivor"), "ivor", "candidate", Chance(), 100.0).state
+    assert drained.traffic().services[0].tunnels_until == 100.0
+    # Asked again, the earlier one holds: a second call does not put off the first.
+    for until, wanted in ((200.0, 100.0), (50.0, 50.0)):
+        again = pooldesk.drain(drained, "ivor", "candidate", Chance(), until)
+        assert again.state.traffic().services[0].tunnels_until == wanted
+        assert bool(again.touched) == (wanted != 100.0)
+    ivor = drained.of("ivor")
+    assert ivor is not None
+    # A new build's are its own, and stable's stay.
+    assert ivor.new_pool("green", ("http://127.0.0.1:1",), "api").tunnels_until == 0.0
+    assert at(drained, 1).traffic().services[0].tunnels_until == 0.0
+    stable = pooldesk.drain(at(begun("ivor"), BUCKETS), "ivor", "stable", Chance(), 100.0)
+    assert stable.state.traffic().services[0].tunnels_until == 0.0
+
+
 def test_stable_is_drained_only_when_the_candidate_has_everything() -> None:
     for weight in (0, BUCKETS - 1):
         with pytest.raises(Refused):

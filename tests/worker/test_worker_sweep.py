@@ -16,7 +16,7 @@ import pytest
 from gateway.board import layout
 from gateway.channel.messages import Apply
 from gateway.config.snapshot import ServiceTraffic, Traffic
-from gateway.worker.sweep import EVERY, PER_TURN, TunnelSweep
+from gateway.worker.sweep import EVERY, LEAVE_GRACE, PER_TURN, STREAMS, TunnelSweep
 from tests.support.worker import WorkerRig, endpoint, snapshot
 
 ASK = b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -34,7 +34,15 @@ class Tunnel:
     green: bool = True
     override: bool = False
     opened: float = 0.0
+    websocket: bool = False
+    leaving: bool = False
     closings: list[bool] = field(default_factory=list)
+
+    def leave(self) -> None:
+        if self.websocket:
+            self.leaving = True
+        else:
+            self.close()
 
     def close(self) -> None:
         self.closings.append(True)
@@ -87,6 +95,42 @@ def test_many_take_several_turns() -> None:
     assert sum(closed(sweep, 100.0, *tunnels)) == PER_TURN
     left = [tunnel for tunnel in tunnels if not tunnel.closings]
     assert closed(sweep, 100.1, *left) == [True]
+
+
+def test_websockets_are_told_and_closed_a_little_later() -> None:
+    sweep = swept(100.0)
+    tunnels = (Tunnel(websocket=True), Tunnel(websocket=True, green=False))
+    assert closed(sweep, 100.0, *tunnels) == [False, False]
+    assert [tunnel.leaving for tunnel in tunnels] == [True, False]
+    assert closed(sweep, 100.0 + EVERY, *tunnels) == [False, False]
+    assert closed(sweep, 100.0 + LEAVE_GRACE, *tunnels) == [True, False]
+
+
+def test_who_was_told_keeps_no_place_of_a_turn() -> None:
+    sweep = swept(100.0)
+    tunnels = [Tunnel(websocket=True) for _ in range(PER_TURN + 1)]
+    closed(sweep, 100.0, *tunnels)
+    assert sum(tunnel.leaving for tunnel in tunnels) == PER_TURN
+    closed(sweep, 100.1, *tunnels)
+    assert all(tunnel.leaving for tunnel in tunnels)
+
+
+class Connection:
+    """A connection that only notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def leave_color(self, service: str, green: bool) -> None:
+        self.told.append((service, green))
+
+
+def test_event_streams_are_looked_for_when_the_time_has_come_and_not_forever() -> None:
+    sweep = swept(100.0)
+    connection = Connection()
+    for now in (99.0, 100.0, 100.0 + EVERY, 100.0 + STREAMS, 200.0):
+        sweep.turn(now, (), cast("Any", [connection]))
+    assert connection.told == [("web", True)] * 2
 
 
 def test_another_traffic_lets_them_be() -> None:
