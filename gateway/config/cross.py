@@ -23,7 +23,7 @@ from gateway.config.cross_browsers import browser_faults, route_faults
 from gateway.config.cross_health import health_faults
 from gateway.config.cross_limits import limit_faults
 from gateway.config.faults import Fault, suggestion
-from gateway.config.scalars import parse_size
+from gateway.config.scalars import parse_size, shown
 from gateway.config.schema import Admin, Cache
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def _service(name: str, service: Mapping[str, Data], names: set[str]) -> Iterato
     for index, other in enumerate(items(service.get("depends_on"))):
         if isinstance(other, str) and other not in names:
             yield Fault(
-                (*place, "depends_on", index), f"unknown service, {suggestion(other, names)}"
+                (*place, "depends_on", index),
+                f"{shown(other)} is no service, {suggestion(other, names)}",
             )
     for index, item in enumerate(items(service.get("fallback"))):
         yield from _exactly_one((*place, "fallback", index), item, "stale", "static")
@@ -246,7 +247,8 @@ def _routes(data: Mapping[str, Data]) -> Iterator[Fault]:
         service = route.get("service")
         if isinstance(service, str) and services and service not in services:
             yield Fault(
-                ("routes", index, "service"), f"unknown service, {suggestion(service, services)}"
+                ("routes", index, "service"),
+                f"{shown(service)} is no service, {suggestion(service, services)}",
             )
         profile = route.get("security")
         if isinstance(profile, str) and profile not in profiles:
