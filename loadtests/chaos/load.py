@@ -48,6 +48,12 @@ class Order:
     numbers: int = 1_000_000_000
     users: int = 0
     paths: tuple[str, ...] = ()
+    #: Of this share of requests each has a connection of its own (0 to 1).
+    fresh: float = 0.0
+
+    def alone(self, number: int) -> bool:
+        """Tell whether a request has a connection of its own: evenly spread."""
+        return int((number + 1) * self.fresh) > int(number * self.fresh)
 
     def target(self, number: int) -> str:
         """Return what a request asks for; a user's next request asks for another path."""
@@ -124,6 +130,8 @@ class Client(asyncio.Protocol):
         fields = [("Host", "chaos.example"), *order.fields.items()]
         if body:
             fields.append(("Content-Length", str(len(body))))
+        if order.alone(number):
+            fields.append(("Connection", "close"))
         if row.user >= 0:
             fields.append(("Cookie", f"gw_cohort={cookie(row.user)}"))
         request = h11.Request(method=order.method, target=order.target(number), headers=fields)
@@ -261,7 +269,7 @@ class Load:
         """Send on a free connection, or a new one, or wait."""
         row.lag = max(0.0, time.monotonic() - row.due)
         self.rows.append(row)
-        if self.free:
+        if self.free and not self.order.alone(number):
             self.free.pop().ask(row, number)
         elif self.open < self.order.connections:
             self.connect(row, number)

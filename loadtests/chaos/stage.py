@@ -30,6 +30,8 @@ from loadtests.processes import Child, ToolError, start, wait_listening
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "chaos-token-" + "0" * 24
 T = TypeVar("T")
+#: A listening socket's state in /proc/net/tcp.
+_LISTENS = "0A"
 
 #: A machine with two busy cores is slow; a deadline bounds a failure, not a success.
 PATIENCE = 30.0
@@ -37,6 +39,16 @@ PATIENCE = 30.0
 
 class Lacking(RuntimeError):  # noqa: N818 - not an error: a scenario that this machine cannot play
     """This machine lacks what a scenario needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A crowd: requests a second, half of them on fresh connections, and clients of other kinds."""
+
+    rate: float
+    sockets: int
+    streams: int
+    uploads: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +60,17 @@ class Pace:
     #: Medians of p99s this close are the same: neither clock nor scheduler tells them apart.
     noise_ms: float
     short: bool = False
+    crowd: Size = Size(500, sockets=50, streams=20, uploads=10)
 
 
 FULL = Pace(rate=300, seconds=12, noise_ms=1)
-SHORT = Pace(rate=100, seconds=2, noise_ms=5, short=True)
+SHORT = Pace(
+    rate=100,
+    seconds=2,
+    noise_ms=5,
+    short=True,
+    crowd=Size(100, sockets=10, streams=4, uploads=3),
+)
 
 
 def wait_for(look: Callable[[], T | None], what: str, timeout: float = PATIENCE) -> T:
@@ -204,7 +223,7 @@ class Gateway:
         url = f"http://127.0.0.1:{self.admin}{path}"
         request = urllib.request.Request(url, data, fields, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return Answer(answer.status, answer.read(), dict(answer.headers.items()))
         except urllib.error.HTTPError as error:
             with error:
@@ -255,6 +274,10 @@ class Gateway:
     def tail(self) -> str:
         """Return the end of what it has written."""
         return "" if self.child is None else self.child.tail(4000)
+
+    def everything(self) -> str:
+        """Return all that it has written since it was started last."""
+        return "" if self.child is None else self.child.output.read_text(errors="replace")
 
     def stop(self) -> None:
         """End it and every process of it."""
@@ -317,6 +340,24 @@ class Stage:
         before: Sequence[str] = (),
     ) -> Gateway:
         """Start a gateway; ``/NAME/`` goes to each service, with a cache where it is named."""
+        sections = {
+            name: {"blue": {"endpoints": [each.url for each in backends]}, **keys}
+            for name, (backends, keys) in services.items()
+        }
+        gateway = self.prepare(sections, cache=cache, env=env, before=before)
+        gateway.start()
+        gateway.settled([each.url for backends, _ in services.values() for each in backends])
+        return gateway
+
+    def prepare(
+        self,
+        services: Mapping[str, Mapping[str, object]],
+        *,
+        cache: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        before: Sequence[str] = (),
+    ) -> Gateway:
+        """Make a gateway of these sections of services; it is not started yet."""
         port, admin = free_ports(2)
         config: dict[str, Any] = {
             "version": 1,
@@ -328,10 +369,7 @@ class Stage:
                 "address": f"127.0.0.1:{admin}",
                 "tokens": [{"name": "chaos", "role": "admin", "token_env": "GATEWAY_CHAOS_TOKEN"}],
             },
-            "services": {
-                name: {"blue": {"endpoints": [each.url for each in backends]}, **keys}
-                for name, (backends, keys) in services.items()
-            },
+            "services": {name: dict(keys) for name, keys in services.items()},
             "routes": [
                 {"path": f"/{name}/", "service": name, "cache": "on" if name in cache else "off"}
                 for name in services
@@ -339,8 +377,6 @@ class Stage:
         }
         gateway = Gateway(self.folder, config, port, admin, dict(env or {}), tuple(before))
         self._stack.callback(gateway.stop)
-        gateway.start()
-        gateway.settled([each.url for backends, _ in services.values() for each in backends])
         return gateway
 
     def load(
@@ -373,15 +409,19 @@ def kill(pid: int) -> float:
 
 def owner_of(port: int, pids: Sequence[int]) -> int | None:
     """Return which of these processes holds the connection from this local port (Linux)."""
+    return next((pid for pid in pids if held(port, pid)), None)
+
+
+def held(port: int, pid: int) -> int:
+    """Return how many connections of this local port a process holds (Linux)."""
     inodes = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == port:
+        if int(fields[1].partition(":")[2], 16) == port and fields[3] != _LISTENS:
             inodes.add(f"socket:[{fields[9]}]")
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    if str(entry.readlink()) in inodes:
-                        return pid
-    return None
+    count = 0
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                count += str(entry.readlink()) in inodes
+    return count

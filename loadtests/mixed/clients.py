@@ -1,227 +1,213 @@
-"""A backend and clients of every kind, for tests of what must not be noticed.
+"""Clients of every kind: ``python -m loadtests.mixed.clients ORDER``, or ``Clients`` in a test.
 
-``Backend`` answers plain requests, uploads, event streams and WebSockets. ``Clients`` use it by
-way of a gateway until told to stop: connections that are kept and fresh ones, uploads that take a
-second, event streams and WebSockets that come back when they were ended in order. Whatever was not
-in order is in ``lost``. Nothing is tried again: a failure is a failure.
+Connections that are kept and fresh ones, uploads that take a second, event streams, and WebSockets.
+Event streams and WebSockets come back when they were ended in order. Whatever was not in order is
+in ``lost``, with its moment (monotonic). Nothing is tried again: a failure is a failure.
+
+ORDER is JSON, the fields of ``Order``; the program works until SIGTERM and writes ``Told``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
+import json
+import signal
+import sys
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
-from aiohttp import web
+
+from loadtests.mixed.thread import InThread
 
 PATIENCE = 20.0
+#: A bound of what is kept of one run.
+MOST = 10_000
 
 
-class InThread:
-    """A loop of its own, in a thread of its own."""
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How many of which kind, and how fast; ``prefix`` comes before each path."""
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def call(self, work: Coroutine[Any, Any, Any], timeout: float = 60.0) -> Any:
-        """Run it there and return its result."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout)
-
-    def close(self) -> None:
-        """End the loop and the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    port: int
+    output: str = ""
+    prefix: str = ""
+    kept: int = 0
+    fresh: int = 0
+    uploads: int = 0
+    streams: int = 0
+    sockets: int = 0
+    #: Seconds between a client's requests, and between a WebSocket's messages.
+    pause: float = 0.01
+    message_pause: float = 0.05
 
 
-class Backend(InThread):
-    """Serves on a port of its own while its ``with`` block lasts."""
+class Loss(NamedTuple):
+    """What went wrong, and when (monotonic seconds)."""
 
-    def __init__(self, *, beat: float = 0.05) -> None:
-        super().__init__()
-        self._beat = beat
-        self._runner: web.AppRunner
-        self.url = ""
-
-    def __enter__(self) -> Self:
-        self.call(self._start())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.call(self._runner.cleanup())
-        self.close()
-
-    async def _start(self) -> None:
-        app = web.Application(client_max_size=1 << 26)
-        app.add_routes(
-            [
-                web.get("/events", self._events),
-                web.get("/ws", self._socket),
-                web.post("/upload", self._upload),
-                web.get("/slow", self._slow),
-                web.route("*", "/{rest:.*}", self._plain),
-            ]
-        )
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def _plain(self, request: web.Request) -> web.Response:
-        del request
-        return web.Response(text="plain")
-
-    async def _slow(self, request: web.Request) -> web.Response:
-        await asyncio.sleep(float(request.query.get("for", "1")))
-        return web.Response(text="slow")
-
-    async def _upload(self, request: web.Request) -> web.Response:
-        return web.Response(text=str(len(await request.read())))
-
-    async def _events(self, request: web.Request) -> web.StreamResponse:
-        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await answer.prepare(request)
-        at = 0
-        with contextlib.suppress(ConnectionError):
-            while True:
-                # In two halves: a cut in the middle is to be possible.
-                await answer.write(f"id: {at}\nda".encode())
-                await answer.write(f"ta: {at}\n\n".encode())
-                at += 1
-                await asyncio.sleep(self._beat)
-        return answer
-
-    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.TEXT:
-                await socket.send_str(message.data)
-        return socket
+    at: float
+    kind: str
+    what: str
 
 
-class Clients(InThread):
-    """Use what is behind ``port`` until ``stop``; ``done`` counts by kind, ``lost`` says what."""
+@dataclass(slots=True)
+class Told:
+    """What came of it: ``done`` counts by kind, ``closes`` are ends in order, by their moments."""
 
-    def __init__(
-        self, port: int, *, kept: int = 4, fresh: int = 2, others: int = 2, pause: float = 0.01
-    ) -> None:
-        super().__init__()
-        self.port = port
+    done: dict[str, int] = field(default_factory=dict)
+    lost: list[Loss] = field(default_factory=list)
+    closes: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Work:
+    """All the clients of one order, within a running loop."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
         self.done: Counter[str] = Counter()
-        self.lost: list[str] = []
-        self.closes: Counter[str] = Counter()
-        self._pause = pause
-        self._over = False
+        self.lost: list[Loss] = []
+        self.closes: dict[str, list[float]] = {"event stream": [], "websocket": []}
+        self.over = False
+        #: How many WebSockets and event streams are open now.
+        self.open: Counter[str] = Counter()
         self._tasks: list[asyncio.Task[None]] = []
-        self.call(self._start(kept, fresh, others))
 
-    async def _start(self, kept: int, fresh: int, others: int) -> None:
-        works = [self._kept() for _ in range(kept)] + [self._fresh() for _ in range(fresh)]
-        for _ in range(others):
-            works += [self._upload(), self._events(), self._websocket()]
-        self._tasks = [asyncio.create_task(self._again(work)) for work in works]
+    def start(self) -> None:
+        """Have every client begin."""
+        order = self.order
+        kinds: list[tuple[int, Callable[[], AsyncIterator[str]]]] = [
+            (order.kept, self._kept),
+            (order.fresh, self._fresh),
+            (order.uploads, self._upload),
+            (order.streams, self._events),
+            (order.sockets, self._websocket),
+        ]
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._again(work)) for many, work in kinds for _ in range(many)
+        ]
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Let everything that is under way end, and check nothing more."""
-        self.call(self._stop())
-        self.close()
-
-    async def _stop(self) -> None:
-        self._over = True
-        await asyncio.wait(self._tasks, timeout=PATIENCE)
+        self.over = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=PATIENCE)
         for task in self._tasks:
             task.cancel()
 
-    async def _again(self, work: AsyncIterator[str]) -> None:
-        """Take steps of one client; an error is noted and not the end of it."""
-        try:
-            async for kind in work:
-                self.done[kind] += 1
-        except Exception as error:  # noqa: BLE001 -- whatever it is, it is what a client met
-            self.lost.append(f"{work.__name__}: {error!r}")  # type: ignore[attr-defined]
+    def told(self) -> Told:
+        """Sum up."""
+        return Told(dict(self.done), self.lost, self.closes)
+
+    async def _again(self, work: Callable[[], AsyncIterator[str]]) -> None:
+        """Take steps of one client; after an error, which is noted, it begins anew."""
+        while not self.over:
+            try:
+                async with contextlib.aclosing(work()) as steps:  # type: ignore[type-var]
+                    async for kind in steps:
+                        self.done[kind] += 1
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it is what a client met
+                if len(self.lost) < MOST:
+                    name = work.__name__.strip("_")
+                    self.lost.append(Loss(time.monotonic(), name, repr(error)))
+                await asyncio.sleep(0.05)
+
+    def _closed(self, kind: str) -> None:
+        if len(self.closes[kind]) < MOST:
+            self.closes[kind].append(time.monotonic())
+
+    def _request(self, method: str, path: str, *fields: str) -> bytes:
+        lines = [f"{method} {self.order.prefix}{path} HTTP/1.1", "Host: x.example", *fields, "", ""]
+        return "\r\n".join(lines).encode()
 
     async def _kept(self) -> AsyncIterator[str]:
-        while not self._over:
+        while not self.over:
             async with self._connection() as (reader, writer):
                 goes_on = True
-                while goes_on and not self._over:
-                    writer.write(b"GET /kept HTTP/1.1\r\nHost: x.example\r\n\r\n")
+                while goes_on and not self.over:
+                    writer.write(self._request("GET", "/kept"))
                     goes_on = await self._answer(reader, b"plain")
                     yield "kept"
-                    await asyncio.sleep(self._pause)
+                    await asyncio.sleep(self.order.pause)
 
     async def _fresh(self) -> AsyncIterator[str]:
-        while not self._over:
+        while not self.over:
             async with self._connection() as (reader, writer):
-                writer.write(b"GET /fresh HTTP/1.1\r\nHost: x.example\r\nConnection: close\r\n\r\n")
+                writer.write(self._request("GET", "/fresh", "Connection: close"))
                 await self._answer(reader, b"plain")
             yield "fresh"
-            await asyncio.sleep(self._pause)
+            await asyncio.sleep(self.order.pause)
 
     async def _upload(self) -> AsyncIterator[str]:
         size, parts = 4096, 20
-        while not self._over:
+        while not self.over:
             async with self._connection() as (reader, writer):
-                head = f"POST /upload HTTP/1.1\r\nHost: x.example\r\nContent-Length: {size * parts}"
-                writer.write(head.encode() + b"\r\n\r\n")
+                writer.write(self._request("POST", "/upload", f"Content-Length: {size * parts}"))
                 for _ in range(parts):
                     writer.write(b"x" * size)
+                    await writer.drain()  # so that an end is noticed when it comes
                     await asyncio.sleep(0.05)
                 await self._answer(reader, str(size * parts).encode())
             yield "upload"
 
     async def _events(self) -> AsyncIterator[str]:
         """An event stream may end, in order and after a whole event; then it is asked for again."""
-        while not self._over:
+        while not self.over:
             async with self._connection() as (reader, writer):
-                writer.write(b"GET /events HTTP/1.1\r\nHost: x.example\r\n\r\n")
+                writer.write(self._request("GET", "/events"))
                 await self._head(reader)
-                text = b""
-                while not self._over:
-                    chunk = await self._chunk(reader)
-                    if not chunk:
-                        assert text == b"", f"the stream ended within an event: {text!r}"
-                        self.closes["event stream"] += 1
-                        break
-                    text += chunk
-                    whole, separator, text = text.rpartition(b"\n\n")
-                    if separator:
+                with self._opened("event stream"):
+                    async for _ in self._whole_events(reader):
                         yield "event"
-                        assert b"data: " in whole
+
+    async def _whole_events(self, reader: asyncio.StreamReader) -> AsyncIterator[None]:
+        text = b""
+        while not self.over:
+            chunk = await self._chunk(reader)
+            if not chunk:
+                assert text == b"", f"the stream ended within an event: {text!r}"
+                self._closed("event stream")
+                return
+            text += chunk
+            whole, separator, text = text.rpartition(b"\n\n")
+            if separator:
+                assert b"data: " in whole, f"no event: {whole!r}"
+                yield
 
     async def _websocket(self) -> AsyncIterator[str]:
         """A WebSocket may be closed with 1001; then it is opened again."""
+        url = f"http://127.0.0.1:{self.order.port}{self.order.prefix}/ws"
         async with aiohttp.ClientSession() as session:
-            while not self._over:
-                async with session.ws_connect(f"http://127.0.0.1:{self.port}/ws") as socket:
-                    while not self._over:
-                        await socket.send_str("hello")
-                        message = await socket.receive(PATIENCE)
-                        if message.type is not aiohttp.WSMsgType.TEXT:
-                            assert message.type is aiohttp.WSMsgType.CLOSE, message
-                            assert message.data == 1001, message
-                            self.closes["websocket"] += 1
-                            break
-                        yield "message"
-                        await asyncio.sleep(0.05)
+            while not self.over:
+                async with session.ws_connect(url) as socket:
+                    with self._opened("websocket"):
+                        while not self.over:
+                            await socket.send_str("hello")
+                            message = await socket.receive(PATIENCE)
+                            if message.type is not aiohttp.WSMsgType.TEXT:
+                                assert message.type is aiohttp.WSMsgType.CLOSE, message
+                                assert message.data == 1001, message
+                                self._closed("websocket")
+                                break
+                            yield "message"
+                            await asyncio.sleep(self.order.message_pause)
+
+    @contextlib.contextmanager
+    def _opened(self, kind: str) -> Iterator[None]:
+        self.open[kind] += 1
+        try:
+            yield
+        finally:
+            self.open[kind] -= 1
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.order.port)
         try:
             yield reader, writer
         finally:
@@ -243,3 +229,73 @@ class Clients(InThread):
     async def _chunk(self, reader: asyncio.StreamReader) -> bytes:
         size = int(await asyncio.wait_for(reader.readuntil(b"\r\n"), PATIENCE), 16)
         return (await asyncio.wait_for(reader.readexactly(size + 2), PATIENCE))[:-2]
+
+
+class Clients(InThread):
+    """Use what is behind ``port`` until ``stop``, in a thread of this process."""
+
+    def __init__(
+        self, port: int, *, kept: int = 4, fresh: int = 2, others: int = 2, pause: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.work = Work(
+            Order(
+                port,
+                kept=kept,
+                fresh=fresh,
+                uploads=others,
+                streams=others,
+                sockets=others,
+                pause=pause,
+            )
+        )
+        self.call(self._start())
+
+    async def _start(self) -> None:
+        self.work.start()
+
+    @property
+    def done(self) -> Counter[str]:
+        """How often which kind was done."""
+        return self.work.done
+
+    @property
+    def lost(self) -> list[Loss]:
+        """What was not in order."""
+        return self.work.lost
+
+    @property
+    def closes(self) -> dict[str, int]:
+        """How many of which kind were ended in order."""
+        return {kind: len(moments) for kind, moments in self.work.closes.items() if moments}
+
+    def give_up(self) -> None:
+        """Come back no more: whatever ends now has ended."""
+        self.work.over = True
+
+    def stop(self) -> None:
+        """Let everything that is under way end, and check nothing more."""
+        self.call(self.work.stop())
+        self.close()
+
+
+async def play(order: Order) -> None:
+    """Work until SIGTERM; then write what came of it. The file with ``.began`` says it runs."""
+    work = Work(order)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, over.set)
+    work.start()
+    while work.open["websocket"] < order.sockets or work.open["event stream"] < order.streams:
+        if work.lost or over.is_set():
+            break
+        await asyncio.sleep(0.02)
+    output = Path(order.output)
+    output.with_suffix(".began").write_text("yes")
+    await over.wait()
+    await work.stop()
+    output.with_suffix(".tmp").write_text(json.dumps(asdict(work.told())))
+    output.with_suffix(".tmp").rename(output)
+
+
+if __name__ == "__main__":
+    asyncio.run(play(Order(**json.loads(sys.argv[1]))))

@@ -14,8 +14,9 @@ import aiohttp
 import pytest
 
 from gateway.admin.problems import URN
+from loadtests.mixed.backend import Backend
+from loadtests.mixed.clients import Clients
 from tests.support.gateway import GatewayProcess
-from tests.support.mixed import Backend, Clients
 from tests.support.processes import wait_until
 from tests.support.rawclient import RawClient
 
@@ -49,7 +50,7 @@ def test_what_is_in_flight_ends_in_order(tmp_path: Path) -> None:
                 assert gateway.process is not None
                 gateway.process.popen.send_signal(signal.SIGTERM)
                 # Nobody is let in any more: clients that come back are to find somebody else.
-                clients._over = True
+                clients.give_up()
                 answer = slow.answer()
                 assert (answer.status, answer.body) == (200, b"slow")
                 assert answer.field("connection") == "close"

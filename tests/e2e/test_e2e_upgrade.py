@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from gateway.version import VERSION
+from loadtests.mixed.backend import Backend
+from loadtests.mixed.clients import Clients
 from tests.supervisor.supervised import copy_of_package
 from tests.support.gateway import GatewayProcess
-from tests.support.mixed import Backend, Clients
 from tests.support.processes import ROOT, alive, children_of, wait_until
 
 KEYS = "    drain_timeout: 2s"

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from loadtests.chaos.scenarios import (
     bodies,
+    changes,
     clock,
+    deaths,
     endpoints,
     errors,
     fallbacks,
@@ -38,4 +40,11 @@ SCENARIOS: dict[str, Scenario] = {
     "names-gone": names.names_gone,
     "slow-network": machine.slow_network,
     "slow-readers": machine.slow_readers,
+    "moved": changes.moved,
+    "reloaded": changes.reloaded,
+    "reload-broken": changes.broken,
+    "pools-replaced": changes.pools_replaced,
+    "killed-worker": deaths.worker,
+    "killed-control": deaths.control,
+    "killed-supervisor": deaths.supervisor,
 }
