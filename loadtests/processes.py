@@ -62,7 +62,11 @@ class Child:
 
 
 def start(
-    name: str, command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+    name: str,
+    command: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Child:
     """Start ``command``; its output goes to ``folder/NAME.out``. Raises ToolError."""
     output = folder / f"{name}.out"
@@ -75,6 +79,7 @@ def start(
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env=None if env is None else {**os.environ, **env},
+                pass_fds=pass_fds,
             )
         except OSError as error:
             raise ToolError(f"{name}: {command[0]} cannot be started: {error}") from error

@@ -188,6 +188,8 @@ class Gateway:
     env: dict[str, str] = field(default_factory=dict)
     #: What it is started by: a command that ends with the gateway's.
     before: tuple[str, ...] = ()
+    #: Descriptors that it inherits.
+    pass_fds: tuple[int, ...] = ()
     child: Child | None = None
 
     @property
@@ -205,7 +207,7 @@ class Gateway:
         env = {"GATEWAY_CHAOS_TOKEN": TOKEN, "PYTHONPATH": str(ROOT), **self.env}
         command = [*self.before, sys.executable, "-m", "gateway", "run"]
         command += ["--config", str(self.path)]
-        self.child = child = start("gateway", command, self.folder, env)
+        self.child = child = start("gateway", command, self.folder, env, self.pass_fds)
 
         def ready() -> bool:
             if child.process.poll() is not None:

@@ -16,6 +16,7 @@ from loadtests.chaos.scenarios import (
     names,
     outage,
     planes,
+    replacing,
 )
 from loadtests.chaos.stage import Pace, Stage
 from loadtests.chaos.verdict import Check
@@ -44,6 +45,9 @@ SCENARIOS: dict[str, Scenario] = {
     "reloaded": changes.reloaded,
     "reload-broken": changes.broken,
     "pools-replaced": changes.pools_replaced,
+    "upgraded": replacing.upgraded,
+    "restarted": replacing.restarted,
+    "balanced": replacing.balanced,
     "killed-worker": deaths.worker,
     "killed-control": deaths.control,
     "killed-supervisor": deaths.supervisor,

@@ -198,7 +198,7 @@ def _controls(supervisor: int) -> list[int]:
 def supervisor(stage: Stage, pace: Pace) -> list[Check]:
     """Kill the supervisor with -9 and run the gateway again: its sockets are taken over."""
     many = 1 if pace.short else 5
-    town = Town.on(stage)
+    town = Town.on(stage, drain_timeout="1s" if pace.short else "5s")
     gateway = town.gateway
     town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     crowd = Crowd.before(stage, gateway, pace)
@@ -212,7 +212,7 @@ def supervisor(stage: Stage, pace: Pace) -> list[Check]:
         time.sleep(0.5)
         gateway.start()
         wait_for(partial(_others_serve, gateway, old, 2), "new workers serve")
-        wait_for(partial(_all_gone, old), "the old workers end", 40)
+        wait_for(partial(all_gone, old), "the old workers end", 40)
         left.append(len(old))
     after = _memory(gateway)
     came = crowd.end()
@@ -227,7 +227,8 @@ def supervisor(stage: Stage, pace: Pace) -> list[Check]:
     ]
 
 
-def _all_gone(pids: set[int]) -> bool:
+def all_gone(pids: set[int]) -> bool:
+    """Tell whether none of these processes runs."""
     return not any(map(_alive, pids))
 
 
