@@ -199,7 +199,9 @@ class Town:
             "drain_timeout": "5s",
             **keys,
         }
-        services = {"web": web, "other": {"blue": {"endpoints": [other.url]}}}
+        # A worker that leaves has the longest drain_timeout of all services.
+        beside = {"blue": {"endpoints": [other.url]}, "drain_timeout": web["drain_timeout"]}
+        services = {"web": web, "other": beside}
         gateway = stage.prepare(services)
         if start:
             gateway.start()
