@@ -115,9 +115,23 @@ def _go_on_from(
     return revision
 
 
+def _aside(state_path: Path, stamp: int) -> Path:
+    return state_path.with_name(f"{state_path.name}.before-restore-{stamp}")
+
+
 def _link_aside(state_path: Path, stamp: int) -> Path:
-    """Give the store that is there a second name, with its WAL; the first stays until the end."""
-    aside = state_path.with_name(f"{state_path.name}.before-restore-{stamp}")
+    """Give the store that is there a second name, with its WAL; the first stays until the end.
+
+    Second names that a restore has left which was killed half-way are taken off.
+    """
+    for left in state_path.parent.glob(f"{state_path.name}.before-restore-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if left.samefile(state_path):
+                _unlink(left)
+    aside = _aside(state_path, stamp)
+    while aside.exists():
+        stamp += 1
+        aside = _aside(state_path, stamp)
     for suffix in ("", *WITH_IT):
         with contextlib.suppress(FileNotFoundError):
             os.link(f"{state_path}{suffix}", f"{aside}{suffix}")

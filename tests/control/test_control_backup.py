@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import sqlite3
+import sys
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -269,6 +270,67 @@ async def test_a_restore_that_fails_changes_nothing(
     found, audit = await load(path)
     assert found == state(7, 3)
     assert [row.action for row in audit] == ["traffic.set"]
+
+
+#: What a restore does to the disk goes by these (sys.addaudithook).
+STEPS = {"os.rename", "os.link", "os.remove", "sqlite3.connect", "os.rmdir"}
+
+
+def ended_at_step(octets: bytes, path: Path, step: int) -> bool:
+    """Restore in a child that ends without a word before its nth step; whether it got there."""
+    pid = os.fork()
+    if pid == 0:
+        left = step
+
+        def hook(event: str, arguments: object) -> None:
+            nonlocal left
+            if event in STEPS:
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+
+        sys.addaudithook(hook)
+        try:
+            restored(octets, path)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["whole", "damaged"])
+async def test_a_restore_that_is_killed_anywhere_leaves_the_old_store_or_the_new_one(
+    damaged: bool, tmp_path: Path
+) -> None:
+    source = await save(tmp_path / "gateway.db", state(7, 3))
+    octets = backed_up(tmp_path / "gateway.db", tmp_path / "work")
+    await source.close()
+    seen = set()
+    for step in range(200):
+        path = tmp_path / f"state-{step}" / "gateway.db"
+        store = await save(path, state(40, 9))
+        files = {each: each.read_bytes() for each in path.parent.iterdir()}
+        await store.close()
+        for each, content in files.items():  # as a killed control leaves it, its WAL unfolded
+            each.write_bytes(b"x" * 9000 if damaged and each == path else content)
+        ended = ended_at_step(octets, path, step)
+        if damaged and path.read_bytes() == b"x" * 9000:
+            seen.add("old")
+        else:
+            found, _ = await load(path)
+            assert found is not None
+            old = found == state(40, 9)
+            assert old or found.services[0].green.generation == 3
+            seen.add("old" if old else "new")
+            assert ended or not old
+        if not ended:
+            break
+        # And again: nothing that was left behind is in the way.
+        assert not ended_at_step(octets, path, 10_000)
+        found, _ = await load(path)
+        assert found is not None
+        assert found.services[0].green.generation == 3
+    assert seen == {"old", "new"}
+    assert step > 8
 
 
 def test_what_a_killed_one_left_behind_is_removed(tmp_path: Path) -> None:

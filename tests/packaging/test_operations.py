@@ -80,7 +80,7 @@ def codes_of(verb: str) -> set[int]:
     path = Path(module.__file__)
     texts = [each.read_text() for each in (path, *path.parent.glob(f"{path.stem}_*.py"))]
     found = {getattr(Exit, name) for text in texts for name in re.findall(r"Exit\.([A-Z_]+)", text)}
-    if any("talks_to_gateway" in text for text in texts):
+    if any("talks_to_gateway" in text or "AdminClient(" in text for text in texts):
         found |= {Exit.UNREACHABLE, Exit.REFUSED, Exit.WAIT_RAN_OUT}
     return {int(code) for code in found - ALWAYS}
 
