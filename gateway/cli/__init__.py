@@ -43,6 +43,8 @@ VERBS: dict[str, Verb] = {
     "cohort-token": Verb("gateway.cli.cohort_token", "Mint a tester's override."),
     "api-key": Verb("gateway.cli.api_key", "Make an API key."),
     "reload": Verb("gateway.cli.reload", "Make the gateway read its file again."),
+    "backup": Verb("gateway.cli.backup", "Write the state to one file, running or not."),
+    "restore": Verb("gateway.cli.restore", "Put a backup's state in place."),
     "upgrade": Verb("gateway.cli.upgrade", "Have the running gateway become this version."),
 }
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,9 @@ def main() -> int:
     """Run control until it is stopped; the exit code. ``--try FILE`` reads the file and is done."""
     if sys.argv[1:2] == ["--try"]:
         return try_file(Path(sys.argv[2]))
+    # The supervisor's, or another program's: by mistake they come here, too. SIGHUP is a reload.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,

@@ -79,10 +79,11 @@ def written_by_newer(path: Path) -> str:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error:
         return ""
-    return "" if version <= len(MIGRATIONS) else _too_new(version)
+    return "" if version <= len(MIGRATIONS) else too_new(version)
 
 
-def _too_new(version: int) -> str:
+def too_new(version: int) -> str:
+    """Say that a schema is one of a version to come."""
     return (
         f"its schema is version {version}, this gateway knows {len(MIGRATIONS)}: "
         "it was written by a newer one"
@@ -93,7 +94,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database up to this version's schema. Raises sqlite3.Error."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(_too_new(version))
+        raise sqlite3.DatabaseError(too_new(version))
     for step in range(version, len(MIGRATIONS)):
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"

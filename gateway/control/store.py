@@ -305,33 +305,7 @@ class SqliteStore:
             releaserows.save_baselines(db, documents)
 
     def _load(self) -> State | None:
-        meta = self._db.execute("SELECT revision, salt, release FROM meta").fetchone()
-        if meta is None:
-            return None
-        pools: dict[tuple[str, str], PoolState] = {}
-        for service, color, generation, source, endpoints in self._db.execute(
-            "SELECT service, color, generation, source, endpoints FROM pool"
-        ):
-            pools[service, color] = PoolState(
-                generation=generation,
-                source=source,
-                endpoints=msgspec.json.decode(endpoints, type=tuple[str, ...]),
-            )
-        services = tuple(
-            _service(row, pools)
-            for row in self._db.execute(
-                "SELECT name, stable, weight, previous, drained, isolated, generation,"
-                " maintenance FROM service ORDER BY name"
-            )
-        )
-        services = _with_forced(self._db, services)
-        return State(
-            revision=meta[0],
-            salt=meta[1],
-            release=meta[2],
-            services=services,
-            run=releaserows.last_release(self._db),
-        )
+        return read_state(self._db)
 
     def _remember(self, answer: Answer) -> None:
         with self._transaction() as db:
@@ -436,6 +410,39 @@ class SqliteStore:
         """Finish what is under way and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
+
+
+def read_state(db: sqlite3.Connection) -> State | None:
+    """Return the state that a database has, None where it is new. Raises sqlite3.Error and
+    msgspec.MsgspecError where its rows make none.
+    """
+    meta = db.execute("SELECT revision, salt, release FROM meta").fetchone()
+    if meta is None:
+        return None
+    pools: dict[tuple[str, str], PoolState] = {}
+    for service, color, generation, source, endpoints in db.execute(
+        "SELECT service, color, generation, source, endpoints FROM pool"
+    ):
+        pools[service, color] = PoolState(
+            generation=generation,
+            source=source,
+            endpoints=msgspec.json.decode(endpoints, type=tuple[str, ...]),
+        )
+    services = tuple(
+        _service(row, pools)
+        for row in db.execute(
+            "SELECT name, stable, weight, previous, drained, isolated, generation,"
+            " maintenance FROM service ORDER BY name"
+        )
+    )
+    services = _with_forced(db, services)
+    return State(
+        revision=meta[0],
+        salt=meta[1],
+        release=meta[2],
+        services=services,
+        run=releaserows.last_release(db),
+    )
 
 
 def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:

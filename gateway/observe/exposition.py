@@ -407,8 +407,14 @@ class GatewayCollector(Collector):
         reloads = CounterMetricFamily(
             "gateway_config_reloads", "Configuration reloads.", labels=["result"]
         )
+        # Those of the API's, and those that a signal asked for (`systemctl reload`).
+        refused = self._view.board.words[layout.H_RELOADS_REFUSED]
+        signalled = {
+            "ok": self._view.board.words[layout.H_RELOADS] - refused,
+            "refused": refused,
+        }
         for result, count in self._view.reloads:
-            reloads.add_metric([result], count)
+            reloads.add_metric([result], count + signalled.get(result, 0))
         yield reloads
 
     def _connections(self) -> Iterator[Metric]:

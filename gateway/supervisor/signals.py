@@ -11,6 +11,8 @@ WATCHED: Final = (
     signal.SIGINT,
     signal.SIGHUP,
     signal.SIGCHLD,
+    # Means nothing here; other servers open their logs anew for it, and it would end us.
+    signal.SIGUSR1,
     signal.SIGUSR2,
 )
 

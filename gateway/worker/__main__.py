@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 import sys
 
 from gateway.channel.childspec import ChildSpec
@@ -15,6 +16,10 @@ def main() -> int:
     """Serve until told to stop; return the exit code. ``--try`` loads everything and is done."""
     if sys.argv[1:2] == ["--try"]:
         return 0
+    # They are the supervisor's (a reload, an upgrade) or another program's (a log's rotation). One
+    # that came here by mistake must not end us with everything in our hands.
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s",

@@ -36,11 +36,11 @@ from gateway.proxy.cache import Cache
 from gateway.proxy.copies import TOUCH_EVERY, Copies
 from gateway.proxy.core import Core
 from gateway.proxy.kept import KeptAssets
-from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.tally import Tallies
 from gateway.worker.accepting import Accepting
+from gateway.worker.accesslog import AccessLog
 from gateway.worker.control_link import ControlLink
 from gateway.worker.doors import Doors
 from gateway.worker.sweep import TunnelSweep
@@ -95,8 +95,7 @@ class Worker:
         self._traffic = Traffic(revision=0)
         self._number = 0
         self._handover: handover.Server | None = None
-        self._log: LogWriter | None = None
-        self._log_where = "off"
+        self._log = AccessLog(self._recorder, self._lost)
         self._stopping = asyncio.Event()
         self._drain_timeout = spec.drain_timeout
         self._turned = time.monotonic()
@@ -169,7 +168,7 @@ class Worker:
         self._words[layout.S_TOPOLOGY] = topology.number
         self._words[layout.S_TRAFFIC] = traffic.revision
         self._words[layout.S_NUMBER] = message.number
-        self._open_log(topology.access_log)
+        self._log.open(topology.access_log)
         self._keep_assets(topology)
         await self._open_cache(topology, serving)
         if not self._accepting.begun and not self._stopping.is_set():
@@ -209,20 +208,6 @@ class Worker:
         # The loops take any object with a protocol's methods; a compiled class cannot inherit
         # from asyncio.Protocol, hence no type that asyncio's stubs would take.
         return lambda: self._doors.accept(core, listener)
-
-    def _open_log(self, where: str) -> None:
-        if where == self._log_where:
-            return
-        try:
-            fd = open_log(where)
-        except OSError as error:
-            logger.warning("the access log %s cannot be opened: %s", where, error)
-            return
-        old, self._log = self._log, None if fd is None else LogWriter(fd, self._lost)
-        self._log_where = where
-        self._recorder.log_to(None if self._log is None else self._log.write)
-        if old is not None:
-            old.close(within=0.0)  # its thread goes on; a stuck pipe must not hold the loop
 
     def _keep_assets(self, topology: Topology) -> None:
         """Keep copies of assets for as long as the configuration says; 0 keeps none."""
@@ -287,8 +272,7 @@ class Worker:
         self._turned = now
         self._words[layout.S_STALL_MAX] = max(self._words[layout.S_STALL_MAX], late, 0)
         self._words[layout.S_HEARTBEAT] = time.monotonic_ns()
-        if self._log is not None:
-            self._log.flush()
+        self._log.turn(now)
         if self._core.cache is not None and now > self._touch_at:
             self._touch_at = now + TOUCH_EVERY
             self._core.cache.store.turn()
@@ -350,9 +334,7 @@ class Worker:
         if self._core.kept is not None:
             self._core.kept.close()
         await self._close_cache()
-        if self._log is not None:
-            self._recorder.log_to(None)
-            self._log.close()
+        self._log.close()
         self._words[layout.S_STATE] = layout.STATE_GONE
 
     async def _until_alone(self, seconds: float) -> None:

@@ -105,13 +105,17 @@ tests:
         alertname: GatewayCertificateEndsSoon
         exp_alerts:
           - exp_labels: {{severity: ticket, certificate: site}}
-            exp_annotations: {{summary: The certificate at site ends in 13d 0h 0m 0s.}}
+            exp_annotations:
+              summary: The certificate at site ends in 13d 0h 0m 0s.
+              runbook: "docs/alerts.md#gatewaycertificateendssoon"
       - {{eval_time: 13d, alertname: GatewayCertificateEnds, exp_alerts: []}}
       - eval_time: 15d
         alertname: GatewayCertificateEnds
         exp_alerts:
           - exp_labels: {{severity: page, certificate: site}}
-            exp_annotations: {{summary: The certificate at site ends in 1d 0h 0m 0s.}}
+            exp_annotations:
+              summary: The certificate at site ends in 1d 0h 0m 0s.
+              runbook: "docs/alerts.md#gatewaycertificateends"
 """
 
 #: Files that are of no use for moments, and then for good.
@@ -132,6 +136,7 @@ tests:
             exp_annotations:
               summary: The files of the certificate at site are of no use.
               action: gateway status says why; the certificate before it is served on.
+              runbook: "docs/alerts.md#gatewaycertificatefilesrefused"
 """
 
 
