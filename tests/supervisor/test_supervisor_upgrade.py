@@ -214,7 +214,7 @@ def test_what_cannot_be_bound_after_the_trial_brings_the_version_before_back(
         tmp_path / "sour",
         "99.0.0",
         supervisor__supervisor=(
-            "        self._board = self._make_board(found)",
+            "        self._board = make_board(plan, found)",
             '        raise OSError("sour")',
         ),
     )
