@@ -107,6 +107,9 @@ class Store(Protocol):
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
 
+    async def has_audit(self, entry: AuditEntry) -> bool:
+        """Tell whether a row of that action, by that actor and of that moment, is there."""
+
     async def releases(self, before: int | None, limit: int) -> list[Release]:
         """Return releases with numbers under ``before``, newest first."""
 
@@ -359,6 +362,13 @@ class SqliteStore:
         names = AuditEntry.__struct_fields__
         return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def _has_audit(self, entry: AuditEntry) -> bool:
+        found = self._db.execute(
+            "SELECT 1 FROM audit WHERE at = ? AND action = ? AND actor = ?",
+            (entry.at, entry.action, entry.actor),
+        ).fetchone()
+        return found is not None
+
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -399,6 +409,10 @@ class SqliteStore:
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
         return await self._run(functools.partial(self._audit, before, limit))
+
+    async def has_audit(self, entry: AuditEntry) -> bool:
+        """Tell whether a row of that action, by that actor and of that moment, is there."""
+        return await self._run(functools.partial(self._has_audit, entry))
 
     async def releases(self, before: int | None, limit: int) -> list[Release]:
         """Return releases with numbers under ``before``, newest first."""

@@ -105,7 +105,7 @@ class Supervisor:
             self._control,
             *worker_seats(self._board, plan.workers, found.numbers, adoption.kept),
         ]
-        self._upgrader = Upgrader(plan, say, self._packed, baggage)
+        self._upgrader = Upgrader(plan, say, self._packed, baggage, fresh=not found.found)
         self._upgrader.note_board(kept=found.board is not None)
         self._manager = Manager(around.notifier, self._board.words, VERSION)
         try:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import upgrade as module
 from gateway.version import VERSION
+from loadtests.chaos.versions import other_version
 from tests.supervisor.supervised import copy_of_package
 from tests.support.gateway import GatewayProcess
 from tests.support.mixed import Backend, Clients
@@ -58,7 +60,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_to_another_version_and_back_loses_nothing(gateway: GatewayProcess, tmp_path: Path) -> None:
-    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    newer = other_version(tmp_path / "newer").root
     supervisor, first = gateway.pid, children_of(gateway.pid)
     clients = Clients(gateway.port)
     try:
@@ -74,10 +76,32 @@ def test_to_another_version_and_back_loses_nothing(gateway: GatewayProcess, tmp_
         clients.stop()
     print(f"seconds {there['seconds']} {back['seconds']}, {clients.done}, {clients.closes}")
     assert clients.lost == []
+    wait_until(lambda: len(audited(gateway)) == 6, lambda: f"audit rows: {audited(gateway)}")
+    by = f"uid {os.getuid()} ({module.who()})"
+    there_and_back = [(VERSION, "99.0.0"), ("99.0.0", VERSION)]
+    assert audited(gateway) == [
+        (by, f"upgrade.{step}", old, new if step != "asked" else "")
+        for old, new in there_and_back
+        for step in ("asked", "tried", "done")
+    ]
+    shown = gateway.api("GET", "/v1/status").body["upgrade"]
+    assert (shown["step"], shown["before"], shown["after"]) == ("done", "99.0.0", VERSION)
+    assert (shown["by"], shown["way_back"]) == (by, True)
+    assert 'gateway_upgrades_total{result="done"} 2.0' in str(gateway.api("GET", "/metrics").body)
     assert gateway.pid == supervisor
     assert gateway.process is not None
     assert gateway.process.popen.poll() is None
     assert gateway.is_ready()
+
+
+def audited(gateway: GatewayProcess) -> list[tuple[str, str, str, str]]:
+    """Return what the audit log has of upgrades, oldest first."""
+    rows = gateway.api("GET", "/v1/audit").body["rows"]
+    return [
+        (row["actor"], row["action"], row["before"]["version"], row["after"]["version"])
+        for row in reversed(rows)
+        if row["action"].startswith("upgrade.")
+    ]
 
 
 class Counted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +17,7 @@ import pytest
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.channel.handover import take_over
+from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
 from gateway.version import VERSION
 from tests.supervisor.supervised import Gateway, alive, copy_of_package, fake, say_to, until
@@ -261,6 +263,124 @@ def test_workers_that_never_get_ready_leave_the_old_ones_serving(
     assert gateway.upgraded().state == upgrade.DONE
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(15) == 0
+
+
+def installed_over(folder: Path, version: str) -> Path:
+    """Put another version in the place of the one in ``folder``, as ``pip install -U`` does."""
+    shutil.rmtree(folder / "gateway")
+    return copy_of_package(folder, version)
+
+
+def test_installed_over_the_running_version_there_is_no_way_back_and_that_is_said(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    place = copy_of_package(tmp_path / "place", "98.0.0")
+    supervisor = gateway.serving(root=place)
+    before, plan = workers(gateway), gateway.plan
+    installed_over(place, "99.0.0")
+    gone = f"the files of 98.0.0 in {place}/gateway are 99.0.0's now"
+
+    refused = gateway.upgraded(root=place, require_way_back=True)
+    assert (refused.state, refused.text) == (upgrade.REFUSED, f"no way back: {gone}")
+
+    gateway.patience = 3.0
+
+    def fails() -> None:
+        request = gateway.ask(root=place, worker_argv=fake("crash"))
+        first = gateway.answered(request, *upgrade.STATES)
+        assert (first.way_back, first.no_way_back) == (False, gone)
+        answer = gateway.answered(request)
+        assert (answer.state, answer.way_back) == (upgrade.FAILED, False)
+        assert answer.text == (
+            "version 99.0.0 does not serve: its children end right at start; "
+            f"no way back: {gone}; workers of 98.0.0 serve on, kept by 99.0.0"
+        )
+
+    under_load(gateway, fails)
+    gateway.plan = plan
+    assert supervisor.poll() is None
+    # They hold their seats: nothing else is tried on, and one that dies is replaced.
+    assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
+    until(lambda: len(gateway.left_running()) == 3, "two workers and control to be left")
+    assert gateway.said().count("; keeping old workers") == 1
+    # From here on it is another one whose files are there.
+    answer = gateway.upgraded(root=place)
+    assert (answer.state, answer.old, answer.way_back) == (upgrade.DONE, "99.0.0", True)
+
+
+def test_installed_over_the_running_version_it_becomes_the_new_one(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    place = copy_of_package(tmp_path / "place", "98.0.0")
+    gateway.serving(root=place, workers=1)
+    installed_over(place, "99.0.0")
+    answer = gateway.upgraded(root=place)
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.DONE, "99.0.0", False)
+    shutil.rmtree(place)
+    answer = gateway.upgraded()
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.DONE, VERSION, False)
+    assert answer.no_way_back == f"the files of 99.0.0 in {place}/gateway are no longer there"
+
+
+def test_behind_a_link_that_leads_elsewhere_by_now_there_is_a_way_back(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """As with ``current``, which is what a service manager starts."""
+    current = tmp_path / "current"
+    older = copy_of_package(tmp_path / "older", "98.0.0")
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    current.symlink_to(older)
+    gateway.serving(root=current, workers=1)
+    gateway.patience = 3.0
+    current.unlink()
+    current.symlink_to(newer)
+    plan = gateway.plan
+    answer = gateway.upgraded(root=current, worker_argv=fake("crash"))
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.ROLLED_BACK, "98.0.0", True)
+    gateway.plan = plan
+    assert about(gateway).version == "98.0.0"
+
+
+def test_what_upgrades_come_to_is_written_down(gateway: Gateway, tmp_path: Path) -> None:
+    supervisor = gateway.serving(workers=1)
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    done = gateway.ask(root=newer)
+    gateway.answered(done)
+    refused = gateway.ask(python=str(tmp_path / "none"))
+    gateway.answered(refused)
+    journal = Journal.read(gateway.run_dir)
+    assert [(each.id, each.step, each.old, each.new) for each in journal.steps] == [
+        (done, "asked", VERSION, ""),
+        (done, "tried", VERSION, "99.0.0"),
+        (done, "done", VERSION, "99.0.0"),
+        (refused, "refused", "99.0.0", ""),
+    ]
+    assert {(each.uid, each.user) for each in journal.steps} == {(os.getuid(), "somebody")}
+    assert journal.counts == {"done": 1, "refused": 1, "rolled_back": 0, "failed": 0}
+
+    # Killed in the middle: whoever takes over says so, and counts go on.
+    gateway.patience = 10.0
+    plan = gateway.plan
+    lost = gateway.ask(worker_argv=fake("mute"))
+    gateway.answered(lost, upgrade.REPLACING)
+    supervisor.kill()
+    supervisor.wait()
+    gateway.plan = plan
+    gateway.serving()
+    journal = Journal.read(gateway.run_dir)
+    last = journal.last
+    assert last is not None
+    assert (last.id, last.step) == (lost, "failed")
+    assert last.text == f"its supervisor was killed in the middle; version {VERSION} took over"
+    assert (journal.counts["done"], journal.counts["failed"]) == (1, 1)
+
+    # Ended and begun anew, counts begin anew, too.
+    gateway.processes[-1].send_signal(signal.SIGTERM)
+    assert gateway.processes[-1].wait(15) == 0
+    gateway.serving()
+    journal = Journal.read(gateway.run_dir)
+    assert journal.last == last
+    assert not +journal.counts
 
 
 def test_a_board_of_another_layout_is_left_behind_and_said(
