@@ -211,6 +211,43 @@ def test_a_release_goes_on_and_weights_breakers_and_counts_stay(tmp_path: Path) 
     assert service["pools"][0]["generation"] == before["services"][0]["pools"][0]["generation"]
 
 
+def test_a_store_that_a_newer_version_brought_on_is_kept_for_it(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    """It migrates, and goes back all the same: the older control has to do without."""
+    migrates = (
+        "    releaserows.MIGRATION,",
+        '    releaserows.MIGRATION,\n    "CREATE TABLE later (a);",',
+    )
+    sick = copy_of_package(
+        tmp_path / "sick",
+        "99.0.0",
+        **{
+            "control/database": migrates,
+            "worker/__main__": ("    spec = ", '    raise SystemExit("sick")\n    spec = '),
+        },
+    )
+    well = copy_of_package(tmp_path / "well", "99.0.1", **{"control/database": migrates})
+    assert gateway.set_weight(30).status == 200
+    rows = len(gateway.api("GET", "/v1/audit").body["rows"])
+    assert upgrade(gateway, sick).returncode == 6
+    wait_until(gateway.is_ready, "control to be back")
+    status = gateway.api("GET", "/v1/status").body
+    assert any("written by a newer one" in each for each in status["warnings"])
+    assert status["services"][0]["weights"]["candidate"] == 30
+    assert gateway.set_weight(40).status == 200
+    # Back again is refused before anything happens, and there is the newer one's store.
+    assert list(gateway.folder.glob("gateway.db.broken-*")) == []
+    assert answer(upgrade(gateway, well, "--json"))["state"] == "done"
+    wait_until(gateway.is_ready, "control to be back")
+    status = gateway.api("GET", "/v1/status").body
+    assert status["services"][0]["weights"]["candidate"] == 40
+    assert len(gateway.api("GET", "/v1/audit").body["rows"]) > rows
+    done = upgrade(gateway, ROOT)
+    assert done.returncode == 4
+    assert "it was written by a newer one" in done.stderr
+
+
 def test_what_a_reload_cannot_do_an_upgrade_to_itself_does(gateway: GatewayProcess) -> None:
     text = gateway.path.read_text()
     gateway.path.write_text(text.replace("workers: 2", "workers: 3"))
