@@ -56,6 +56,15 @@ class CannotError(Exception):
         self.exit = exit_
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """How an upgrade is to go: ``upgrade.Request`` has the same. In seconds."""
+
+    timeout: float
+    hold: float
+    require_way_back: bool
+
+
 @click.command("upgrade")
 @click.option(
     "--config",
@@ -79,6 +88,14 @@ class CannotError(Exception):
     help="How long the new workers may take to be ready; else it goes back.",
 )
 @click.option(
+    "--hold",
+    type=duration,
+    default=f"{upgrade.HOLD:g}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long they have to stay before old workers leave; else it goes back.",
+)
+@click.option(
     "--require-way-back",
     is_flag=True,
     help="Refuse where the running version could not be started again.",
@@ -90,6 +107,7 @@ def command(
     file: Path | None,
     python: Path | None,
     timeout: str,
+    hold: str,
     *,
     require_way_back: bool,
     as_json: bool,
@@ -106,22 +124,22 @@ def command(
     not get ready and the old ones serve on.
     """
     if python is not None:
-        become_other(python, file, timeout, require_way_back=require_way_back, as_json=as_json)
+        arguments = ["--timeout", timeout, "--hold", hold]
+        arguments += ["--config", str(file)] * (file is not None) + ["--json"] * as_json
+        arguments += ["--require-way-back"] * require_way_back
+        become_other(python, arguments)
+    wish = Wish(in_seconds(timeout), in_seconds(hold), require_way_back)
     try:
-        ctx.exit(run(file, in_seconds(timeout), require_way_back=require_way_back, as_json=as_json))
+        ctx.exit(run(file, wish, as_json=as_json))
     except CannotError as error:
         warn(str(error))
         ctx.exit(error.exit)
 
 
-def become_other(
-    python: Path, file: Path | None, timeout: str, *, require_way_back: bool, as_json: bool
-) -> NoReturn:
+def become_other(python: Path, options: list[str]) -> NoReturn:
     """Let another version's own command do it: it is the one that checks the configuration."""
     where = str(python.absolute())
-    arguments = [where, "-P", "-m", "gateway", "upgrade", "--timeout", timeout]
-    arguments += ["--config", str(file)] * (file is not None) + ["--json"] * as_json
-    arguments += ["--require-way-back"] * require_way_back
+    arguments = [where, "-P", "-m", "gateway", "upgrade", *options]
     try:
         os.execve(where, arguments, Program(python=where, root="", plan="").environment())  # noqa: S606
     except OSError as error:
@@ -129,7 +147,7 @@ def become_other(
         sys.exit(Exit.USAGE)
 
 
-def run(file: Path | None, timeout: float, *, require_way_back: bool = False, as_json: bool) -> int:
+def run(file: Path | None, wish: Wish, *, as_json: bool) -> int:
     """Ask for the upgrade and follow it; return the exit status. Raises CannotError."""
     if file is None:
         from gateway.config.schema import State
@@ -148,9 +166,10 @@ def run(file: Path | None, timeout: float, *, require_way_back: bool = False, as
     request = Request(
         id=secrets.token_hex(8),
         program=upgrade.own_program(plan.encode()),
-        timeout=timeout,
+        timeout=wish.timeout,
+        hold=wish.hold,
         user=who(),
-        require_way_back=require_way_back,
+        require_way_back=wish.require_way_back,
     )
     try:
         with only_one(run_dir):
@@ -256,7 +275,7 @@ def follow(run_dir: Path, about: About, request: Request) -> Answer:
         answer = look(path)
         if answer is not None and answer.state != told:
             told = answer.state
-            until = began + TRIAL_LIMIT + request.timeout + PATIENCE
+            until = began + TRIAL_LIMIT + request.timeout + request.hold + PATIENCE
             if answer.state in upgrade.FINAL:
                 path.unlink(missing_ok=True)
                 return answer

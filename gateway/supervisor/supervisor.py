@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from gateway.supervisor.takeover import Inheritance
     from gateway.supervisor.upgrade import Baggage
 
+#: Words that count children who were started again.
+RESTARTS: Final = (layout.H_CONTROL_RESTARTS, layout.H_WORKER_RESTARTS)
+
 #: How long an old control process gets to end before it is killed (seconds).
 CONTROL_PATIENCE: Final = 2.0
 
@@ -345,6 +348,7 @@ class Supervisor:
                 now,
                 serving=self._all_serve(),
                 deaths=max(seat.policy.early_deaths for seat in self._seats),
+                restarts=sum(self._board.words[word] for word in RESTARTS),
                 old=len(self._old),
             )
         new = [seat.child for seat in self._seats if seat.role == "worker"]

@@ -30,6 +30,9 @@ ABOUT_FILE: Final = "supervisor.json"
 
 #: Seconds that new workers get to be ready, unless the request says.
 TIMEOUT: Final = 60.0
+#: Seconds that they are watched once they serve, before old ones leave: what ``gateway upgrade``
+#: asks for unless told.
+HOLD: Final = 5.0
 #: Octets of a request or an answer at most.
 _MOST: Final = 256 * 1024
 
@@ -116,12 +119,14 @@ class Request:
     """One wish for an upgrade. ``timeout`` is in seconds.
 
     ``uid`` is whose file it was, -1 where there was none; ``user`` is that one's name, as the asker
-    says. ``require_way_back``: rather no upgrade than one that cannot be undone.
+    says. ``hold`` is how long every new process has to live, in seconds, before old workers leave.
+    ``require_way_back``: rather no upgrade than one that cannot be undone.
     """
 
     id: str
     program: Program
     timeout: float = TIMEOUT
+    hold: float = 0.0
     user: str = ""
     require_way_back: bool = False
     uid: int = -1
@@ -186,6 +191,7 @@ class Baggage:
     id: str
     began: float
     timeout: float = TIMEOUT
+    hold: float = 0.0
     old: str = ""
     back: Program | None = None
     why: str = ""

@@ -81,6 +81,8 @@ class Upgrader:
         self._new_board = False
         self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
         self.step = Step.SETTLING if baggage else Step.IDLE
+        #: Since when all new children serve, and how often any was started again until then.
+        self._serves: tuple[float, int] | None = None
         #: Why there is no way back from what is asked for; empty where there is one.
         self._no_way_back = baggage.no_way_back if baggage else ""
         self._journal = self._take_up(baggage, fresh=fresh)
@@ -163,6 +165,7 @@ class Upgrader:
             id=request.id,
             began=self._asked,
             timeout=request.timeout,
+            hold=request.hold,
             old=VERSION,
             back=upgrade.own_program(self._plan.encode()),
             uid=request.uid,
@@ -188,20 +191,36 @@ class Upgrader:
         """Note whether the board of the version before is the one in use."""
         self._new_board = not kept
 
-    def settle(self, now: float, *, serving: bool, deaths: int, old: int) -> None:
-        """Look whether the new children serve (``serving``), or will not: then go back.
+    def settle(self, now: float, *, serving: bool, deaths: int, restarts: int, old: int) -> None:
+        """Look whether the new children serve (``serving``) and stay, or will not: then go back.
 
-        ``deaths`` is the most early deaths of any of them, ``old`` the old workers still there.
+        ``deaths`` is the most early deaths of any of them, ``restarts`` how often any was started
+        again, ``old`` the old workers still there.
         """
         if self.step is Step.TRYING and self._trial is not None and now > self._trial.until:
             self._trial.give_up()
         if self.step is not Step.SETTLING or self._baggage is None:
             return
-        if serving:
+        if serving and self._serves is None:
+            self._serves = now, restarts
+        hold = 0.0 if self._baggage.back is None else self._baggage.hold
+        why = "" if self._baggage.back is None else self._failure(now, deaths, restarts)
+        if why:
+            self._go_back(why, now)
+        elif serving and self._serves is not None and now - self._serves[0] >= hold:
             self._settled(now, old)
-        elif self._baggage.back is not None and (now > self._deadline or deaths >= EARLY_DEATHS):
-            late = f"not ready within {self._baggage.timeout:g} s"
-            self._go_back(late if now > self._deadline else "its children end right at start", now)
+
+    def _failure(self, now: float, deaths: int, restarts: int) -> str:
+        """Say why the new version does not do; empty where it may yet."""
+        assert self._baggage is not None
+        if self._serves is not None:
+            since, before = self._serves
+            if restarts == before:
+                return ""
+            return f"it served, and a process of it ended {now - since:.1f} s later"
+        if now > self._deadline:
+            return f"not ready within {self._baggage.timeout:g} s"
+        return "its children end right at start" if deaths >= EARLY_DEATHS else ""
 
     def _settled(self, now: float, old: int) -> None:
         baggage = self._baggage

@@ -96,6 +96,8 @@ class Gateway:
         self.processes: list[subprocess.Popen[bytes]] = []
         #: Seconds that new workers of an upgrade get.
         self.patience = 15.0
+        #: Seconds that they have to stay.
+        self.hold = 0.0
         #: In place of the log file.
         self.stderr: int | None = None
         self.log = run_dir.parent / "stderr.log"
@@ -149,6 +151,7 @@ class Gateway:
             id=os.urandom(8).hex(),
             program=program,
             timeout=self.patience,
+            hold=self.hold,
             user="somebody",
             require_way_back=require_way_back,
         )

@@ -265,6 +265,56 @@ def test_workers_that_never_get_ready_leave_the_old_ones_serving(
     assert supervisor.wait(15) == 0
 
 
+@pytest.mark.parametrize("who", ["worker", "control"])
+def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving(
+    gateway: Gateway, tmp_path: Path, who: str
+) -> None:
+    supervisor = gateway.serving()
+    gateway.hold = 10.0
+    before = workers(gateway)
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+
+    def dies() -> None:
+        request = gateway.ask(root=newer)
+        until(lambda: len(gateway.events("start", "worker-1")) == 2, "new workers to start")
+        gateway.slab_of(0)
+        gateway.slab_of(1)
+        new = gateway.tell_control("who")["pid"] if who == "control" else gateway.worker_of(0)
+        threading.Event().wait(0.5)  # a turn of the supervisor's loop has seen all of them serve
+        os.kill(new, signal.SIGKILL)
+        answer = gateway.answered(request)
+        assert answer.state == upgrade.ROLLED_BACK
+        assert answer.text.startswith("version 99.0.0 does not serve: it served, and a process of")
+
+    under_load(gateway, dies)
+    assert supervisor.poll() is None
+    assert about(gateway).version == VERSION
+    assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
+    assert all(map(alive, before))
+
+
+def test_one_that_stays_is_done_after_the_hold(gateway: Gateway) -> None:
+    gateway.serving(workers=1)
+    gateway.hold = 1.5
+    old = gateway.worker_of(0)
+    answer = gateway.upgraded()
+    assert answer.state == upgrade.DONE
+    assert answer.seconds >= 1.5
+    until(lambda: not alive(old), "the old worker to end")
+
+
+def test_while_workers_and_control_are_being_replaced(gateway: Gateway) -> None:
+    """Whoever is dead when it is asked for is no reason not to do it."""
+    gateway.serving()
+    os.kill(gateway.worker_of(0), signal.SIGKILL)
+    os.kill(gateway.tell_control("who")["pid"], signal.SIGKILL)
+    answer = gateway.upgraded()
+    assert (answer.state, answer.board) == (upgrade.DONE, "kept")
+    for slot in range(2):
+        gateway.slab_of(slot)
+    assert gateway.tell_control("who")["pid"]
+
+
 def installed_over(folder: Path, version: str) -> Path:
     """Put another version in the place of the one in ``folder``, as ``pip install -U`` does."""
     shutil.rmtree(folder / "gateway")
