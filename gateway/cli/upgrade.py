@@ -174,6 +174,11 @@ def run(file: Path | None, wish: Wish, *, as_json: bool) -> int:
     try:
         with only_one(run_dir):
             answer = follow(run_dir, about, request)
+    except KeyboardInterrupt:
+        raise CannotError(
+            "the upgrade goes on without this command; `gateway status` says how it ends",
+            Exit.INTERRUPTED,
+        ) from None
     except OSError as error:
         raise CannotError(f"{error.filename or run_dir}: {error.strerror}", Exit.REFUSED) from error
     tell(answer, as_json=as_json)

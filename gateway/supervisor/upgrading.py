@@ -207,6 +207,8 @@ class Upgrader:
         why = "" if self._baggage.back is None else self._failure(now, deaths, restarts)
         if why:
             self._go_back(why, now)
+        elif self._baggage.back is None and not serving and self._late(now, deaths):
+            self._settled(now, old, lacking=True)
         elif serving and self._serves is not None and now - self._serves[0] >= hold:
             self._settled(now, old)
 
@@ -220,9 +222,15 @@ class Upgrader:
             return f"it served, and a process of it ended {now - since:.1f} s later"
         if now > self._deadline:
             return f"not ready within {self._baggage.timeout:g} s"
-        return "its children end right at start" if deaths >= EARLY_DEATHS else ""
+        return "its children end right at start" if self._late(now, deaths) else ""
 
-    def _settled(self, now: float, old: int) -> None:
+    def _late(self, now: float, deaths: int) -> bool:
+        return now > self._deadline or deaths >= EARLY_DEATHS
+
+    def _settled(self, now: float, old: int, *, lacking: bool = False) -> None:
+        """Say that it is over. ``lacking``: back again, and control does not serve, as where the
+        file has what only the newer version knows.
+        """
         baggage = self._baggage
         assert baggage is not None
         self.step = Step.IDLE
@@ -233,6 +241,10 @@ class Upgrader:
             state = upgrade.FAILED
             gone = baggage.no_way_back or f"{baggage.old} is no longer there"
             text += f"; no way back: {gone}; workers of {baggage.old} serve on, kept by {VERSION}"
+        if lacking:
+            text += (
+                f"; not all of {VERSION} serves again: workers do, look into the log for control"
+            )
         self._say(f"upgrade: {state.replace('_', ' ')}, version {VERSION} serves {text}".rstrip())
         self._tell(
             baggage,

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.cli import upgrade as module
 from gateway.version import VERSION
-from loadtests.chaos.versions import other_version
+from loadtests.chaos.versions import other_version, this_version
 from tests.supervisor.supervised import copy_of_package
 from tests.support.gateway import GatewayProcess
 from tests.support.mixed import Backend, Clients
@@ -102,6 +102,31 @@ def audited(gateway: GatewayProcess) -> list[tuple[str, str, str, str]]:
         for row in reversed(rows)
         if row["action"].startswith("upgrade.")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_there_and_back_again_and_again_loses_nothing(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    versions = [other_version(tmp_path / "newer"), this_version()]
+    clients = Clients(gateway.port)
+    took: list[float] = []
+    try:
+        wait_until(lambda: clients.done["message"] > 5, "the clients to have begun")
+        for _ in range(3):
+            for version in versions:
+                told = version.take_over(gateway.path, "--hold", "0s", cwd=gateway.folder)
+                gateway._remember()
+                assert told["new"] == version.name
+                took.append(told["seconds"])
+        before = Counted(clients)
+        wait_until(lambda: before.grown(20), "requests after the upgrades")
+    finally:
+        clients.stop()
+    print(f"seconds {took}, {clients.done}, {clients.closes}")
+    assert clients.lost == []
+    assert gateway.is_ready()
 
 
 class Counted:

@@ -20,7 +20,7 @@ from gateway.channel.handover import take_over
 from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
 from gateway.version import VERSION
-from tests.supervisor.supervised import Gateway, alive, copy_of_package, fake, say_to, until
+from tests.supervisor.supervised import FAKE, Gateway, alive, copy_of_package, fake, say_to, until
 
 
 def board_of(gateway: Gateway, slab: int = -1) -> Board:
@@ -291,6 +291,37 @@ def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving
     assert about(gateway).version == VERSION
     assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
     assert all(map(alive, before))
+
+
+def test_back_again_without_control_it_is_over_all_the_same(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """The file has what only the newer version knows, say: another upgrade has to be possible."""
+    broken = tmp_path / "broken"
+    program = tmp_path / "control.py"
+    program.write_text(
+        f"""
+import os, runpy, sys
+if os.path.exists({str(broken)!r}):
+    sys.exit(2)
+sys.argv[1] = "serve"
+runpy.run_path({str(FAKE)!r}, run_name="__main__")
+"""
+    )
+    control = (sys.executable, "-S", str(program), FAKE.name)
+    gateway.serving(workers=1, control_argv=control)
+    plan, worker = gateway.plan, gateway.worker_of(0)
+    gateway.patience = 4.0
+    broken.touch()
+    request = gateway.ask(worker_argv=fake("crash"), control_argv=fake("serve"))
+    answer = gateway.answered(request)
+    assert answer.state == upgrade.ROLLED_BACK
+    assert "not all of" in answer.text
+    assert alive(worker)
+    gateway.plan = plan
+    gateway.patience = 15.0
+    broken.unlink()
+    assert gateway.upgraded().state == upgrade.DONE
 
 
 def test_one_that_stays_is_done_after_the_hold(gateway: Gateway) -> None:
