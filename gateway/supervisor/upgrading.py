@@ -102,7 +102,8 @@ class Upgrader:
         if baggage is None and left is not None:
             text = f"its supervisor was killed in the middle; version {VERSION} took over"
             journal.add(dataclasses.replace(left, step=upgrades.FAILED, at=time.time(), text=text))
-        self._write(journal)
+        if journal.steps:
+            self._write(journal)
         return journal
 
     # --- before the exec ----------------------------------------------------------------------
