@@ -14,6 +14,7 @@ from gateway.admin import models, pictures
 from gateway.admin.handlers import Handlers, refused_part
 from gateway.admin.problems import ProblemError, answer
 from gateway.board import layout
+from gateway.channel.upgrades import RESULTS
 from gateway.config.addresses import EndpointAddress, parse_endpoint
 from gateway.control import desk, pooldesk
 from gateway.control.certificates import in_force
@@ -145,6 +146,7 @@ class Api(Handlers):
             logins_failed=self._logins.counts,
             certificates_refused=self._switch.certificates_refused(),
             unread=self._unread.count,
+            upgrades=tuple((each, self._switch.upgrades().counts[each]) for each in RESULTS),
         )
 
     # --- traffic ----------------------------------------------------------------------------------

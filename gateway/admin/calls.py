@@ -468,7 +468,7 @@ CALLS: Final[tuple[Call, ...]] = (
         name="events",
         role="viewer",
         summary="Server-sent events: traffic, release, alert, pool, health, breaker, mode, config, "
-        "logins-failed",
+        "upgrade, logins-failed",
         answer=EVENTS,
         parameters=(LAST_EVENT_ID,),
         refusals=(503,),

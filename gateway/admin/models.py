@@ -347,6 +347,19 @@ class SharedAddress(Answer):
     forwards: bool = Field(description="its requests say for whom they are: it is a proxy")
 
 
+class UpgradeStatus(Answer):
+    """The last upgrade: how far it has come, or how it ended."""
+
+    step: Literal["asked", "tried", "done", "refused", "rolled_back", "failed"]
+    at: float = Field(description="when that was, seconds since the epoch, UTC")
+    before: str = Field(description="the version that ran")
+    after: str = Field(default="", description="the version that runs now; empty: not tried yet")
+    by: str = Field(description="the local user who asked for it")
+    seconds: float = Field(default=0.0, description="since it was asked for")
+    way_back: bool = Field(default=True, description="the version before could be started again")
+    detail: str = Field(default="", description="why it was refused, or went back")
+
+
 class CertificateStatus(Answer):
     """A certificate that is served with: a listener's or the admin API's."""
 
@@ -380,6 +393,9 @@ class StatusAnswer(Answer):
     warnings: list[str] = []
     shared_address: SharedAddress | None = Field(
         default=None, description="a private address that makes nearly all requests; null: none"
+    )
+    upgrade: UpgradeStatus | None = Field(
+        default=None, description="the last upgrade; null: there was none"
     )
 
 

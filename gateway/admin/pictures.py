@@ -20,6 +20,7 @@ from gateway.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gateway.channel.upgrades import Step
     from gateway.config.snapshot import Color, Endpoint
     from gateway.control.platform import PlatformWatch
     from gateway.control.state import ServiceState, State
@@ -58,6 +59,7 @@ class Pictures:
             drift=self.drift(),
             warnings=switch.warnings,
             shared_address=_shared(switch.shared_address()),
+            upgrade=_upgrade(switch.upgrades().last),
         )
 
     def _certificates(self) -> list[models.CertificateStatus]:
@@ -272,6 +274,22 @@ def audit_row(entry: AuditEntry) -> models.AuditRow:
         before=orjson.loads(entry.before),
         after=orjson.loads(entry.after),
     )
+
+
+def _upgrade(step: Step | None) -> models.UpgradeStatus | None:
+    if step is None:
+        return None
+    shown = {
+        "step": step.step,
+        "at": step.at,
+        "before": step.old,
+        "after": step.new,
+        "by": step.by,
+        "seconds": step.seconds,
+        "way_back": step.way_back,
+        "detail": step.text,
+    }
+    return models.UpgradeStatus.model_validate(shown)
 
 
 def _shared(found: Shared | None) -> models.SharedAddress | None:

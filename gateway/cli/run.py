@@ -41,7 +41,8 @@ def command(ctx: click.Context, file: Path) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.
 
     SIGHUP reads the file again. Exits with 2 where the file is wrong, and with 4 where an address
-    is in use, the state folder cannot be written, or another gateway runs on it.
+    is in use, the state folder cannot be written, its store is a newer version's, or another
+    gateway runs on it.
     """
     if missing := unusable_libraries():
         click.echo(f"gateway: {missing}", err=True)
@@ -57,7 +58,8 @@ def command(ctx: click.Context, file: Path) -> None:
         click.echo(f"{warning} [warning]", err=True)
     config = loaded.config
     plan = plan_of(config, file)
-    problem = prepare_state(Path(config.state.path), Path(plan.run_dir))
+    state = Path(config.state.path)
+    problem = prepare_state(state, Path(plan.run_dir)) or unreadable_state(state)
     if problem:
         click.echo(f"gateway: {problem}", err=True)
         ctx.exit(Exit.REFUSED)
@@ -139,6 +141,14 @@ def prepare_state(state_path: Path, run_dir: Path) -> str:
     if not os.access(folder, os.W_OK | os.X_OK):
         return f"the state folder cannot be written: {folder}"
     return ""
+
+
+def unreadable_state(state_path: Path) -> str:
+    """Say where a newer version has brought the state store on; empty where not."""
+    from gateway.control.database import written_by_newer
+
+    problem = written_by_newer(state_path)
+    return f"the state store {state_path} cannot be used: {problem}" if problem else ""
 
 
 def become_supervisor(plan: Plan) -> NoReturn:

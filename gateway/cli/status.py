@@ -34,6 +34,7 @@ def command(link: Link, verbose: bool) -> None:
             _endpoints(answer)
             _certificates(answer)
         _processes(answer)
+        _upgrade(answer)
         _remarks(answer)
 
     talk(link, lambda client: client.status(), show)
@@ -175,6 +176,20 @@ def _processes(answer: models.StatusAnswer) -> None:
     ]
     say("")
     console().print(table(["process", "pid", "state", "up", "snapshot", "connections"], rows))
+
+
+def _upgrade(answer: models.StatusAnswer) -> None:
+    """Print what the last upgrade has come to."""
+    upgrade = answer.upgrade
+    if upgrade is None:
+        return
+    when = datetime.fromtimestamp(upgrade.at, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    to = f" to {upgrade.after}" if upgrade.after else ""
+    say("")
+    say(
+        f"last upgrade: {upgrade.step.replace('_', ' ')} {when}, from {upgrade.before}{to}, "
+        f"by {upgrade.by}" + (f": {upgrade.detail}" if upgrade.detail else "")
+    )
 
 
 def _remarks(answer: models.StatusAnswer) -> None:

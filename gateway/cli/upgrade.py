@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import pwd
 import secrets
 import signal
 import sys
@@ -55,6 +56,15 @@ class CannotError(Exception):
         self.exit = exit_
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wish:
+    """How an upgrade is to go: ``upgrade.Request`` has the same. In seconds."""
+
+    timeout: float
+    hold: float
+    require_way_back: bool
+
+
 @click.command("upgrade")
 @click.option(
     "--config",
@@ -77,35 +87,59 @@ class CannotError(Exception):
     metavar="DURATION",
     help="How long the new workers may take to be ready; else it goes back.",
 )
+@click.option(
+    "--hold",
+    type=duration,
+    default=f"{upgrade.HOLD:g}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long they have to stay before old workers leave; else it goes back.",
+)
+@click.option(
+    "--require-way-back",
+    is_flag=True,
+    help="Refuse where the running version could not be started again.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, file: Path | None, python: Path | None, timeout: str, *, as_json: bool
+    ctx: click.Context,
+    file: Path | None,
+    python: Path | None,
+    timeout: str,
+    hold: str,
+    *,
+    require_way_back: bool,
+    as_json: bool,
 ) -> None:
     """Have the gateway that runs on this machine become this command's version.
 
     Its process number, sockets and connections stay. The new version is tried first; then it
     replaces control, starts new workers on the same sockets, and lets the old ones drain once the
-    new ones serve. Where they do not get ready, the version before goes on.
+    ones serve. Where they do not get ready, the version before goes on: if its files are still
+    there. Where they are not (`pip install -U` over it), that is said first.
 
     Exits with 0 once the new version serves, 2 where the configuration is wrong for it, 3 where no
     gateway runs here, 4 where it was refused and nothing has changed, 6 where the new workers did
     not get ready and the old ones serve on.
     """
     if python is not None:
-        become_other(python, file, timeout, as_json=as_json)
+        arguments = ["--timeout", timeout, "--hold", hold]
+        arguments += ["--config", str(file)] * (file is not None) + ["--json"] * as_json
+        arguments += ["--require-way-back"] * require_way_back
+        become_other(python, arguments)
+    wish = Wish(in_seconds(timeout), in_seconds(hold), require_way_back)
     try:
-        ctx.exit(run(file, in_seconds(timeout), as_json=as_json))
+        ctx.exit(run(file, wish, as_json=as_json))
     except CannotError as error:
         warn(str(error))
         ctx.exit(error.exit)
 
 
-def become_other(python: Path, file: Path | None, timeout: str, *, as_json: bool) -> NoReturn:
+def become_other(python: Path, options: list[str]) -> NoReturn:
     """Let another version's own command do it: it is the one that checks the configuration."""
     where = str(python.absolute())
-    arguments = [where, "-P", "-m", "gateway", "upgrade", "--timeout", timeout]
-    arguments += ["--config", str(file)] * (file is not None) + ["--json"] * as_json
+    arguments = [where, "-P", "-m", "gateway", "upgrade", *options]
     try:
         os.execve(where, arguments, Program(python=where, root="", plan="").environment())  # noqa: S606
     except OSError as error:
@@ -113,7 +147,7 @@ def become_other(python: Path, file: Path | None, timeout: str, *, as_json: bool
         sys.exit(Exit.USAGE)
 
 
-def run(file: Path | None, timeout: float, *, as_json: bool) -> int:
+def run(file: Path | None, wish: Wish, *, as_json: bool) -> int:
     """Ask for the upgrade and follow it; return the exit status. Raises CannotError."""
     if file is None:
         from gateway.config.schema import State
@@ -130,15 +164,35 @@ def run(file: Path | None, timeout: float, *, as_json: bool) -> int:
     if plan.run_dir != str(run_dir):
         raise CannotError(f"state.path of {file} is not where the gateway runs", Exit.REFUSED)
     request = Request(
-        id=secrets.token_hex(8), program=upgrade.own_program(plan.encode()), timeout=timeout
+        id=secrets.token_hex(8),
+        program=upgrade.own_program(plan.encode()),
+        timeout=wish.timeout,
+        hold=wish.hold,
+        user=who(),
+        require_way_back=wish.require_way_back,
     )
     try:
         with only_one(run_dir):
             answer = follow(run_dir, about, request)
+    except KeyboardInterrupt:
+        raise CannotError(
+            "the upgrade goes on without this command; `gateway status` says how it ends",
+            Exit.INTERRUPTED,
+        ) from None
     except OSError as error:
         raise CannotError(f"{error.filename or run_dir}: {error.strerror}", Exit.REFUSED) from error
     tell(answer, as_json=as_json)
     return EXITS[answer.state]
+
+
+def who() -> str:
+    """Return the name of the user that asks: the supervisor knows the number by itself."""
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return ""
+    sudo = os.environ.get("SUDO_USER", "")
+    return f"{name}, sudo by {sudo}" if sudo else name
 
 
 def read(file: Path) -> Config:
@@ -204,6 +258,8 @@ def only_one(run_dir: Path) -> Iterator[None]:
     # Readable, so that root's upgrade does not keep the owner from the next one.
     fd = os.open(run_dir / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            os.fchmod(fd, 0o644)  # whatever the umask
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
@@ -224,7 +280,7 @@ def follow(run_dir: Path, about: About, request: Request) -> Answer:
         answer = look(path)
         if answer is not None and answer.state != told:
             told = answer.state
-            until = began + TRIAL_LIMIT + request.timeout + PATIENCE
+            until = began + TRIAL_LIMIT + request.timeout + request.hold + PATIENCE
             if answer.state in upgrade.FINAL:
                 path.unlink(missing_ok=True)
                 return answer
@@ -251,7 +307,8 @@ def look(path: Path) -> Answer | None:
 def progress(answer: Answer) -> str:
     """Say what is being done."""
     if answer.state == upgrade.TRYING:
-        return f"trying version {VERSION}"
+        trying = f"trying version {VERSION}"
+        return trying if answer.way_back else f"{trying}; no way back: {answer.no_way_back}"
     return f"version {answer.old} becomes {answer.new}; waiting for its workers"
 
 

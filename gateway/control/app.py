@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gateway.admin.api import Api
@@ -55,6 +56,7 @@ from gateway.control.store import SqliteStore, StoreError
 from gateway.control.switchboard import Caller, Parts, Switchboard
 from gateway.control.targets import StateSides
 from gateway.control.tasks import Tasks
+from gateway.control.upgrades import UpgradeWatch
 from gateway.control.warming import Warming
 from gateway.health.door import Door, origin_of
 from gateway.health.prober import Prober
@@ -115,6 +117,7 @@ class Control:
         self.switchboard: Switchboard
         self.operations: Operations
         self.platform: PlatformWatch
+        self.upgrades: UpgradeWatch
         self.releases: Releases
         self.release_calls: ReleaseCalls
         self._facts: ReleaseFacts
@@ -213,6 +216,8 @@ class Control:
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
         self._taken_up_from = first.kept
+        self.upgrades = UpgradeWatch(Path(self._spec.run_dir), self.switchboard)
+        self.switchboard.upgrades = lambda: self.upgrades.journal
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(
             board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic
@@ -364,6 +369,8 @@ class Control:
         await self.tasks.close()
         if hasattr(self, "_walk"):
             await self._walk.close()
+        if hasattr(self, "upgrades"):
+            await self.upgrades.look()  # the last word of one that was ended with all the rest
         if hasattr(self, "switchboard"):
             await self.switchboard.parts.hub.close()
         await self._outside.store.close()
@@ -386,6 +393,7 @@ class Control:
             self.switchboard.parts.hub.write_again()
             await self.switchboard.mend_store()
             faults.look()
+            await self.upgrades.look()
             await asyncio.sleep(LOOK_AT_MACHINE)
 
     def _ahead(self, hello: Hello) -> None:

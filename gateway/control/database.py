@@ -90,11 +90,15 @@ def too_new(version: int) -> str:
     )
 
 
+class TooNewError(sqlite3.DatabaseError):
+    """The database is whole, and a newer version's: this one leaves it alone."""
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a database up to this version's schema. Raises sqlite3.Error."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
-        raise sqlite3.DatabaseError(too_new(version))
+        raise TooNewError(too_new(version))
     for step in range(version, len(MIGRATIONS)):
         connection.executescript(
             f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
@@ -108,6 +112,8 @@ def has_content(path: Path) -> bool:
 
 def is_damage(cause: BaseException | None) -> bool:
     """Tell a database that is broken from one that the machine does not let us use."""
+    if isinstance(cause, TooNewError):
+        return False
     if isinstance(cause, sqlite3.Error):
         name = getattr(cause, "sqlite_errorname", None) or ""
         return not name.startswith(_NOT_DAMAGE)

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 
 from gateway.control import releaserows
-from gateway.control.database import has_content, is_damage, make_private, migrate, move_aside
+from gateway.control.database import (
+    TooNewError,
+    has_content,
+    is_damage,
+    make_private,
+    migrate,
+    move_aside,
+)
 from gateway.control.state import PoolState, ServiceState, State
 from gateway.release.record import Decision
 
@@ -107,6 +114,9 @@ class Store(Protocol):
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
 
+    async def has_audit(self, entry: AuditEntry) -> bool:
+        """Tell whether a row of that action, by that actor and of that moment, is there."""
+
     async def releases(self, before: int | None, limit: int) -> list[Release]:
         """Return releases with numbers under ``before``, newest first."""
 
@@ -155,12 +165,17 @@ class SqliteStore:
         """Open or create the database; one that is broken is moved aside.
 
         Where nothing can be opened at that path, the store is in memory and ``fallback`` says why:
-        the gateway serves and says loudly what it would lose. One that is whole and cannot be
-        opened just now (a full disk) is read as far as it can be, and opened by ``mend``.
+        the gateway serves and says loudly what it would lose. One that a newer version has brought
+        on is left as it is, for that version: nothing is written there by this one. One that is
+        whole and cannot be opened just now (a full disk) is read as far as it can be, and opened by
+        ``mend``.
         """
         try:
             return await cls._opened(path)
         except StoreError as error:
+            if isinstance(error.__cause__, TooNewError):
+                log.critical("state store %s: %s; nothing will outlive control", path, error)
+                return await cls._opened(None, str(error))
             if not is_damage(error.__cause__):
                 return await cls._in_memory(path, str(error))
             aside = move_aside(path, int(wall()))
@@ -333,6 +348,13 @@ class SqliteStore:
         names = AuditEntry.__struct_fields__
         return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def _has_audit(self, entry: AuditEntry) -> bool:
+        found = self._db.execute(
+            "SELECT 1 FROM audit WHERE at = ? AND action = ? AND actor = ?",
+            (entry.at, entry.action, entry.actor),
+        ).fetchone()
+        return found is not None
+
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -373,6 +395,10 @@ class SqliteStore:
     async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
         """Return audit rows with ids under ``before``, newest first."""
         return await self._run(functools.partial(self._audit, before, limit))
+
+    async def has_audit(self, entry: AuditEntry) -> bool:
+        """Tell whether a row of that action, by that actor and of that moment, is there."""
+        return await self._run(functools.partial(self._has_audit, entry))
 
     async def releases(self, before: int | None, limit: int) -> list[Release]:
         """Return releases with numbers under ``before``, newest first."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from gateway.channel.upgrades import Journal
 from gateway.config.snapshot import COLORS
 from gateway.control import merge, releasenews
 from gateway.control.desk import Refused
@@ -135,6 +136,7 @@ class Switchboard:
         self.further_warnings: Callable[[], list[str]] = list
         #: The private address that makes nearly all requests.
         self.shared_address: Callable[[], Shared | None] = lambda: None
+        self.upgrades: Callable[[], Journal] = Journal
         #: The places of certificates in whose files stands what is not served.
         self.certificates_refused: Callable[[], frozenset[str]] = frozenset
 

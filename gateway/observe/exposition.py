@@ -29,6 +29,7 @@ from prometheus_client.registry import Collector
 
 from gateway.board import layout
 from gateway.board.board import Board
+from gateway.channel.upgrades import RESULTS
 from gateway.config.snapshot import COLORS, Topology, Traffic
 from gateway.observe import trust
 from gateway.observe.machine import connections, refused_by_machine
@@ -108,6 +109,8 @@ class MetricsView:
     logins_failed: tuple[tuple[str, int], ...] = (("unknown", 0), ("limited", 0))
     #: Requests of the admin API that could not be read.
     unread: int = 0
+    #: Upgrades by how they ended.
+    upgrades: tuple[tuple[str, int], ...] = tuple((each, 0) for each in RESULTS)
     #: Those places in whose files stands what is not served.
     certificates_refused: frozenset[str] = frozenset()
 
@@ -416,6 +419,12 @@ class GatewayCollector(Collector):
         for result, count in self._view.reloads:
             reloads.add_metric([result], count + signalled.get(result, 0))
         yield reloads
+        upgrades = CounterMetricFamily(
+            "gateway_upgrades", "Upgrades in place, by how they ended.", labels=["result"]
+        )
+        for result, count in self._view.upgrades:
+            upgrades.add_metric([result], count)
+        yield upgrades
 
     def _connections(self) -> Iterator[Metric]:
         """Yield what concerns clients' connections and no service."""

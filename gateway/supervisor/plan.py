@@ -12,6 +12,12 @@ from typing import Final
 
 VARIABLE: Final = "GATEWAY_PLAN"
 
+#: Where we lie and run, found out while it is loaded: a link that leads here (``current``) may lead
+#: to another version a minute later. The interpreter's own link is left, for it makes the
+#: environment (PEP 405).
+_ROOT: Final = str(Path(__file__).resolve().parents[2])
+EXECUTABLE: Final = str(Path(sys.executable).parent.resolve() / Path(sys.executable).name)
+
 #: Slots beyond this are a mistake, not a machine.
 MAX_WORKERS: Final = 1024
 
@@ -25,7 +31,7 @@ def python(module: str) -> tuple[str, ...]:
 
     ``-P``: a folder named ``gateway`` in the working directory is not to be taken for the package.
     """
-    return (sys.executable, "-P", "-m", module)
+    return (EXECUTABLE, "-P", "-m", module)
 
 
 def environment(variable: str, value: str) -> dict[str, str]:
@@ -45,7 +51,7 @@ def environment(variable: str, value: str) -> dict[str, str]:
 
 def package_root() -> str:
     """Return the folder that this package was imported from."""
-    return str(Path(__file__).resolve().parents[2])
+    return _ROOT
 
 
 def installed(root: str) -> bool:

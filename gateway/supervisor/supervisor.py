@@ -7,13 +7,13 @@ import selectors
 import signal
 import time
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from gateway.board import layout
-from gateway.board.board import Board
 from gateway.supervisor.children import Child, Event, Phase, Started, exit_in_words
+from gateway.supervisor.ending import Ending, Stage
+from gateway.supervisor.inherit import adopt, make_board, pack, worker_seats
 from gateway.supervisor.manager import Manager
 from gateway.supervisor.seats import CONTROL_CHANNEL, NANOSECOND, SNAPSHOTS, Seat, Starter
 from gateway.supervisor.sockets import ADDRESSES_FILE, Sockets
@@ -27,8 +27,6 @@ from gateway.supervisor.upgrade import (
     ABOUT_FILE,
     REQUEST_FILE,
     About,
-    Baggage,
-    Carried,
     write,
 )
 from gateway.supervisor.upgrading import Step, Upgrader
@@ -43,26 +41,13 @@ if TYPE_CHECKING:
     from gateway.supervisor.plan import Plan
     from gateway.supervisor.signals import Signals
     from gateway.supervisor.takeover import Inheritance
+    from gateway.supervisor.upgrade import Baggage
+
+#: Words that count children who were started again.
+RESTARTS: Final = (layout.H_CONTROL_RESTARTS, layout.H_WORKER_RESTARTS)
 
 #: How long an old control process gets to end before it is killed (seconds).
 CONTROL_PATIENCE: Final = 2.0
-
-EXIT_DONE: Final = 0
-EXIT_FORCED: Final = 128 + signal.SIGINT
-
-
-class Stage(Enum):
-    """Where the whole is in its life."""
-
-    RUNNING = "running"
-    LEAVING = "leaving"
-    ENDING_WORKERS = "ending workers"
-    ENDING_CONTROL = "ending control"
-    DONE = "done"
-
-
-#: Stages in which all seats are kept filled.
-_FILLED: Final = frozenset({Stage.RUNNING, Stage.LEAVING})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,18 +80,11 @@ class Supervisor:
         self._plan = plan
         self._signals = signals
         self._say = say
-        self._stage = Stage.RUNNING
-        self._exit_code = EXIT_DONE
         self._interrupted = False
         self._reload = False
         self._children: list[Child] = []
         self._own: dict[int, tuple[Child, Started]] = {}
-        #: Children that another supervisor started; of them, those to be retired, and those that
-        #: go on in their slots.
-        self._adopted: list[Child] = []
-        self._old: list[Child] = []
-        self._kept: dict[int, Child] = {}
-        self._leave_at = 0.0
+        self._ending = Ending(plan, self._children, say, self._close_public)
         self._watchdog = Watchdog(plan.check_every)
         self._next_check = 0.0
         self._selector = selectors.DefaultSelector()
@@ -116,15 +94,21 @@ class Supervisor:
             self._sockets = Sockets(plan, found.taken)
         finally:
             found.taken.close()
-        self._board = self._make_board(found)
+        self._board = make_board(plan, found)
         end_control(found.control, CONTROL_PATIENCE)
-        self._adopt(found)
+        adoption = adopt(found, plan.workers)
+        #: Children that another supervisor started; of them, those to be retired.
+        self._adopted, self._old = adoption.all, adoption.old
+        self._watch_adopted()
         if not self._adopted:
             _remove(Path(plan.run_dir), SNAPSHOTS)  # of no run that is still there
         self._starter = Starter(plan, self._board, self._sockets)
         self._control = Seat(role="control")
-        self._seats = [self._control, *self._worker_seats(found.numbers)]
-        self._upgrader = Upgrader(plan, say, self._packed, baggage)
+        self._seats = [
+            self._control,
+            *worker_seats(self._board, plan.workers, found.numbers, adoption.kept),
+        ]
+        self._upgrader = Upgrader(plan, say, self._packed, baggage, fresh=not found.found)
         self._upgrader.note_board(kept=found.board is not None)
         self._manager = Manager(around.notifier, self._board.words, VERSION)
         try:
@@ -144,7 +128,7 @@ class Supervisor:
         while not self._turn(time.monotonic()):
             self._selector.select(self._patience(time.monotonic()))
         self._clean_up()
-        return self._exit_code
+        return self._ending.exit_code
 
     # --- one turn of the loop -----------------------------------------------------------------
 
@@ -157,14 +141,14 @@ class Supervisor:
         if now >= self._next_check:
             self._next_check = now + self._plan.check_every
             self._check(now)
-        if self._stage in _FILLED:
+        if self._ending.filled:
             self._fill_seats(now)
             self._retire_old(now)
             self._pass_reload()
         self._manager.turn(now, serving=self._all_serve(), workers=self._plan.workers)
-        if self._stage is not Stage.RUNNING:
-            self._end_further(now)
-        return self._stage is Stage.DONE
+        if self._ending.stage is not Stage.RUNNING:
+            self._ending.further(now)
+        return self._ending.stage is Stage.DONE
 
     def _patience(self, now: float) -> float:
         """Return the seconds until something is due."""
@@ -172,14 +156,14 @@ class Supervisor:
         return max(0.0, min(due) - now)
 
     def _on_signal(self, number: int, now: float) -> None:
-        if number == signal.SIGHUP and self._stage is Stage.RUNNING:
+        if number == signal.SIGHUP and self._ending.stage is Stage.RUNNING:
             self._reload = True
             self._manager.reload_asked(now)
         elif number == signal.SIGUSR2:
-            self._upgrader.ask(now, ending=self._stage is not Stage.RUNNING)
+            self._upgrader.ask(now, ending=self._ending.stage is not Stage.RUNNING)
         elif number in {signal.SIGTERM, signal.SIGINT}:
             if number == signal.SIGINT and self._interrupted:
-                self._end_at_once()
+                self._ending.at_once()
             self._interrupted = self._interrupted or number == signal.SIGINT
             self._begin_end(now)
 
@@ -243,7 +227,7 @@ class Supervisor:
             if seat.child is not child:
                 continue
             seat.child = None
-            if self._stage not in _FILLED:
+            if not self._ending.filled:
                 return ""
             delay = seat.policy.delay(now - child.started, was_ready=child.was_ready)
             seat.start_at = now + delay
@@ -311,48 +295,20 @@ class Supervisor:
     # --- the end ------------------------------------------------------------------------------
 
     def _begin_end(self, now: float) -> None:
-        """Announce the end, and begin with it after the delay: at once when told again."""
-        if self._stage is Stage.LEAVING:
-            self._leave_at = now
-        if self._stage is not Stage.RUNNING:
+        if not self._ending.begin(now):
             return
-        self._stage = Stage.LEAVING
-        self._leave_at = now + self._plan.shutdown_delay
         self._board.words[layout.H_LEAVING] = 1
         self._upgrader.end(now)
         self._manager.stopping("finishing what is in flight")
         if self._plan.shutdown_delay:
             self._say(f"ending in {self._plan.shutdown_delay:g} s: not ready from now on")
-        self._end_further(now)
+        self._ending.further(now)
 
-    def _end_workers(self, now: float) -> None:
-        self._stage = Stage.ENDING_WORKERS
-        self._say(f"ending: workers have {self._plan.drain_timeout:g} s for what is in flight")
+    def _close_public(self) -> None:
+        """Fill no seat and accept nothing from now on."""
         for seat in self._seats:
             seat.start_at = None
-        for child in self._children:
-            if child.role == "worker":
-                child.stop(now + self._plan.drain_timeout + self._plan.grace)
         self._sockets.close_public()
-
-    def _end_further(self, now: float) -> None:
-        """Move on: workers first, so that control sees their last words; then control."""
-        if self._stage is Stage.LEAVING and now >= self._leave_at:
-            self._end_workers(now)
-        roles = {child.role for child in self._children}
-        if self._stage is Stage.ENDING_WORKERS and "worker" not in roles:
-            self._stage = Stage.ENDING_CONTROL
-            for child in self._children:
-                child.stop(now + self._plan.grace)
-        if self._stage is Stage.ENDING_CONTROL and not roles:
-            self._stage = Stage.DONE
-
-    def _end_at_once(self) -> None:
-        """Kill all: the person at the terminal will not wait."""
-        self._exit_code = EXIT_FORCED
-        self._leave_at = 0.0
-        for child in self._children:
-            child.kill()
 
     def _clean_up(self) -> None:
         """Leave nothing in the run folder that says somebody is there."""
@@ -375,54 +331,13 @@ class Supervisor:
 
     # --- taking over --------------------------------------------------------------------------
 
-    def _make_board(self, found: Inheritance) -> Board:
-        """Return the board that runs on, or a new one, with room for new workers beside old."""
-        held = {old.slab for old in found.workers if old.slab >= 0}
-        slabs = max(self._plan.slabs, len(found.numbers) + self._plan.workers)
-        board = found.board.grow(slabs) if found.board else Board.create(slabs)
-        for slab in range(board.slabs):
-            # Whoever died while there was no supervisor has left its gauges standing.
-            if slab not in held and board.state(slab) != layout.STATE_FREE:
-                board.release(slab)
-        board.words[layout.H_SUPERVISOR_PID] = os.getpid()
-        board.words[layout.H_SUPERVISOR_STARTED] = time.monotonic_ns()
-        board.words[layout.H_SLOTS] = self._plan.workers
-        board.words[layout.H_LEAVING] = 0
-        return board
-
-    def _adopt(self, found: Inheritance) -> None:
-        for old in found.workers:
-            child = Child(
-                role="worker",
-                slot=old.slot,
-                slab=old.slab,
-                process=old.process,
-                started=old.started,
-                phase=old.phase,
-                was_ready=old.phase is Phase.SERVING,
-                kill_at=old.kill_at,
-            )
-            self._children.append(child)
-            self._adopted.append(child)
-            keep = old.keep and old.phase is Phase.SERVING and old.slot not in self._kept
-            if keep and old.slot < self._plan.workers:
-                self._kept[old.slot] = child
-            else:
-                self._old.append(child)
-            if old.process.fileno() >= 0:
-                self._selector.register(old.process.fileno(), selectors.EVENT_READ)
+    def _watch_adopted(self) -> None:
+        self._children.extend(self._adopted)
+        for child in self._adopted:
+            if child.process.fileno() >= 0:
+                self._selector.register(child.process.fileno(), selectors.EVENT_READ)
         if self._old:
             self._say(f"taken over from an earlier run: {', '.join(c.name for c in self._old)}")
-
-    def _worker_seats(self, held: set[int]) -> list[Seat]:
-        free = iter([slab for slab in range(self._board.slabs) if slab not in held])
-        seats = []
-        for slot in range(self._plan.workers):
-            kept = self._kept.get(slot)
-            slab = kept.slab if kept is not None and kept.slab >= 0 else next(free)
-            start_at = None if kept is not None else 0.0
-            seats.append(Seat(role="worker", slot=slot, slab=slab, child=kept, start_at=start_at))
-        return seats
 
     def _retire_old(self, now: float) -> None:
         """Let old workers drain once every new one serves on the same sockets."""
@@ -433,6 +348,7 @@ class Supervisor:
                 now,
                 serving=self._all_serve(),
                 deaths=max(seat.policy.early_deaths for seat in self._seats),
+                restarts=sum(self._board.words[word] for word in RESTARTS),
                 old=len(self._old),
             )
         new = [seat.child for seat in self._seats if seat.role == "worker"]
@@ -447,33 +363,7 @@ class Supervisor:
                 child.stop(now + self._plan.drain_timeout + self._plan.grace)
 
     def _packed(self) -> Baggage:
-        """Return all that a supervisor after this one needs, without who asked for it."""
-        seated = {seat.child.process.pid for seat in self._seats if seat.child is not None}
-        control = [child.process.pid for child in self._children if child.role == "control"]
-        workers = [
-            Carried(
-                pid=child.process.pid,
-                slot=child.slot,
-                slab=child.slab,
-                started=child.started,
-                phase=child.phase.value,
-                kill_at=child.kill_at,
-                keep=child.process.pid in seated,
-            )
-            for child in self._children
-            if child.role == "worker"
-        ]
-        return Baggage(
-            lock=self._lock.fd,
-            board=self._board.fd,
-            sockets=tuple(self._sockets.carried()),
-            admin=(self._sockets.admin_text, self._sockets.admin),
-            given=self._sockets.given,
-            workers=tuple(workers),
-            control=tuple(control),
-            id="",
-            began=0.0,
-        )
+        return pack(self._lock, self._board, self._sockets, self._children, self._seats)
 
 
 def _remove(folder: Path, pattern: str) -> None:

@@ -12,12 +12,12 @@ import dataclasses
 import json
 import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 from gateway.supervisor import plan as plans
+from gateway.version import VERSION
 
 VARIABLE: Final = "GATEWAY_UPGRADE"
 #: Raised when an older supervisor would misread what is carried. New fields may come any time.
@@ -30,6 +30,9 @@ ABOUT_FILE: Final = "supervisor.json"
 
 #: Seconds that new workers get to be ready, unless the request says.
 TIMEOUT: Final = 60.0
+#: Seconds that they are watched once they serve, before old ones leave: what ``gateway upgrade``
+#: asks for unless told.
+HOLD: Final = 5.0
 #: Octets of a request or an answer at most.
 _MOST: Final = 256 * 1024
 
@@ -40,6 +43,7 @@ REFUSED: Final = "refused"
 ROLLED_BACK: Final = "rolled_back"
 FAILED: Final = "failed"
 FINAL: Final = frozenset({DONE, REFUSED, ROLLED_BACK, FAILED})
+STATES: Final = frozenset({TRYING, REPLACING, *FINAL})
 
 
 class UpgradeError(Exception):
@@ -81,7 +85,23 @@ class Program:
 def own_program(plan: str) -> Program:
     """Return the version that runs this very code."""
     root = plans.package_root()
-    return Program(python=sys.executable, root="" if plans.installed(root) else root, plan=plan)
+    return Program(python=plans.EXECUTABLE, root="" if plans.installed(root) else root, plan=plan)
+
+
+def no_way_back() -> str:
+    """Say why this very version could not be started again; empty where it could.
+
+    Whoever installs a newer one over it leaves nothing to go back to.
+    """
+    if not os.access(plans.EXECUTABLE, os.X_OK):
+        return f"the interpreter of {VERSION}, {plans.EXECUTABLE}, is no longer there"
+    package = Path(plans.package_root(), "gateway")
+    try:
+        found = re.search(r'^VERSION = "([^"]*)"', (package / "version.py").read_text(), re.M)
+    except OSError:
+        return f"the files of {VERSION} in {package} are no longer there"
+    version = found.group(1) if found else "another version"
+    return "" if version == VERSION else f"the files of {VERSION} in {package} are {version}'s now"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +116,20 @@ class About:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One wish for an upgrade. ``timeout`` is in seconds."""
+    """One wish for an upgrade. ``timeout`` is in seconds.
+
+    ``uid`` is whose file it was, -1 where there was none; ``user`` is that one's name, as the asker
+    says. ``hold`` is how long every new process has to live, in seconds, before old workers leave.
+    ``require_way_back``: rather no upgrade than one that cannot be undone.
+    """
 
     id: str
     program: Program
     timeout: float = TIMEOUT
+    hold: float = 0.0
+    user: str = ""
+    require_way_back: bool = False
+    uid: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +137,8 @@ class Answer:
     """How an upgrade stands. ``state`` is one of this module's; ``seconds`` since it was asked for.
 
     ``board``: ``kept``, or ``new`` where the versions' boards differ; ``draining``: old workers
-    that still have something in hand.
+    that still have something in hand. ``no_way_back`` says why there is none, and is empty where
+    there is one.
     """
 
     id: str
@@ -120,6 +150,8 @@ class Answer:
     board: str = ""
     draining: int = 0
     workers: int = 0
+    way_back: bool = True
+    no_way_back: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +177,8 @@ class Baggage:
     Descriptors are open and inherited: ``sockets`` are (address, slot, descriptor), slot -1 for one
     that all slots share. ``given`` are addresses whose sockets somebody else made. ``back`` is how
     to undo it, None on the way back itself, where ``why`` says what was wrong. ``began`` is when
-    the upgrade was asked for.
+    the upgrade was asked for, ``uid`` and ``user`` are who did. ``no_way_back``: why ``back`` is
+    not the version before. ``journal`` is ``upgrades.Journal``'s text: the disk may be full.
     """
 
     lock: int
@@ -158,9 +191,14 @@ class Baggage:
     id: str
     began: float
     timeout: float = TIMEOUT
+    hold: float = 0.0
     old: str = ""
     back: Program | None = None
     why: str = ""
+    uid: int = -1
+    user: str = ""
+    no_way_back: str = ""
+    journal: str = ""
     format: int = FORMAT
 
     @property
@@ -213,10 +251,15 @@ def _known(kind: Any, values: dict[str, Any]) -> Any:
 
 
 def write(path: Path, what: About | Request | Answer) -> None:
-    """Put one object into a file of the run folder, whole or not at all. Raises OSError."""
+    """Put one object into a file of the run folder, whole or not at all. Raises OSError.
+
+    Root's is for the owner to read, and the other way round, whatever the umask: nobody else
+    enters the folder.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_text(json.dumps(dataclasses.asdict(what)) + "\n", encoding="utf-8")
+        beside.chmod(0o644)
         beside.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -244,7 +287,10 @@ def read_about(run_dir: Path) -> About | None:
 def take_request(run_dir: Path) -> Request | None:
     """Take a request out of the run folder; None where there is none. Raises UpgradeError."""
     path = run_dir / REQUEST_FILE
+    uid = -1
     try:
+        with contextlib.suppress(OSError):
+            uid = path.stat().st_uid
         values = _read(path)
     finally:
         with contextlib.suppress(OSError):
@@ -252,6 +298,7 @@ def take_request(run_dir: Path) -> Request | None:
     if values is None:
         return None
     values["program"] = _built(path, Program, values.get("program"))
+    values["uid"] = uid
     request: Request = _built(path, Request, values)
     if not isinstance(request.id, str) or not re.fullmatch("[0-9a-f]{8,32}", request.id):
         raise UpgradeError(f"{path}: the id is not one")

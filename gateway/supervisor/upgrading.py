@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from gateway.channel import upgrades
+from gateway.channel.upgrades import Journal
 from gateway.supervisor import signals as held_signals
 from gateway.supervisor import upgrade
 from gateway.supervisor.trial import Trial
@@ -41,8 +43,22 @@ class Step(Enum):
     SETTLING = "settling"
 
 
+#: What the journal calls the states that are told of.
+STEPS: Final = {
+    upgrade.TRYING: upgrades.ASKED,
+    upgrade.REPLACING: upgrades.TRIED,
+    upgrade.DONE: upgrades.DONE,
+    upgrade.REFUSED: upgrades.REFUSED,
+    upgrade.ROLLED_BACK: upgrades.ROLLED_BACK,
+    upgrade.FAILED: upgrades.FAILED,
+}
+
+
 class Upgrader:
-    """One upgrade at a time. ``pack`` gives what is to be carried, the request's fields unset."""
+    """One upgrade at a time. ``pack`` gives what is to be carried, the request's fields unset.
+
+    ``fresh``: nothing of an earlier supervisor's was found, so that counts begin anew.
+    """
 
     def __init__(
         self,
@@ -50,6 +66,8 @@ class Upgrader:
         say: Callable[[str], None],
         pack: Callable[[], Baggage],
         baggage: Baggage | None,
+        *,
+        fresh: bool,
     ) -> None:
         self._plan = plan
         self._run_dir = Path(plan.run_dir)
@@ -63,6 +81,30 @@ class Upgrader:
         self._new_board = False
         self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
         self.step = Step.SETTLING if baggage else Step.IDLE
+        #: Since when all new children serve, and how often any was started again until then.
+        self._serves: tuple[float, int] | None = None
+        #: Why there is no way back from what is asked for; empty where there is one.
+        self._no_way_back = baggage.no_way_back if baggage else ""
+        self._journal = self._take_up(baggage, fresh=fresh)
+
+    def _take_up(self, baggage: Baggage | None, *, fresh: bool) -> Journal:
+        """Return the journal to go on with."""
+        if baggage is not None and baggage.journal:
+            return Journal.decode(baggage.journal)
+        try:
+            journal = Journal.read(self._run_dir)
+        except OSError as error:
+            self._say(f"{self._run_dir / upgrades.FILE}: {error.strerror}")
+            journal = Journal()
+        if fresh:
+            journal.counts.clear()
+        left = journal.under_way
+        if baggage is None and left is not None:
+            text = f"its supervisor was killed in the middle; version {VERSION} took over"
+            journal.add(dataclasses.replace(left, step=upgrades.FAILED, at=time.time(), text=text))
+        if journal.steps:
+            self._write(journal)
+        return journal
 
     # --- before the exec ----------------------------------------------------------------------
 
@@ -78,18 +120,25 @@ class Upgrader:
             request = Request(id=BY_HAND, program=program)
         if ending or self.step is not Step.IDLE:
             why = "the gateway is ending" if ending else "another upgrade is under way"
-            self._tell(request.id, upgrade.REFUSED, now, now, text=why)
+            self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
         self._forget_answers()
+        self._no_way_back = upgrade.no_way_back()
+        if self._no_way_back and request.require_way_back:
+            why = f"no way back: {self._no_way_back}"
+            self._tell(request, upgrade.REFUSED, now, now, text=why)
+            return
         try:
             self._trial = Trial(request.program, sorted({each[0] for each in self._held()}))
         except OSError as error:
             why = f"{request.program.python}: {error.strerror}"
-            self._tell(request.id, upgrade.REFUSED, now, now, text=why)
+            self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
         self._request, self._asked, self.step = request, now, Step.TRYING
         self._say(f"upgrade: trying {request.program.python}")
-        self._tell(request.id, upgrade.TRYING, now, now)
+        if self._no_way_back:
+            self._say(f"upgrade: no way back: {self._no_way_back}")
+        self._tell(request, upgrade.TRYING, now, now)
 
     def reaped(self, pid: int, exit_code: int, now: float) -> bool:
         """Note the trial's end, and become the new version; False: it is another process."""
@@ -110,23 +159,28 @@ class Upgrader:
     def _become(self, version: str, now: float) -> None:
         request = self._request
         assert request is not None
+        self._say(f"upgrade: {VERSION} becomes {version}")
+        self._tell(request, upgrade.REPLACING, self._asked, now, new=version)
         baggage = dataclasses.replace(
             self._pack(),
             id=request.id,
             began=self._asked,
             timeout=request.timeout,
+            hold=request.hold,
             old=VERSION,
             back=upgrade.own_program(self._plan.encode()),
+            uid=request.uid,
+            user=request.user,
+            no_way_back=self._no_way_back,
+            journal=self._journal.encode(),
         )
-        self._say(f"upgrade: {VERSION} becomes {version}")
-        self._tell(request.id, upgrade.REPLACING, self._asked, now, new=version)
         problem = become(request.program, baggage)
         self._refuse(f"{request.program.python}: {problem}", now)
 
     def _refuse(self, why: str, now: float) -> None:
         assert self._request is not None
         self._say(f"upgrade refused, all goes on as it was: {why}")
-        self._tell(self._request.id, upgrade.REFUSED, self._asked, now, text=why)
+        self._tell(self._request, upgrade.REFUSED, self._asked, now, text=why)
 
     def _held(self) -> list[tuple[str, int]]:
         packed = self._pack()
@@ -138,32 +192,63 @@ class Upgrader:
         """Note whether the board of the version before is the one in use."""
         self._new_board = not kept
 
-    def settle(self, now: float, *, serving: bool, deaths: int, old: int) -> None:
-        """Look whether the new children serve (``serving``), or will not: then go back.
+    def settle(self, now: float, *, serving: bool, deaths: int, restarts: int, old: int) -> None:
+        """Look whether the new children serve (``serving``) and stay, or will not: then go back.
 
-        ``deaths`` is the most early deaths of any of them, ``old`` the old workers still there.
+        ``deaths`` is the most early deaths of any of them, ``restarts`` how often any was started
+        again, ``old`` the old workers still there.
         """
         if self.step is Step.TRYING and self._trial is not None and now > self._trial.until:
             self._trial.give_up()
         if self.step is not Step.SETTLING or self._baggage is None:
             return
-        if serving:
+        if serving and self._serves is None:
+            self._serves = now, restarts
+        hold = 0.0 if self._baggage.back is None else self._baggage.hold
+        why = "" if self._baggage.back is None else self._failure(now, deaths, restarts)
+        if why:
+            self._go_back(why, now)
+        elif self._baggage.back is None and not serving and self._late(now, deaths):
+            self._settled(now, old, lacking=True)
+        elif serving and self._serves is not None and now - self._serves[0] >= hold:
             self._settled(now, old)
-        elif self._baggage.back is not None and (now > self._deadline or deaths >= EARLY_DEATHS):
-            late = f"not ready within {self._baggage.timeout:g} s"
-            self._go_back(late if now > self._deadline else "its children end right at start", now)
 
-    def _settled(self, now: float, old: int) -> None:
+    def _failure(self, now: float, deaths: int, restarts: int) -> str:
+        """Say why the new version does not do; empty where it may yet."""
+        assert self._baggage is not None
+        if self._serves is not None:
+            since, before = self._serves
+            if restarts == before:
+                return ""
+            return f"it served, and a process of it ended {now - since:.1f} s later"
+        if now > self._deadline:
+            return f"not ready within {self._baggage.timeout:g} s"
+        return "its children end right at start" if self._late(now, deaths) else ""
+
+    def _late(self, now: float, deaths: int) -> bool:
+        return now > self._deadline or deaths >= EARLY_DEATHS
+
+    def _settled(self, now: float, old: int, *, lacking: bool = False) -> None:
+        """Say that it is over. ``lacking``: back again, and control does not serve, as where the
+        file has what only the newer version knows.
+        """
         baggage = self._baggage
         assert baggage is not None
         self.step = Step.IDLE
         state = upgrade.ROLLED_BACK if baggage.why else upgrade.DONE
         text = baggage.why
         if baggage.why and baggage.old != VERSION:
-            text += f"; this is version {VERSION}, for {baggage.old} is no longer there"
+            # The version after it, with the plan before it: old workers have their seats again.
+            state = upgrade.FAILED
+            gone = baggage.no_way_back or f"{baggage.old} is no longer there"
+            text += f"; no way back: {gone}; workers of {baggage.old} serve on, kept by {VERSION}"
+        if lacking:
+            text += (
+                f"; not all of {VERSION} serves again: workers do, look into the log for control"
+            )
         self._say(f"upgrade: {state.replace('_', ' ')}, version {VERSION} serves {text}".rstrip())
         self._tell(
-            baggage.id,
+            baggage,
             state,
             baggage.began,
             now,
@@ -179,11 +264,14 @@ class Upgrader:
         assert baggage is not None
         assert baggage.back is not None
         why = f"version {VERSION} does not serve: {why}"
-        self._say(f"upgrade: {why}; going back to {baggage.old}")
+        if baggage.no_way_back:
+            self._say(f"upgrade: {why}; no way back: {baggage.no_way_back}; keeping old workers")
+        else:
+            self._say(f"upgrade: {why}; going back to {baggage.old}")
         problem = go_back(baggage, why, self._pack())
         self._say(f"no way back ({problem}): old workers serve on, new ones are tried on")
         text = f"{why}; no way back: {problem}; old workers serve on"
-        self._tell(baggage.id, upgrade.FAILED, baggage.began, now, text=text)
+        self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
         self.step = Step.IDLE
 
     def release(self) -> None:
@@ -200,26 +288,62 @@ class Upgrader:
         if self._trial is not None:
             self._trial.give_up()
         if self.step is not Step.IDLE and (request or baggage):
-            which = baggage.id if baggage is not None else request.id if request else BY_HAND
+            asker = baggage or request
+            assert asker is not None
             text = "the gateway was told to end"
-            self._tell(which, upgrade.FAILED, self._asked or now, now, text=text)
+            began = baggage.began if baggage is not None else self._asked
+            self._tell(asker, upgrade.FAILED, began, now, text=text)
         self.step = Step.IDLE
         self.release()
 
     # --- words --------------------------------------------------------------------------------
 
-    def _tell(self, request: str, state: str, asked: float, now: float, **more: object) -> None:
+    def _tell(
+        self,
+        asker: Request | Baggage,
+        state: str,
+        asked: float,
+        now: float,
+        **more: object,
+    ) -> None:
         answer = Answer(
-            id=request,
+            id=asker.id,
             state=state,
             seconds=round(now - asked, 3),
             workers=self._plan.workers,
+            way_back=not self._no_way_back,
+            no_way_back=self._no_way_back,
             **{"old": VERSION, **more},  # type: ignore[arg-type]  # its own fields, all of them
         )
+        self._note(asker, answer)
         try:
-            upgrade.write(upgrade.answer_file(self._run_dir, request), answer)
+            upgrade.write(upgrade.answer_file(self._run_dir, asker.id), answer)
         except OSError as error:
             self._say(f"the upgrade's answer cannot be written: {error}")
+
+    def _note(self, asker: Request | Baggage, answer: Answer) -> None:
+        """Put a step into the journal: before it is answered, so that who has it finds the step."""
+        self._journal.add(
+            upgrades.Step(
+                id=asker.id,
+                step=STEPS[answer.state],
+                at=time.time(),
+                old=answer.old,
+                new=answer.new,
+                uid=asker.uid,
+                user=asker.user,
+                text=answer.text,
+                seconds=answer.seconds,
+                way_back=answer.way_back,
+            )
+        )
+        self._write(self._journal)
+
+    def _write(self, journal: Journal) -> None:
+        try:
+            journal.write(self._run_dir)
+        except OSError as error:
+            self._say(f"what upgrades have come to cannot be written down: {error.strerror}")
 
     def _forget_answers(self) -> None:
         for path in self._run_dir.glob(upgrade.ANSWER_FILES):

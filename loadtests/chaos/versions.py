@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.supervisor.plan import package_root
 from gateway.version import VERSION
+from loadtests.processes import ToolError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: Newer than any that this one will ever be compared with.
 OTHER = "99.0.0"
+
+#: An upgrade on a machine with two busy cores takes some ten seconds.
+MOST_SECONDS = 120
 
 _VERSION = re.compile(r'^VERSION = "[^"]*"', re.MULTILINE)
 
@@ -37,12 +43,30 @@ class Version:
         paths = [str(self.root), *(each for each in others if each not in {"", package_root()})]
         return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
+    def take_over(self, config: Path, *options: str, cwd: Path | None = None) -> dict[str, Any]:
+        """Have the gateway of ``config`` become this version; return the verb's own answer.
+
+        Raises ToolError where it did not become it.
+        """
+        done = subprocess.run(
+            [*self.command, "upgrade", "--json", "--config", str(config), *options],
+            env=self.env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=MOST_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ToolError(f"no upgrade to {self.name}: {done.returncode}: {done.stderr[-1000:]}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
 
 def other_version(folder: Path, version: str = OTHER) -> Version:
     """Copy the package to ``folder`` as ``version``, compiled modules included.
 
-    ``subprocess.run([*made.command, "upgrade", "--config", …], env=made.env)`` goes there, and
-    ``this_version()``'s back.
+    ``take_over`` of it goes there, ``this_version().take_over`` back.
     """
     root = folder.resolve()
     left_out = shutil.ignore_patterns("__pycache__", "site")

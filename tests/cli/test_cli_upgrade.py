@@ -192,6 +192,45 @@ def test_without_a_file_the_running_gateways_is_read(
     assert "is not where the gateway runs" in result.stderr
 
 
+def test_ctrl_c_ends_the_command_and_says_that_the_upgrade_goes_on(
+    file: Path, owner: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = About(pid=owner.pid, version="0.0.9")
+    upgrade.write(file.parent / "run" / upgrade.ABOUT_FILE, about)
+
+    def interrupted(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.cli.upgrade.time.sleep", interrupted)
+    result = invoke(file)
+    assert result.exit_code == 130
+    assert "the upgrade goes on without this command" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_another_user_is_refused(file: Path, owner: subprocess.Popen[str]) -> None:
+    assert owner.pid
+    os.seteuid(65534)
+    try:
+        with pytest.raises(CannotError, match="Permission denied") as refused:
+            module.running(file.parent / "run")
+    finally:
+        os.seteuid(0)
+    assert refused.value.exit == 4
+
+
+def test_roots_request_is_the_owners_to_read_whatever_the_umask(file: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        upgrade.write(file.parent / "run" / upgrade.ABOUT_FILE, About(pid=1, version="1"))
+        with module.only_one(file.parent / "run"):
+            pass
+    finally:
+        os.umask(before)
+    for name in (upgrade.ABOUT_FILE, module.LOCK):
+        assert (file.parent / "run" / name).stat().st_mode & 0o777 == 0o644
+
+
 def test_wrong_usage(file: Path) -> None:
     file.write_text("version: 2")
     assert invoke(file).exit_code == 2

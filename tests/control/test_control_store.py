@@ -172,9 +172,13 @@ async def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version = 999")
     connection.close()
     store = await SqliteStore.open(path)
+    assert "its schema is version 999" in store.fallback
+    await store.save(state(), [])
+    assert not await store.mend()
+    assert await store.load() == state()
     await store.close()
-    (aside,) = tmp_path.glob("gateway.db.broken-*")
-    connection = sqlite3.connect(aside)
+    assert list(tmp_path.glob("gateway.db.*")) == []
+    connection = sqlite3.connect(path)
     assert connection.execute("PRAGMA user_version").fetchone() == (999,)
     connection.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,18 @@ def _unix_taken(start: Start) -> Iterator[None]:
         other.listen()
         yield
     assert path.exists(), "a stranger's socket was removed"
+
+
+@contextmanager
+def _newer_store(start: Start) -> Iterator[None]:
+    path = start.folder / "gateway.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE later (what TEXT)")
+        connection.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    yield
+    assert path.read_bytes() == before
+    assert [each.name for each in start.folder.glob("gateway.db*")] == ["gateway.db"]
 
 
 @contextmanager
@@ -251,6 +264,12 @@ CASES = (
     Case("same state", REFUSED, ("another gateway (process", "{folder}/run"), _running),
     Case("unwritable", REFUSED, ("state folder", "{folder}/state"), _unwritable),
     Case("file in the way", REFUSED, ("state folder", "{folder}/file"), _file_in_the_way),
+    Case(
+        "newer store",
+        REFUSED,
+        ("state store {folder}/gateway.db", "schema is version 99", "written by a newer one"),
+        _newer_store,
+    ),
     Case("library", REFUSED, ("orjson", "built for another Python"), _library_missing),
     Case(
         "certificate",

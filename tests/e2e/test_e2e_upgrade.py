@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.cli import upgrade as module
 from gateway.version import VERSION
+from loadtests.chaos.versions import other_version, this_version
 from loadtests.mixed.backend import Backend
 from loadtests.mixed.clients import Clients
 from tests.supervisor.supervised import copy_of_package
@@ -59,7 +61,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_to_another_version_and_back_loses_nothing(gateway: GatewayProcess, tmp_path: Path) -> None:
-    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    newer = other_version(tmp_path / "newer").root
     supervisor, first = gateway.pid, children_of(gateway.pid)
     clients = Clients(gateway.port)
     try:
@@ -75,9 +77,56 @@ def test_to_another_version_and_back_loses_nothing(gateway: GatewayProcess, tmp_
         clients.stop()
     print(f"seconds {there['seconds']} {back['seconds']}, {clients.done}, {clients.closes}")
     assert clients.lost == []
+    wait_until(lambda: len(audited(gateway)) == 6, lambda: f"audit rows: {audited(gateway)}")
+    by = f"uid {os.getuid()} ({module.who()})"
+    there_and_back = [(VERSION, "99.0.0"), ("99.0.0", VERSION)]
+    assert audited(gateway) == [
+        (by, f"upgrade.{step}", old, new if step != "asked" else "")
+        for old, new in there_and_back
+        for step in ("asked", "tried", "done")
+    ]
+    shown = gateway.api("GET", "/v1/status").body["upgrade"]
+    assert (shown["step"], shown["before"], shown["after"]) == ("done", "99.0.0", VERSION)
+    assert (shown["by"], shown["way_back"]) == (by, True)
+    assert 'gateway_upgrades_total{result="done"} 2.0' in str(gateway.api("GET", "/metrics").body)
     assert gateway.pid == supervisor
     assert gateway.process is not None
     assert gateway.process.popen.poll() is None
+    assert gateway.is_ready()
+
+
+def audited(gateway: GatewayProcess) -> list[tuple[str, str, str, str]]:
+    """Return what the audit log has of upgrades, oldest first."""
+    rows = gateway.api("GET", "/v1/audit").body["rows"]
+    return [
+        (row["actor"], row["action"], row["before"]["version"], row["after"]["version"])
+        for row in reversed(rows)
+        if row["action"].startswith("upgrade.")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_there_and_back_again_and_again_loses_nothing(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    versions = [other_version(tmp_path / "newer"), this_version()]
+    clients = Clients(gateway.port)
+    took: list[float] = []
+    try:
+        wait_until(lambda: clients.done["message"] > 5, "the clients to have begun")
+        for _ in range(3):
+            for version in versions:
+                told = version.take_over(gateway.path, "--hold", "0s", cwd=gateway.folder)
+                gateway._remember()
+                assert told["new"] == version.name
+                took.append(told["seconds"])
+        before = Counted(clients)
+        wait_until(lambda: before.grown(20), "requests after the upgrades")
+    finally:
+        clients.stop()
+    print(f"seconds {took}, {clients.done}, {clients.closes}")
+    assert clients.lost == []
     assert gateway.is_ready()
 
 
@@ -186,6 +235,43 @@ def test_a_release_goes_on_and_weights_breakers_and_counts_stay(tmp_path: Path) 
     assert service["weights"] == before["services"][0]["weights"]
     assert service["pools"][0]["endpoints"][0]["breaker"] == "forced_open"
     assert service["pools"][0]["generation"] == before["services"][0]["pools"][0]["generation"]
+
+
+def test_a_store_that_a_newer_version_brought_on_is_kept_for_it(
+    gateway: GatewayProcess, tmp_path: Path
+) -> None:
+    """It migrates, and goes back all the same: the older control has to do without."""
+    migrates = (
+        "    releaserows.MIGRATION,",
+        '    releaserows.MIGRATION,\n    "CREATE TABLE later (a);",',
+    )
+    sick = copy_of_package(
+        tmp_path / "sick",
+        "99.0.0",
+        **{
+            "control/database": migrates,
+            "worker/__main__": ("    spec = ", '    raise SystemExit("sick")\n    spec = '),
+        },
+    )
+    well = copy_of_package(tmp_path / "well", "99.0.1", **{"control/database": migrates})
+    assert gateway.set_weight(30).status == 200
+    rows = len(gateway.api("GET", "/v1/audit").body["rows"])
+    assert upgrade(gateway, sick).returncode == 6
+    wait_until(gateway.is_ready, "control to be back")
+    status = gateway.api("GET", "/v1/status").body
+    assert any("written by a newer one" in each for each in status["warnings"])
+    assert status["services"][0]["weights"]["candidate"] == 30
+    assert gateway.set_weight(40).status == 200
+    # Back again is refused before anything happens, and there is the newer one's store.
+    assert list(gateway.folder.glob("gateway.db.broken-*")) == []
+    assert answer(upgrade(gateway, well, "--json"))["state"] == "done"
+    wait_until(gateway.is_ready, "control to be back")
+    status = gateway.api("GET", "/v1/status").body
+    assert status["services"][0]["weights"]["candidate"] == 40
+    assert len(gateway.api("GET", "/v1/audit").body["rows"]) > rows
+    done = upgrade(gateway, ROOT)
+    assert done.returncode == 4
+    assert "it was written by a newer one" in done.stderr
 
 
 def test_what_a_reload_cannot_do_an_upgrade_to_itself_does(gateway: GatewayProcess) -> None:

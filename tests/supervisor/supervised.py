@@ -96,17 +96,24 @@ class Gateway:
         self.processes: list[subprocess.Popen[bytes]] = []
         #: Seconds that new workers of an upgrade get.
         self.patience = 15.0
+        #: Seconds that they have to stay.
+        self.hold = 0.0
         #: In place of the log file.
         self.stderr: int | None = None
         self.log = run_dir.parent / "stderr.log"
 
-    def start(self, **changes: Any) -> subprocess.Popen[bytes]:
+    def start(self, *, root: Path | None = None, **changes: Any) -> subprocess.Popen[bytes]:
         """Start a supervisor; the addresses of an earlier run no longer count."""
         self.plan = dataclasses.replace(self.plan, **changes)
+        program = upgrades.Program(
+            python=sys.executable,
+            root=str(root or plans.package_root()),
+            plan=self.plan.encode(),
+        )
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 plans.python("gateway.supervisor"),
-                env=plans.environment(plans.VARIABLE, self.plan.encode()),
+                env=program.environment(),
                 stderr=log if self.stderr is None else self.stderr,
             )
         self.processes.append(process)
@@ -125,7 +132,14 @@ class Gateway:
             self.slab_of(slot)
         return process
 
-    def ask(self, *, root: Path | None = None, python: str = "", **changes: Any) -> str:
+    def ask(
+        self,
+        *,
+        root: Path | None = None,
+        python: str = "",
+        require_way_back: bool = False,
+        **changes: Any,
+    ) -> str:
         """Ask for an upgrade, to another package or another plan; return the request's id."""
         self.plan = dataclasses.replace(self.plan, **changes)
         program = upgrades.Program(
@@ -133,7 +147,14 @@ class Gateway:
             root=str(root or plans.package_root()),
             plan=self.plan.encode(),
         )
-        request = upgrades.Request(id=os.urandom(8).hex(), program=program, timeout=self.patience)
+        request = upgrades.Request(
+            id=os.urandom(8).hex(),
+            program=program,
+            timeout=self.patience,
+            hold=self.hold,
+            user="somebody",
+            require_way_back=require_way_back,
+        )
         upgrades.write(self.run_dir / upgrades.REQUEST_FILE, request)
         self.processes[-1].send_signal(signal.SIGUSR2)
         return request.id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,9 +17,10 @@ import pytest
 from gateway.board import layout
 from gateway.board.board import Board
 from gateway.channel.handover import take_over
+from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
 from gateway.version import VERSION
-from tests.supervisor.supervised import Gateway, alive, copy_of_package, fake, say_to, until
+from tests.supervisor.supervised import FAKE, Gateway, alive, copy_of_package, fake, say_to, until
 
 
 def board_of(gateway: Gateway, slab: int = -1) -> Board:
@@ -214,7 +216,7 @@ def test_what_cannot_be_bound_after_the_trial_brings_the_version_before_back(
         tmp_path / "sour",
         "99.0.0",
         supervisor__supervisor=(
-            "        self._board = self._make_board(found)",
+            "        self._board = make_board(plan, found)",
             '        raise OSError("sour")',
         ),
     )
@@ -261,6 +263,205 @@ def test_workers_that_never_get_ready_leave_the_old_ones_serving(
     assert gateway.upgraded().state == upgrade.DONE
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(15) == 0
+
+
+@pytest.mark.parametrize("who", ["worker", "control"])
+def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving(
+    gateway: Gateway, tmp_path: Path, who: str
+) -> None:
+    supervisor = gateway.serving()
+    gateway.hold = 10.0
+    before = workers(gateway)
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+
+    def dies() -> None:
+        request = gateway.ask(root=newer)
+        until(lambda: len(gateway.events("start", "worker-1")) == 2, "new workers to start")
+        gateway.slab_of(0)
+        gateway.slab_of(1)
+        new = gateway.tell_control("who")["pid"] if who == "control" else gateway.worker_of(0)
+        threading.Event().wait(0.5)  # a turn of the supervisor's loop has seen all of them serve
+        os.kill(new, signal.SIGKILL)
+        answer = gateway.answered(request)
+        assert answer.state == upgrade.ROLLED_BACK
+        assert answer.text.startswith("version 99.0.0 does not serve: it served, and a process of")
+
+    under_load(gateway, dies)
+    assert supervisor.poll() is None
+    assert about(gateway).version == VERSION
+    assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
+    assert all(map(alive, before))
+
+
+def test_back_again_without_control_it_is_over_all_the_same(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """The file has what only the newer version knows, say: another upgrade has to be possible."""
+    broken = tmp_path / "broken"
+    program = tmp_path / "control.py"
+    program.write_text(
+        f"""
+import os, runpy, sys
+if os.path.exists({str(broken)!r}):
+    sys.exit(2)
+sys.argv[1] = "serve"
+runpy.run_path({str(FAKE)!r}, run_name="__main__")
+"""
+    )
+    control = (sys.executable, "-S", str(program), FAKE.name)
+    gateway.serving(workers=1, control_argv=control)
+    plan, worker = gateway.plan, gateway.worker_of(0)
+    gateway.patience = 4.0
+    broken.touch()
+    request = gateway.ask(worker_argv=fake("crash"), control_argv=fake("serve"))
+    answer = gateway.answered(request)
+    assert answer.state == upgrade.ROLLED_BACK
+    assert "not all of" in answer.text
+    assert alive(worker)
+    gateway.plan = plan
+    gateway.patience = 15.0
+    broken.unlink()
+    assert gateway.upgraded().state == upgrade.DONE
+
+
+def test_one_that_stays_is_done_after_the_hold(gateway: Gateway) -> None:
+    gateway.serving(workers=1)
+    gateway.hold = 1.5
+    old = gateway.worker_of(0)
+    answer = gateway.upgraded()
+    assert answer.state == upgrade.DONE
+    assert answer.seconds >= 1.5
+    until(lambda: not alive(old), "the old worker to end")
+
+
+def test_while_workers_and_control_are_being_replaced(gateway: Gateway) -> None:
+    """Whoever is dead when it is asked for is no reason not to do it."""
+    gateway.serving()
+    os.kill(gateway.worker_of(0), signal.SIGKILL)
+    os.kill(gateway.tell_control("who")["pid"], signal.SIGKILL)
+    answer = gateway.upgraded()
+    assert (answer.state, answer.board) == (upgrade.DONE, "kept")
+    for slot in range(2):
+        gateway.slab_of(slot)
+    assert gateway.tell_control("who")["pid"]
+
+
+def installed_over(folder: Path, version: str) -> Path:
+    """Put another version in the place of the one in ``folder``, as ``pip install -U`` does."""
+    shutil.rmtree(folder / "gateway")
+    return copy_of_package(folder, version)
+
+
+def test_installed_over_the_running_version_there_is_no_way_back_and_that_is_said(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    place = copy_of_package(tmp_path / "place", "98.0.0")
+    supervisor = gateway.serving(root=place)
+    before, plan = workers(gateway), gateway.plan
+    installed_over(place, "99.0.0")
+    gone = f"the files of 98.0.0 in {place}/gateway are 99.0.0's now"
+
+    refused = gateway.upgraded(root=place, require_way_back=True)
+    assert (refused.state, refused.text) == (upgrade.REFUSED, f"no way back: {gone}")
+
+    gateway.patience = 3.0
+
+    def fails() -> None:
+        request = gateway.ask(root=place, worker_argv=fake("crash"))
+        first = gateway.answered(request, *upgrade.STATES)
+        assert (first.way_back, first.no_way_back) == (False, gone)
+        answer = gateway.answered(request)
+        assert (answer.state, answer.way_back) == (upgrade.FAILED, False)
+        assert answer.text == (
+            "version 99.0.0 does not serve: its children end right at start; "
+            f"no way back: {gone}; workers of 98.0.0 serve on, kept by 99.0.0"
+        )
+
+    under_load(gateway, fails)
+    gateway.plan = plan
+    assert supervisor.poll() is None
+    # They hold their seats: nothing else is tried on, and one that dies is replaced.
+    assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
+    until(lambda: len(gateway.left_running()) == 3, "two workers and control to be left")
+    assert gateway.said().count("; keeping old workers") == 1
+    # From here on it is another one whose files are there.
+    answer = gateway.upgraded(root=place)
+    assert (answer.state, answer.old, answer.way_back) == (upgrade.DONE, "99.0.0", True)
+
+
+def test_installed_over_the_running_version_it_becomes_the_new_one(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    place = copy_of_package(tmp_path / "place", "98.0.0")
+    gateway.serving(root=place, workers=1)
+    installed_over(place, "99.0.0")
+    answer = gateway.upgraded(root=place)
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.DONE, "99.0.0", False)
+    shutil.rmtree(place)
+    answer = gateway.upgraded()
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.DONE, VERSION, False)
+    assert answer.no_way_back == f"the files of 99.0.0 in {place}/gateway are no longer there"
+
+
+def test_behind_a_link_that_leads_elsewhere_by_now_there_is_a_way_back(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    """As with ``current``, which is what a service manager starts."""
+    current = tmp_path / "current"
+    older = copy_of_package(tmp_path / "older", "98.0.0")
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    current.symlink_to(older)
+    gateway.serving(root=current, workers=1)
+    gateway.patience = 3.0
+    current.unlink()
+    current.symlink_to(newer)
+    plan = gateway.plan
+    answer = gateway.upgraded(root=current, worker_argv=fake("crash"))
+    assert (answer.state, answer.new, answer.way_back) == (upgrade.ROLLED_BACK, "98.0.0", True)
+    gateway.plan = plan
+    assert about(gateway).version == "98.0.0"
+
+
+def test_what_upgrades_come_to_is_written_down(gateway: Gateway, tmp_path: Path) -> None:
+    supervisor = gateway.serving(workers=1)
+    newer = copy_of_package(tmp_path / "newer", "99.0.0")
+    done = gateway.ask(root=newer)
+    gateway.answered(done)
+    refused = gateway.ask(python=str(tmp_path / "none"))
+    gateway.answered(refused)
+    journal = Journal.read(gateway.run_dir)
+    assert [(each.id, each.step, each.old, each.new) for each in journal.steps] == [
+        (done, "asked", VERSION, ""),
+        (done, "tried", VERSION, "99.0.0"),
+        (done, "done", VERSION, "99.0.0"),
+        (refused, "refused", "99.0.0", ""),
+    ]
+    assert {(each.uid, each.user) for each in journal.steps} == {(os.getuid(), "somebody")}
+    assert journal.counts == {"done": 1, "refused": 1, "rolled_back": 0, "failed": 0}
+
+    # Killed in the middle: whoever takes over says so, and counts go on.
+    gateway.patience = 10.0
+    plan = gateway.plan
+    lost = gateway.ask(worker_argv=fake("mute"))
+    gateway.answered(lost, upgrade.REPLACING)
+    supervisor.kill()
+    supervisor.wait()
+    gateway.plan = plan
+    gateway.serving()
+    journal = Journal.read(gateway.run_dir)
+    last = journal.last
+    assert last is not None
+    assert (last.id, last.step) == (lost, "failed")
+    assert last.text == f"its supervisor was killed in the middle; version {VERSION} took over"
+    assert (journal.counts["done"], journal.counts["failed"]) == (1, 1)
+
+    # Ended and begun anew, counts begin anew, too.
+    gateway.processes[-1].send_signal(signal.SIGTERM)
+    assert gateway.processes[-1].wait(15) == 0
+    gateway.serving()
+    journal = Journal.read(gateway.run_dir)
+    assert journal.last == last
+    assert not +journal.counts
 
 
 def test_a_board_of_another_layout_is_left_behind_and_said(

@@ -17,7 +17,7 @@ from loadtests.chaos.crowd import Came, Crowd, Town
 from loadtests.chaos.scenarios.deaths import all_gone
 from loadtests.chaos.stage import Gateway, Lacking, Pace, Stage, wait_for
 from loadtests.chaos.verdict import Check
-from loadtests.chaos.versions import Version, other_version, this_version
+from loadtests.chaos.versions import other_version, this_version
 from loadtests.processes import ToolError, start, wait_listening
 
 
@@ -27,6 +27,7 @@ def upgraded(stage: Stage, pace: Pace) -> list[Check]:
     town = Town.on(stage, drain_timeout="1s" if pace.short else "5s")
     gateway = town.gateway
     town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
+    hold = ("--hold", "0s") if pace.short else ()
     newer = other_version(stage.folder / "newer")
     assert gateway.child is not None
     supervisor = gateway.child.pid
@@ -35,7 +36,7 @@ def upgraded(stage: Stage, pace: Pace) -> list[Check]:
     for _ in range(many):
         for version in (newer, this_version()):
             old = set(gateway.pids("worker"))
-            answers.append(_upgrade(gateway, version))
+            answers.append(version.take_over(gateway.path, *hold, cwd=gateway.folder))
             wait_for(partial(all_gone, old), "the old workers end", 40)
     services = town.call("GET", "/v1/status")["services"]
     weight = next(each["weights"]["candidate"] for each in services if each["name"] == "web")
@@ -56,24 +57,6 @@ def upgraded(stage: Stage, pace: Pace) -> list[Check]:
         ),
         _in_order(came),
     ]
-
-
-def _upgrade(gateway: Gateway, version: Version) -> dict[str, object]:
-    """Run the verb of that version. Raises ToolError where it is refused."""
-    command = [*version.command, "upgrade", "--config", str(gateway.path), "--json"]
-    done = subprocess.run(
-        command,
-        env=dict(version.env),
-        cwd=gateway.folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    if done.returncode:
-        raise ToolError(f"the upgrade to {version.name}: {done.returncode} {done.stderr[-400:]}")
-    told: dict[str, object] = json.loads(done.stdout)
-    return told
 
 
 def _in_order(came: Came) -> Check:
