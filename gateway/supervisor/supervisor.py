@@ -29,6 +29,7 @@ from gateway.supervisor.upgrade import (
     About,
     Baggage,
     Carried,
+    namespace,
     write,
 )
 from gateway.supervisor.upgrading import Step, Upgrader
@@ -129,7 +130,9 @@ class Supervisor:
         self._manager = Manager(around.notifier, self._board.words, VERSION)
         try:
             self._sockets.publish(Path(plan.run_dir))
-            about = About(pid=os.getpid(), version=VERSION, config=plan.config)
+            about = About(
+                pid=os.getpid(), version=VERSION, config=plan.config, namespace=namespace()
+            )
             write(Path(plan.run_dir, ABOUT_FILE), about)
         except OSError as error:  # a full disk: it is for who looks, and nobody depends on it
             say(f"what runs here cannot be written down: {error.strerror}")
