@@ -14,7 +14,16 @@ import pytest
 from tests.support.gateway import GatewayProcess
 from tests.support.processes import PATIENCE, children_of, need
 
-UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+#: Whoever is not root needs to be it in a user namespace.
+ROOTLESS: Final = os.geteuid() != 0 or "GATEWAY_ROOTLESS" in os.environ
+UNSHARE: Final = (
+    "unshare",
+    *(("--user", "--map-root-user") if ROOTLESS else ()),
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+)
 
 
 def need_namespaces() -> None:
@@ -48,6 +57,7 @@ class Container(GatewayProcess):
     def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command among its processes (``docker exec``)."""
         enter = ["nsenter", f"--target={self.pid}", "--pid", "--mount", f"--wd={self.folder}"]
+        enter += ["--user", "--preserve-credentials"] * ROOTLESS
         return subprocess.run(
             [*enter, *command],
             env={**os.environ, **self.env}, capture_output=True, text=True,
