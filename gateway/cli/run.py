@@ -26,6 +26,10 @@ LIBRARIES: Final = (
 #: Where a container's share of the processors stands (cgroup v2).
 CPU_MAX: Final = Path("/sys/fs/cgroup/cpu.max")
 
+#: A container's first process. The kernel drops what it does not handle, so a SIGTERM that comes
+#: while the file is read would be without effect: it has to wait for the supervisor.
+FIRST: Final = 1
+
 
 @click.command("run")
 @click.option(
@@ -44,6 +48,10 @@ def command(ctx: click.Context, file: Path) -> None:
     is in use, the state folder cannot be written, its store is a newer version's, or another
     gateway runs on it.
     """
+    if os.getpid() == FIRST:
+        from gateway.supervisor.signals import hold
+
+        hold()
     if missing := unusable_libraries():
         click.echo(f"gateway: {missing}", err=True)
         ctx.exit(Exit.REFUSED)

@@ -210,6 +210,7 @@ def read(file: Path) -> Config:
 
 def running(run_dir: Path) -> About:
     """Return who runs on that run folder. Raises CannotError."""
+    _refuse_elsewhere(run_dir)
     pid = owner(run_dir / "lock")
     if not pid:
         raise CannotError(f"no gateway runs here: nobody holds {run_dir}/lock", Exit.UNREACHABLE)
@@ -225,6 +226,18 @@ def running(run_dir: Path) -> About:
             Exit.REFUSED,
         )
     return about
+
+
+def _refuse_elsewhere(run_dir: Path) -> None:
+    """Raise CannotError where the gateway's number is none of ours: it is a stranger's here."""
+    with contextlib.suppress(UpgradeError):
+        about = upgrade.read_about(run_dir)
+        if about is not None and about.namespace not in {"", upgrade.namespace()}:
+            raise CannotError(
+                f"the gateway on {run_dir} runs in another container (its process {about.pid}), "
+                "or did when it was killed: run `gateway upgrade` there",
+                Exit.REFUSED,
+            )
 
 
 def owner(lock: Path) -> int:

@@ -31,8 +31,10 @@ class OwnerLock:
         except BlockingIOError:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
+            # Our own number is another's only where numbers are counted anew: mostly 1.
+            where = " of another container" if holder == str(os.getpid()) else ""
             raise HeldError(
-                f"another gateway (process {holder}) runs on this state: {path.parent}"
+                f"another gateway (process {holder}{where}) runs on this state: {path.parent}"
             ) from None
         # A full disk costs the next one to be refused our number, nothing else.
         with contextlib.suppress(OSError):

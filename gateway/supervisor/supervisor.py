@@ -27,6 +27,7 @@ from gateway.supervisor.upgrade import (
     ABOUT_FILE,
     REQUEST_FILE,
     About,
+    namespace,
     write,
 )
 from gateway.supervisor.upgrading import Step, Upgrader
@@ -113,7 +114,9 @@ class Supervisor:
         self._manager = Manager(around.notifier, self._board.words, VERSION)
         try:
             self._sockets.publish(Path(plan.run_dir))
-            about = About(pid=os.getpid(), version=VERSION, config=plan.config)
+            about = About(
+                pid=os.getpid(), version=VERSION, config=plan.config, namespace=namespace()
+            )
             write(Path(plan.run_dir, ABOUT_FILE), about)
         except OSError as error:  # a full disk: it is for who looks, and nobody depends on it
             say(f"what runs here cannot be written down: {error.strerror}")

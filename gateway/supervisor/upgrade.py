@@ -106,12 +106,24 @@ def no_way_back() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What a supervisor says of itself for ``gateway upgrade``."""
+    """What a supervisor says of itself for ``gateway upgrade``.
+
+    ``pid`` is its number among the processes of ``namespace``, which is empty where nobody knows.
+    """
 
     pid: int
     version: str
     config: str = ""
+    namespace: str = ""
     format: int = FORMAT
+
+
+def namespace() -> str:
+    """Name what this process's number is one of: a container has numbers of its own (Linux)."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

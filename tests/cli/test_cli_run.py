@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import run as run_module
+from gateway.supervisor import signals
 from gateway.supervisor.plan import VARIABLE, Plan
 
 CONFIG = """
@@ -73,6 +75,20 @@ def test_it_becomes_the_supervisor_with_the_configurations_plan(file: Path, tmp_
         drain_timeout=45.0,
     )
     assert stat.S_IMODE((tmp_path / "state" / "run").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(("first", "held"), [(os.getpid(), True), (os.getpid() + 1, False)])
+def test_a_containers_first_process_has_signals_wait(
+    file: Path, monkeypatch: pytest.MonkeyPatch, first: int, *, held: bool
+) -> None:
+    """The kernel would drop them; anybody else is ended by them at once, as is usual."""
+    monkeypatch.setattr(run_module, "FIRST", first)
+    try:
+        planned(file)
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert (signal.SIGTERM in waiting) is held
+    finally:
+        signals.let_come()
 
 
 def test_a_relative_file_and_state_are_made_absolute(file: Path, tmp_path: Path) -> None:

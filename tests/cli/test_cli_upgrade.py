@@ -112,6 +112,20 @@ def test_one_from_before_there_were_upgrades_gets_no_signal(
     assert owner.stdout.read() == ""
 
 
+def test_one_in_another_container_gets_no_signal(file: Path, owner: subprocess.Popen[str]) -> None:
+    """Its number is a stranger's among our processes."""
+    about = About(pid=owner.pid, version="0.0.9", namespace="pid:[1]")
+    upgrade.write(file.parent / "run" / upgrade.ABOUT_FILE, about)
+    result = invoke(file)
+    assert result.exit_code == 4
+    assert f"runs in another container (its process {owner.pid})" in result.stderr
+    owner.send_signal(signal.SIGUSR2)
+    assert owner.stdout is not None
+    assert owner.stdout.readline() == "asked\n"
+    owner.kill()
+    assert owner.stdout.read() == ""
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "said"),
     [

@@ -72,7 +72,11 @@ def test_tasks_are_made_in_one_place_a_process() -> None:
 
 
 def scripts() -> list[Path]:
-    return [ROOT / ".ci" / "run", *sorted((ROOT / "requirements").glob("*.sh"))]
+    folders = (ROOT / "requirements", ROOT / "tests" / "support")
+    return [
+        ROOT / ".ci" / "run",
+        *(each for folder in folders for each in sorted(folder.glob("*.sh"))),
+    ]
 
 
 @pytest.mark.parametrize("script", scripts(), ids=relative)

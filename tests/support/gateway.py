@@ -85,6 +85,9 @@ class GatewayProcess:
     ``config`` is a whole configuration text, or made by ``for_services``.
     """
 
+    #: What the command is run by.
+    prefix: Sequence[str] = ()
+
     def __init__(
         self,
         config: str,
@@ -166,7 +169,8 @@ class GatewayProcess:
 
     def start(self) -> None:
         """Start it and wait until it is ready: every worker on the current snapshot."""
-        command: list[str | Path] = [sys.executable, "-m", "gateway", "run", "--config", self.path]
+        command: list[str | Path] = [*self.prefix, sys.executable, "-m", "gateway"]
+        command += ["run", "--config", self.path]
         self.process = process = start("gateway", command, self.folder, self.env)
 
         def ready() -> bool | None:
