@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -218,13 +219,16 @@ def test_children_are_out_of_the_terminals_reach(gateway: Gateway) -> None:
 
 def test_children_inherit_their_sockets_and_nothing_else(gateway: Gateway) -> None:
     gateway.serving(workers=2)
-    names = [
-        str(entry.readlink())
-        for entry in Path(f"/proc/{gateway.worker_of(0)}/fd").iterdir()
-        if int(entry.name) > 2
-    ]
-    assert sum(name.startswith("socket:") for name in names) == 2  # its listener, its own socket
-    assert not any("lock" in name for name in names)
+
+    def names() -> list[str]:
+        entries = Path(f"/proc/{gateway.worker_of(0)}/fd").iterdir()
+        with contextlib.suppress(FileNotFoundError):  # the answer to who just asked is closed
+            return [str(entry.readlink()) for entry in entries if int(entry.name) > 2]
+        return []
+
+    # Its listener and its own socket.
+    until(lambda: sum(name.startswith("socket:") for name in names()) == 2, "two sockets")
+    assert not any("lock" in name for name in names())
     environ = Path(f"/proc/{gateway.worker_of(0)}/environ").read_bytes()
     assert b"GATEWAY_CHILD=" in environ
     assert b"GATEWAY_PLAN=" not in environ
