@@ -79,8 +79,9 @@ def gateway_workers(child: Child) -> list[int]:
             continue
         for entry in environment:
             if entry.startswith(b"GATEWAY_CHILD="):
-                role = json.loads(entry.partition(b"=")[2]).get("role")
-                found += [pid] if role == "worker" else []
+                told = json.loads(entry.partition(b"=")[2])
+                serves = told.get("role") == "worker" and told.get("slot", -1) >= 0
+                found += [pid] if serves else []  # the spare has no slot
     return found
 
 

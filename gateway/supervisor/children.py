@@ -9,12 +9,15 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from gateway.channel import childspec
 from gateway.channel.childspec import ChildSpec
 from gateway.supervisor import notify
 from gateway.supervisor.plan import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Phase(Enum):
@@ -75,16 +78,20 @@ class Process(Protocol):
 class Started:
     """A child of our own. It is reaped by the supervisor's loop, which tells its status."""
 
-    def __init__(self, spec: ChildSpec, argv: tuple[str, ...]) -> None:
+    def __init__(
+        self, spec: ChildSpec, argv: tuple[str, ...], more: Mapping[str, int] | None = None
+    ) -> None:
         """Start it by exec, in a session of its own. Raises OSError where that fails.
 
         A terminal's Ctrl-C and hang-up reach the supervisor alone; the child outlives it.
+        ``more`` are further descriptors, by the variables that name them.
         """
+        more = more or {}
         fds = {spec.board, spec.channel, *spec.admin, *(fd for _, fd in spec.sockets)} - {-1}
         self._popen = subprocess.Popen(
             argv,
-            env=_environment(spec),
-            pass_fds=sorted(fds),
+            env=_environment(spec) | {name: str(fd) for name, fd in more.items()},
+            pass_fds=sorted({*fds, *more.values()}),
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
@@ -161,6 +168,8 @@ class Child:
     started: float
     phase: Phase = Phase.STARTING
     was_ready: bool = False
+    #: Seconds until its first heartbeat must have come; 0: as the plan says for all.
+    start_limit: float = 0.0
     #: When a stopping child is killed.
     kill_at: float = 0.0
 

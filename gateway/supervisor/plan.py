@@ -67,7 +67,8 @@ class Plan:
     child gets beyond ``drain_timeout`` before it is killed. A worker silent for
     ``worker_silence`` (control: ``control_silence``), or not beating ``start_limit`` after its
     start, is replaced. ``shutdown_delay`` is how long an end is announced before workers stop
-    accepting. The argument lists are for tests; empty means our own modules.
+    accepting. ``spare`` keeps one more worker loaded, for whichever place becomes free. The
+    argument lists are for tests; empty means our own modules.
     """
 
     listen: tuple[str, ...]
@@ -82,6 +83,7 @@ class Plan:
     worker_silence: float = 1.25
     control_silence: float = 5.0
     start_limit: float = 30.0
+    spare: bool = True
     worker_argv: tuple[str, ...] = ()
     control_argv: tuple[str, ...] = ()
 

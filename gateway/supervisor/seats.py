@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.board.board import Board
     from gateway.supervisor.plan import Plan
     from gateway.supervisor.sockets import Sockets
+    from gateway.supervisor.spare import Spare
 
 #: Where workers connect (``ChildSpec.control_socket``).
 CONTROL_CHANNEL: Final = "control.sock"
@@ -45,8 +46,9 @@ class Seat:
 class Starter:
     """Starts children with what they inherit, and says so on the board."""
 
-    def __init__(self, plan: Plan, board: Board, sockets: Sockets) -> None:
+    def __init__(self, plan: Plan, board: Board, sockets: Sockets, spare: Spare) -> None:
         """Binds ``control.sock``. Raises OSError."""
+        self._spare = spare
         self._plan = plan
         self._board = board
         self._sockets = sockets
@@ -67,7 +69,9 @@ class Starter:
             words[layout.H_CONTROL_STARTED] = started_ns
         else:
             self._board.claim(seat.slab, seat.slot, started_ns)
-        process = Started(self._spec(seat), self._plan.argv(seat.role))
+        spec = self._spec(seat)
+        taken = self._spare.take(spec) if seat.role == "worker" else None
+        process = taken.process if taken else Started(spec, self._plan.argv(seat.role))
         if seat.role == "control":
             words[layout.H_CONTROL_PID] = process.pid
         else:
@@ -78,6 +82,7 @@ class Starter:
             slab=seat.slab,
             process=process,
             started=started_ns * NANOSECOND,
+            start_limit=taken.start_limit if taken else 0.0,
         )
         return child, process
 

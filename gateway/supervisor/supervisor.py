@@ -17,6 +17,7 @@ from gateway.supervisor.inherit import adopt, make_board, pack, worker_seats
 from gateway.supervisor.manager import Manager
 from gateway.supervisor.seats import CONTROL_CHANNEL, NANOSECOND, SNAPSHOTS, Seat, Starter
 from gateway.supervisor.sockets import ADDRESSES_FILE, Sockets
+from gateway.supervisor.spare import Spare
 from gateway.supervisor.takeover import (
     CONTROL_SOCKET,
     WORKER_SOCKETS,
@@ -103,7 +104,8 @@ class Supervisor:
         self._watch_adopted()
         if not self._adopted:
             _remove(Path(plan.run_dir), SNAPSHOTS)  # of no run that is still there
-        self._starter = Starter(plan, self._board, self._sockets)
+        self._spare = Spare(plan, say)
+        self._starter = Starter(plan, self._board, self._sockets, self._spare)
         self._control = Seat(role="control")
         self._seats = [
             self._control,
@@ -148,6 +150,7 @@ class Supervisor:
             self._fill_seats(now)
             self._retire_old(now)
             self._pass_reload()
+        self._spare.turn(now, calm=self._calm())
         self._manager.turn(now, serving=self._all_serve(), workers=self._plan.workers)
         if self._ending.stage is not Stage.RUNNING:
             self._ending.further(now)
@@ -203,7 +206,7 @@ class Supervisor:
                 child, process = self._own.pop(pid)
                 process.reaped(exit_code)
                 self._ended(child, exit_in_words(exit_code), now)
-            else:
+            elif not self._spare.reaped(pid, exit_code, now):
                 self._upgrader.reaped(pid, exit_code, now)
         for child in [each for each in self._adopted if each.process.ended()]:
             self._ended(child, "ended", now)
@@ -261,6 +264,11 @@ class Supervisor:
         seated = (seat.child for seat in self._seats)
         return all(child is not None and child.phase is Phase.SERVING for child in seated)
 
+    def _calm(self) -> bool:
+        """Tell whether nothing is under way but serving: then a spare may be started."""
+        idle = self._ending.stage is Stage.RUNNING and self._upgrader.step is Step.IDLE
+        return idle and self._all_serve()
+
     # --- the watch ----------------------------------------------------------------------------
 
     def _check(self, now: float) -> None:
@@ -287,7 +295,7 @@ class Supervisor:
         else:
             return False  # it counts on a board that this version cannot read
         if beat <= child.started:
-            beat, limit = child.started, self._plan.start_limit
+            beat, limit = child.started, child.start_limit or self._plan.start_limit
         return self._watchdog.silent(now, beat, limit)
 
     def _state_word(self, child: Child) -> int:
@@ -309,6 +317,7 @@ class Supervisor:
 
     def _close_public(self) -> None:
         """Fill no seat and accept nothing from now on."""
+        self._spare.end()
         for seat in self._seats:
             seat.start_at = None
         self._sockets.close_public()

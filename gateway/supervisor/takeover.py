@@ -210,7 +210,9 @@ def _take_strays(inheritance: Inheritance, plan: Plan, say: Callable[[str], None
         if spec.role == "control":
             _adopt_control(inheritance, pid)
         elif pid not in known:
-            say(f"worker {spec.slot} (process {pid}) of an earlier run does not answer")
+            # A spare was told its place after its start: its environment does not name it.
+            which = "spare worker" if spec.slot < 0 else f"worker {spec.slot}"
+            say(f"{which} (process {pid}) of an earlier run does not answer")
             with contextlib.suppress(ProcessLookupError):
                 slab = spec.slab if _holds(inheritance.board, spec.slab, pid) else -1
                 old = OldWorker(slot=spec.slot, slab=slab, process=Adopted(pid), number=spec.slab)

@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 
-from gateway.channel.childspec import ChildSpec
+from gateway.channel import spare
 from gateway.worker.app import Worker
 
 
@@ -25,13 +25,16 @@ def main() -> int:
         format="%(asctime)s worker[%(process)d] %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    spec = ChildSpec.inherited()
+    factory = _loop_factory()
     # What is there now stays: the collector need not look at it again. A request leaves no cycles
     # behind, so that it need not run often either; each run holds the loop.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    spec = spare.inherited()
+    if spec is None:
+        return 0  # it was a spare, and is not needed
+    with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(Worker(spec).run())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gateway import GatewayProcess
-from tests.support.processes import alive, children_of, wait_until
+from tests.support.processes import alive, wait_until
 from tests.support.upstream import Upstream, always
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
@@ -48,11 +48,9 @@ def memory_limit(pid: int, octets: int) -> Iterator[None]:
 
 
 def _workers(gateway: GatewayProcess) -> list[int]:
-    return [
-        pid
-        for pid in children_of(gateway.pid)
-        if b"gateway.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    """Return those that serve; the spare is none of them."""
+    rows = gateway.api("GET", "/v1/status").body["processes"]
+    return [row["pid"] for row in rows if (row["role"], row["state"]) == ("worker", "ready")]
 
 
 def test_a_worker_killed_for_want_of_memory_is_replaced(tmp_path: Path) -> None:
@@ -76,7 +74,8 @@ def test_a_worker_killed_for_want_of_memory_is_replaced(tmp_path: Path) -> None:
             stack.close()
 
             def again() -> bool | None:
-                return (len(_workers(gateway)) == 2 and gateway.is_ready()) or None
+                found = _workers(gateway)
+                return (len(found) == 2 and first not in found and gateway.is_ready()) or None
 
             wait_until(again, lambda: f"another worker:\n{gateway.said()[-2000:]}")
             assert "ended by SIGKILL" in gateway.said()

@@ -113,7 +113,7 @@ def test_what_an_old_worker_holds_is_served_to_its_end(gateway: Gateway) -> None
     holder = say_to(held, "hold")["pid"]
     answer = gateway.upgraded()
     assert (answer.state, answer.draining) == (upgrade.DONE, 1)
-    assert gateway.tell("who")["pid"] != holder
+    until(lambda: gateway.tell("who")["pid"] != holder, "the old one to stop accepting")
     assert alive(holder)
     # Another one meanwhile: the one that drains goes on draining.
     assert gateway.upgraded().draining == 2

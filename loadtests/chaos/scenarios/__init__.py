@@ -17,6 +17,7 @@ from loadtests.chaos.scenarios import (
     outage,
     planes,
     replacing,
+    workers,
 )
 from loadtests.chaos.stage import Pace, Stage
 from loadtests.chaos.verdict import Check
@@ -37,7 +38,9 @@ SCENARIOS: dict[str, Scenario] = {
     "reload-while-open": planes.reload_while_open,
     "clock-jumps": clock.clock_jumps,
     "clock-jumps-hour": clock.clock_jumps_hour,
-    "worker-hung": machine.worker_hung,
+    "worker-hung": workers.worker_hung,
+    "worker-blocked": workers.worker_blocked,
+    "worker-killed": workers.worker_killed,
     "names-gone": names.names_gone,
     "slow-network": machine.slow_network,
     "slow-readers": machine.slow_readers,

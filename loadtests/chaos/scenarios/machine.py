@@ -1,11 +1,9 @@
-"""Faults of the machine itself: a worker that hangs, a bad network, memory that readers pin."""
+"""Faults around the machine: a bad network, memory that readers pin."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import sys
 import time
@@ -14,100 +12,10 @@ from pathlib import Path
 
 from gateway.demo.ports import free_ports
 from loadtests.chaos.relay import Order as Relay
-from loadtests.chaos.stage import (
-    ROOT,
-    Gateway,
-    Pace,
-    Stage,
-    sleep_until,
-    wait_for,
-)
-from loadtests.chaos.verdict import Check, bad, between, no_failure, p99_ms, said
+from loadtests.chaos.scenarios.workers import ready
+from loadtests.chaos.stage import ROOT, Gateway, Pace, Stage, wait_for
+from loadtests.chaos.verdict import Check, no_failure, p99_ms
 from loadtests.processes import start, wait_listening
-
-#: Seconds within which a worker that hangs is found and another serves in its place.
-REPLACED = 2.0
-#: What a busy machine may take more to start a process: the suite's, that runs much beside.
-BUSY = 1.0
-
-
-def ready(gateway: Gateway) -> set[int]:
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        rows = gateway.api("GET", "/v1/status").json["processes"]
-        return {
-            int(row["pid"]) for row in rows if row["role"] == "worker" and row["state"] == "ready"
-        }
-    return set()
-
-
-def worker_hung(stage: Stage, pace: Pace) -> list[Check]:
-    """Stop one of two workers (SIGSTOP) under load: it is found by its heartbeat and replaced."""
-    (backend,) = stage.backends("a", delay=0.1)  # so that there are connections, and to both
-    gateway = stage.gateway({"web": ([backend], {})})
-    seconds = max(pace.seconds, 6.0)
-    load = stage.load(gateway, "/web/{n}", pace.rate, seconds)
-    sleep_until(load.at(0.3))
-    before = ready(gateway)
-    hung = max(before, key=lambda pid: _connections(pid, gateway.port))
-    os.kill(hung, signal.SIGSTOP)
-    stopped = time.monotonic()
-    in_hands = _connections(hung, gateway.port)
-
-    def found() -> float | None:
-        return None if _alive(hung) else time.monotonic()
-
-    def replaced() -> float | None:
-        now = ready(gateway)
-        return time.monotonic() if hung not in now and len(now) == len(before) else None
-
-    killed = wait_for(found, "it is killed", 10) - stopped
-    took = wait_for(replaced, "another worker", 10) - stopped
-    bar = REPLACED + (BUSY if pace.short else 0.0)
-    rows = load.rows()
-    failed = bad(rows)
-    after = between(rows, stopped + bar + 0.5, rows[-1].due + 1)
-    longest = max((row.seconds for row in rows), default=0.0)
-    return [
-        Check(
-            f"replaced within {bar:g} s",
-            f"{took:.2f} s, of these {killed:.2f} s until it was found and killed",
-            took <= bar,
-        ),
-        Check(
-            "lost: only what it held",
-            f"{len(failed)} of {len(rows)} failed ({said(failed)}); it held {in_hands} connections",
-            in_hands > 0 and len(failed) <= in_hands,
-        ),
-        Check(
-            "nobody waits longer than that",
-            f"the longest took {longest:.2f} s",
-            longest <= bar + 0.5,
-        ),
-        no_failure(after),
-    ]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def _connections(pid: int, port: int) -> int:
-    """Return how many established connections a process has on a local port (Linux)."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == port and fields[3] == "01":
-            inodes.add(f"socket:[{fields[9]}]")
-    found = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found += str(entry.readlink()) in inodes
-    return found
-
 
 # --- a bad network --------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from loadtests.chaos.scenarios.machine import ready
+from loadtests.chaos.scenarios.workers import ready
 from loadtests.chaos.stage import Backend, Gateway, Lacking, Pace, Stage, kill, wait_for
 from loadtests.chaos.verdict import Check, no_failure
 

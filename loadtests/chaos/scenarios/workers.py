@@ -1,0 +1,239 @@
+"""One of two workers stops, is kept busy for ever, or is killed: another takes its place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from loadtests.chaos.load import Row
+from loadtests.chaos.stage import (
+    ROOT,
+    Backend,
+    Gateway,
+    Loading,
+    Pace,
+    Stage,
+    kill,
+    sleep_until,
+    wait_for,
+)
+from loadtests.chaos.verdict import Check, bad, between, no_failure, said
+
+#: Seconds within which a worker that hangs is found and another serves in its place, and within
+#: which another serves in the place of one that was killed.
+REPLACED_HUNG, REPLACED_KILLED = 2.0, 1.0
+#: Requests a second, in the whole form.
+RATE = 500.0
+#: Loaded by every interpreter that finds it: the signal has a worker compute for ever, in the
+#: thread of its loop.
+BLOCKER = """
+import signal, sys
+
+def block(*_):
+    while True:
+        pass
+
+if "gateway.worker" in sys.orig_argv:
+    signal.signal(signal.SIGUSR1, block)
+"""
+
+
+def ready(gateway: Gateway) -> set[int]:
+    """Return the workers that serve; none where control does not answer."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        rows = gateway.api("GET", "/v1/status").json["processes"]
+        return {
+            int(row["pid"]) for row in rows if row["role"] == "worker" and row["state"] == "ready"
+        }
+    return set()
+
+
+def worker_hung(stage: Stage, pace: Pace) -> list[Check]:
+    """Stop one of two workers (SIGSTOP) under load: it is found by its heartbeat and replaced."""
+    (backend,) = stage.backends("a", delay=0.1)  # so that there are connections, and to both
+    gateway = stage.gateway({"web": ([backend], {})})
+    return _hangs(stage, pace, gateway, signal.SIGSTOP)
+
+
+def worker_blocked(stage: Stage, pace: Pace) -> list[Check]:
+    """Have one of two workers compute for ever: its loop does not turn, its process runs."""
+    stage.file("sitecustomize.py", BLOCKER)
+    (backend,) = stage.backends("a", delay=0.1)
+    path = f"{stage.folder}{os.pathsep}{ROOT}"
+    gateway = stage.gateway({"web": ([backend], {})}, env={"PYTHONPATH": path})
+    return _hangs(stage, pace, gateway, signal.SIGUSR1)
+
+
+def _hangs(stage: Stage, pace: Pace, gateway: Gateway, how: signal.Signals) -> list[Check]:
+    load = _loaded(stage, pace, gateway)
+    before = ready(gateway)
+    hung = max(before, key=lambda pid: _connections(pid, gateway.port))
+    os.kill(hung, how)
+    stopped = time.monotonic()
+    time.sleep(0.1)  # by then it accepts nobody any more
+    in_hands = _connections(hung, gateway.port)
+    killed = wait_for(_gone(hung), "it is killed", 10) - stopped
+    new, took = _replaced(gateway, before, hung, stopped)
+    serves = _serves(gateway, new)
+    rows = load.rows()
+    return [
+        Check(
+            f"replaced within {REPLACED_HUNG:g} s",
+            f"{took:.2f} s, of these {killed:.2f} s until it was found and killed",
+            took <= REPLACED_HUNG and serves,
+        ),
+        *_little_lost(rows, in_hands, stopped, REPLACED_HUNG),
+    ]
+
+
+def worker_killed(stage: Stage, pace: Pace) -> list[Check]:
+    """Kill one of two workers with -9: another serves at once, and nothing is forgotten."""
+    blue, green, broken, down = stage.backends("blue", "green", "broken", "down", delay=0.02)
+    seldom = {"interval": "1h", "interval_down": "1h"}
+    services: dict[str, tuple[list[Backend], dict[str, Any]]] = {
+        "web": ([blue], {"green": {"endpoints": [green.url]}}),
+        "broken": (
+            [broken],
+            {"breaker": {"failures": 5, "reset_after": "60s"}, "health": seldom, "retries": 0},
+        ),
+        "down": ([down], {"health": {"interval": "250ms", "interval_down": "1h"}}),
+    }
+    gateway = stage.gateway(services)
+    _break(gateway, broken, down)
+    known = _known(gateway)
+    load = _loaded(stage, pace, gateway)
+    before = ready(gateway)
+    victim = max(before, key=lambda pid: _connections(pid, gateway.port))
+    in_hands = _connections(victim, gateway.port)
+    killed = kill(victim)
+    new, took = _replaced(gateway, before, victim, killed)
+    serves = _serves(gateway, new)
+    asked = len(broken.order().requests)
+    refused = [gateway.ask(f"/broken/{n}").fields.get("x-gateway-error") for n in range(20)]
+    reached = len(broken.order().requests) - asked
+    rows = load.rows()
+    others = sorted({row.backend for row in rows if row.good} - {"green"})
+    return [
+        Check(
+            f"replaced within {REPLACED_KILLED:g} s",
+            f"{took:.2f} s",
+            took <= REPLACED_KILLED and serves,
+        ),
+        *_little_lost(rows, in_hands, killed, REPLACED_KILLED),
+        Check(
+            "breaker: open before, open after",
+            f"{refused.count('breaker-open')} of {len(refused)} refused, {reached} reached it",
+            refused.count("breaker-open") == len(refused) and not reached,
+        ),
+        Check("health and breakers as before", f"{_known(gateway)}", _known(gateway) == known),
+        Check("weight 100 as before", f"other than green answered: {others}", not others),
+    ]
+
+
+def _break(gateway: Gateway, broken: Backend, down: Backend) -> None:
+    """Move all to green, open a breaker, kill an endpoint and let the probes find it."""
+    moved = gateway.api("PUT", "/v1/traffic", {"candidate": 100, "services": ["web"]})
+    assert moved.status == 200, moved.body
+    broken.order(errors=1.0)
+    wait_for(
+        lambda: gateway.ask("/broken/0").fields.get("x-gateway-error") == "breaker-open",
+        "the breaker opens",
+    )
+    down.kill()
+    wait_for(lambda: gateway.health()[down.url] == "down", "it is down")
+
+
+def _known(gateway: Gateway) -> dict[str, tuple[str, str]]:
+    """Return what is known of each endpoint: its health and its breaker's state."""
+    found = {}
+    for each in gateway.endpoints():
+        breaker = each.get("breaker")
+        state = breaker.get("state") if isinstance(breaker, dict) else breaker
+        found[str(each["id"])] = (str(each["health"]), str(state))
+    return found
+
+
+# --- what they share ------------------------------------------------------------------------------
+
+
+def _loaded(stage: Stage, pace: Pace, gateway: Gateway) -> Loading:
+    """Begin the load, and wait until a good deal of it is under way."""
+    rate = pace.rate if pace.short else RATE
+    load = stage.load(gateway, "/web/{n}", rate, max(pace.seconds, 6.0))
+    sleep_until(load.at(0.3))
+    return load
+
+
+def _gone(pid: int) -> Callable[[], float | None]:
+    return lambda: None if _alive(pid) else time.monotonic()
+
+
+def _replaced(gateway: Gateway, before: set[int], old: int, since: float) -> tuple[int, float]:
+    """Wait until as many serve as before; return who is new and how long that took."""
+
+    def there() -> tuple[int, float] | None:
+        now = ready(gateway)
+        new = now - before
+        if old in now or len(now) != len(before) or not new:
+            return None
+        return new.pop(), time.monotonic() - since
+
+    return wait_for(there, "another worker", 10)
+
+
+def _serves(gateway: Gateway, pid: int) -> bool:
+    """Tell whether new clients are answered once one of them is that worker's."""
+    for _ in range(64):
+        with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
+            client.sendall(b"GET /web/new HTTP/1.1\r\nHost: chaos.example\r\n\r\n")
+            answered = client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+            if not answered or _connections(pid, gateway.port):
+                return answered
+    return False
+
+
+def _little_lost(rows: list[Row], held: int, since: float, bar: float) -> list[Check]:
+    """Judge what clients saw of it: what one worker held is lost, and nothing else is late."""
+    failed = bad(rows)
+    longest = max((row.seconds for row in rows), default=0.0)
+    return [
+        Check(
+            "lost: only what it held",
+            f"{len(failed)} of {len(rows)} failed ({said(failed)}); it held {held} connections",
+            held > 0 and len(failed) <= held,
+        ),
+        Check(
+            "nobody waits longer than that",
+            f"the longest took {longest:.2f} s",
+            longest <= bar + 0.5,
+        ),
+        no_failure(between(rows, since + bar + 0.5, rows[-1].due + 1)),
+    ]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _connections(pid: int, port: int) -> int:
+    """Return how many established connections a process has on a local port (Linux)."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if int(fields[1].partition(":")[2], 16) == port and fields[3] == "01":
+            inodes.add(f"socket:[{fields[9]}]")
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found += str(entry.readlink()) in inodes
+    return found
