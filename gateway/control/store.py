@@ -14,13 +14,23 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
 from gateway.control import releaserows
-from gateway.control.database import has_content, is_damage, make_private, migrate, move_aside
+from gateway.control.database import (
+    Files,
+    has_content,
+    is_broken,
+    is_damage,
+    make_private,
+    migrate,
+    move_aside,
+    remove,
+)
 from gateway.control.state import PoolState, ServiceState, State
 from gateway.release.record import Decision
 
@@ -70,6 +80,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     etag: str
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mishap:
+    """What had become of the store's file, and whether all that it had is in the new one.
+
+    ``aside`` is where what lay at its path is now.
+    """
+
+    what: str
+    whole: bool
+    aside: Path | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +156,12 @@ class Store(Protocol):
     async def mend(self) -> bool:
         """Where ``fallback`` says that nothing is kept: try again; tell whether that went well."""
 
+    async def look(self) -> Mishap | None:
+        """Look whether what was kept is still there; tell what was done about it if not."""
+
+    async def last(self, action: str) -> AuditEntry | None:
+        """Return the newest audit row of an action."""
+
     async def close(self) -> None:
         """Finish what is under way and let go."""
 
@@ -144,6 +172,11 @@ class SqliteStore:
     def __init__(self, path: Path | None, fallback: str = "") -> None:
         self.path = path
         self.fallback = fallback
+        #: What was moved aside at the start as of no use.
+        self.aside: Path | None = None
+        #: Why the file is of no use since: what SQLite said of it.
+        self._damaged = ""
+        self._files: Files | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         #: The file that could not be opened, and whether what it has was read.
@@ -167,9 +200,11 @@ class SqliteStore:
             log.exception("state store %s is unusable; moved aside to %s", path, aside or "nowhere")
             reason = str(error)
         try:
-            return await cls._opened(path)
+            store = await cls._opened(path)
         except StoreError as error:
             return await cls._in_memory(path, f"{reason}; {error}")
+        store.aside = aside
+        return store
 
     @classmethod
     async def _opened(cls, path: Path | None, fallback: str = "") -> SqliteStore:
@@ -208,6 +243,8 @@ class SqliteStore:
             # Shielded: a caller that goes away must not leave a transaction half told.
             return await asyncio.shield(loop.run_in_executor(self._thread, work))
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+            if is_broken(error):
+                self._damaged = f"damaged ({error})"
             raise StoreError(f"{type(error).__name__}: {error}") from error
 
     # --- in the writer's thread -----------------------------------------------------------------
@@ -230,6 +267,8 @@ class SqliteStore:
             connection.close()
             raise
         self._connection = connection
+        if self.path is not None:
+            self._files = Files(self.path)
 
     def _copy_in(self) -> None:
         """Take over what the file has. It is opened alone: else it would need room beside it."""
@@ -257,6 +296,53 @@ class SqliteStore:
             self.path, self._connection = None, memory
             raise
         memory.close()
+
+    def _look(self) -> Mishap | None:
+        """Have a file at the path again where the one that is open is not there any more."""
+        if self.path is None or self._files is None or self._connection is None:
+            return None
+        what = self._damaged or self._files.changed()
+        if not what:
+            return None
+        log.error("the state store %s was %s while it was in use", self.path, what)
+        lost = self._connection
+        self._files.remove_strays()
+        aside = move_aside(self.path, int(time.time()))
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} cannot be moved aside")
+        try:
+            whole = self._take_from(lost)
+        except BaseException:
+            # It goes on in the file without a name, which ends with this process.
+            if self._connection is not lost:
+                self._close()
+            remove(self.path)
+            self._connection = lost
+            raise
+        lost.close()
+        self._damaged = ""
+        return Mishap(what=what, whole=whole, aside=aside)
+
+    def _take_from(self, lost: sqlite3.Connection) -> bool:
+        """Open a new file with what ``lost`` still has; tells whether that was all of it."""
+        assert self.path is not None
+        self._connect()
+        try:
+            lost.backup(self._db)
+            migrate(self._db)
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            self._load()
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            if not is_damage(error):
+                raise  # no room, say: what it has is there still
+            verdict = str(error)
+        if verdict == "ok":
+            return True
+        log.error("what the state store had cannot be read any more: %s", verdict)
+        self._close()
+        move_aside(self.path, int(time.time()) + 1)
+        self._connect()
+        return False
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -356,8 +442,15 @@ class SqliteStore:
             " WHERE id < ? ORDER BY id DESC LIMIT ?",
             (before if before is not None else 2**62, limit),
         )
-        names = AuditEntry.__struct_fields__
-        return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
+        return [_entry(row) for row in rows]
+
+    def _last(self, action: str) -> list[AuditEntry]:
+        rows = self._db.execute(
+            "SELECT id, at, actor, address, action, reason, before, after FROM audit"
+            " WHERE action = ? ORDER BY id DESC LIMIT 1",
+            (action,),
+        )
+        return [_entry(row) for row in rows]
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -387,6 +480,29 @@ class SqliteStore:
         log.warning("the state store %s can be used again", self._wanted)
         self._wanted, self.fallback = None, ""
         return True
+
+    async def look(self) -> Mishap | None:
+        """Look whether the file that is open is still at its path and of use. Cheap: two stats.
+
+        Where it is not, there is a new one afterwards, with all that the old one had (it is open
+        still) or, where that cannot be read, empty. Where there can be none ``fallback`` says so,
+        and the next look tries again.
+        """
+        try:
+            mishap = await self._run(self._look)
+        except StoreError as error:
+            if not self.fallback:
+                log.critical("no state store: %s: %s", self.path, error)
+            self.fallback = f"its file is lost, and no new one can be made: {error}"
+            return None
+        if self._wanted is None:  # else it is in memory, and ``mend`` sees to it
+            self.fallback = ""
+        return mishap
+
+    async def last(self, action: str) -> AuditEntry | None:
+        """Return the newest audit row of an action."""
+        found = await self._run(functools.partial(self._last, action))
+        return found[0] if found else None
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer; drop those past their day and past the bound."""
@@ -490,6 +606,10 @@ def _with_forced(
     return tuple(
         msgspec.structs.replace(each, forced=tuple(forced.get(each.name, ()))) for each in services
     )
+
+
+def _entry(row: tuple[Any, ...]) -> AuditEntry:
+    return AuditEntry(**dict(zip(AuditEntry.__struct_fields__, row, strict=True)))
 
 
 def _save_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:

@@ -43,6 +43,7 @@ TRIGGERS: Final = (
     "csp_violations",
     "lease",
     "inconclusive",
+    "state_lost",
     "manual",
 )
 
