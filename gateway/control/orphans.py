@@ -18,7 +18,7 @@ from gateway.config.snapshot import BUCKETS
 from gateway.release import machine
 from gateway.release.bounds import effective
 from gateway.release.plan import Plan, Step
-from gateway.release.record import Part, Release
+from gateway.release.record import STATE_LOST, Part, Release
 
 if TYPE_CHECKING:
     from gateway.config.snapshot import Traffic
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 replace = msgspec.structs.replace
 
-TRIGGER: Final = "state_lost"
 BECAUSE: Final = "the state store was lost during this release, and with it its plan and evidence"
 #: Requests; nothing of it is judged by it, and a judgement has one.
 _HORIZON: Final = 1000.0
@@ -61,18 +60,17 @@ def taken_in(state: State, traffic: Traffic, settings: Settings, wall: float) ->
         began=wall,
         moved=wall,
         where="validating" if weight == 0 else "baking" if weight == BUCKETS else "stepping",
-        state="held",
+        state="paused",  # which never goes on by itself
         step=0 if weight else -1,
         because=BECAUSE,
-        trigger=TRIGGER,
+        trigger=STATE_LOST,
         horizon=_HORIZON,
-        by_hand=True,  # no build is condemned for what is not its doing
     )
     if weight == 0:
         back, where = machine.after(run.state, "roll_back", run.where)
         run = replace(run, state=back, where=where)
     elif traffic.forward_only:
-        run = replace(run, because=BECAUSE + FORWARD_ONLY, by_hand=False)
+        run = replace(run, state="held", because=BECAUSE + FORWARD_ONLY)
     else:
         run = replace(run, wants_back=True)
     return replace(state, run=run)

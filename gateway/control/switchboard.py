@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.config.snapshot import COLORS
-from gateway.control import merge, orphans, rebuilt, releasenews
+from gateway.control import merge, rebuilt, releasenews
 from gateway.control.desk import Refused
 from gateway.control.rebuilt import Rebuilt
 from gateway.control.store import AuditEntry, StoreError
 from gateway.control.targets import targets
+from gateway.release.record import STATE_LOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -481,7 +482,7 @@ class Switchboard:
     def tell_taken_up(self, before: State | None, caller: Caller) -> None:
         """Tell where this process has made something else of a release than what was stored."""
         run, former = self.state.run, before.run if before is not None else None
-        if former is None and run is not None and run.trigger == orphans.TRIGGER and not run.over:
+        if former is None and run is not None and run.trigger == STATE_LOST and not run.over:
             self._tell_release(run, None, caller)
         if (
             run is not None

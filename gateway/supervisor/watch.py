@@ -13,7 +13,7 @@ QUICK: Final = 2.0
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 5.0
 #: One that had served works: whatever kills it, it is back within 2 s each time, start included.
-LONGEST_AFTER_SERVING: Final = 0.4
+LONGEST_AFTER_SERVING: Final = 0.2
 
 
 @dataclass(slots=True)
@@ -43,7 +43,7 @@ class Watchdog:
 class RestartPolicy:
     """At once after a life, and after one early death; then 0.1 s, doubling up to 5 s.
 
-    Up to 0.4 s where it had served: only what never gets ready is a waste of starts.
+    Up to 0.2 s where it had served: only what never gets ready is a waste of starts.
     """
 
     early_deaths: int = 0

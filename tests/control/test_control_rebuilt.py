@@ -183,7 +183,7 @@ async def test_one_that_nobody_knows_any_more_goes_back_and_says_so(
         assert stage.run.names == run.names
         await stage.until(lambda: stage.run.over)
         assert stage.weights == {0}
-        assert stage.run.state == "aborted"
+        assert stage.run.state == "rolled_back"
         assert stage.run.trigger == "state_lost"
         assert "state store was lost" in stage.run.because
         assert f"Nobody knows the plan of release {run.id}" in told(stage)[0]["detail"]
@@ -191,7 +191,7 @@ async def test_one_that_nobody_knows_any_more_goes_back_and_says_so(
         assert await stage.store.inner.condemned() == set()
         async with client(stage.world, OPERATOR) as api:
             status, body = await ask(api, "GET", f"/v1/releases/{run.id}")
-        assert (status, body["state"]) == (200, "aborted")
+        assert (status, body["state"]) == (200, "rolled_back")
         releases = [each for each in alerts(stage) if each["about"] == "release"]
         assert any("state store was lost" in each["because"] for each in releases)
         stage.recovers()
@@ -317,7 +317,7 @@ async def test_a_release_that_only_workers_know_goes_back(tmp_path: Path) -> Non
         finally:
             telling.close()
         await stage.until(lambda: stage.run.over)
-        assert (stage.run.state, stage.weights) == ("aborted", {0})
+        assert (stage.run.state, stage.weights) == ("rolled_back", {0})
 
 
 async def test_with_all_of_it_lost_the_configuration_counts_and_it_is_told(tmp_path: Path) -> None:
