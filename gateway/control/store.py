@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from gateway.control import releaserows
+from gateway.control import releaserows, staterows
 from gateway.control.database import (
     Files,
     has_content,
@@ -31,7 +31,7 @@ from gateway.control.database import (
     move_aside,
     remove,
 )
-from gateway.control.state import PoolState, ServiceState, State
+from gateway.control.state import PoolState, State
 from gateway.release.record import Decision
 
 if TYPE_CHECKING:
@@ -372,8 +372,8 @@ class SqliteStore:
                 (state.revision, state.salt, state.release),
             )
             for service in state.services:
-                _save_service(db, service)
-                _save_forced(db, service)
+                staterows.save_service(db, service)
+                staterows.save_forced(db, service)
             for entry in audit:
                 _save_audit(db, entry)
             releaserows.save(db, state.run, decisions)
@@ -404,13 +404,13 @@ class SqliteStore:
                 endpoints=msgspec.json.decode(endpoints, type=tuple[str, ...]),
             )
         services = tuple(
-            _service(row, pools)
+            staterows.service_of(row, pools)
             for row in self._db.execute(
                 "SELECT name, stable, weight, previous, drained, isolated, generation,"
                 " maintenance FROM service ORDER BY name"
             )
         )
-        services = _with_forced(self._db, services)
+        services = staterows.with_forced(self._db, services)
         return State(
             revision=meta[0],
             salt=meta[1],
@@ -554,60 +554,6 @@ class SqliteStore:
         self._thread.shutdown(wait=False)
 
 
-def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
-    db.execute(
-        "INSERT INTO service (name, stable, weight, previous, drained, isolated, generation,"
-        " maintenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
-        " stable = excluded.stable, weight = excluded.weight, previous = excluded.previous,"
-        " drained = excluded.drained, isolated = excluded.isolated,"
-        " generation = excluded.generation, maintenance = excluded.maintenance",
-        (
-            service.name,
-            service.stable,
-            service.weight,
-            service.previous,
-            ",".join(service.drained),
-            ",".join(service.isolated),
-            service.generation,
-            service.maintenance,
-        ),
-    )
-    for color, pool in (("blue", service.blue), ("green", service.green)):
-        db.execute(
-            "INSERT INTO pool VALUES (?, ?, ?, ?, ?) ON CONFLICT (service, color) DO UPDATE SET"
-            " generation = excluded.generation, source = excluded.source,"
-            " endpoints = excluded.endpoints",
-            (
-                service.name,
-                color,
-                pool.generation,
-                pool.source,
-                msgspec.json.encode(pool.endpoints).decode(),
-            ),
-        )
-
-
-def _save_forced(db: sqlite3.Connection, service: ServiceState) -> None:
-    db.execute("DELETE FROM forced_breaker WHERE service = ?", (service.name,))
-    db.executemany(
-        "INSERT INTO forced_breaker VALUES (?, ?)",
-        [(service.name, endpoint) for endpoint in service.forced],
-    )
-
-
-def _with_forced(
-    db: sqlite3.Connection, services: tuple[ServiceState, ...]
-) -> tuple[ServiceState, ...]:
-    forced: dict[str, list[str]] = {}
-    for service, endpoint in db.execute(
-        "SELECT service, endpoint FROM forced_breaker ORDER BY endpoint"
-    ):
-        forced.setdefault(service, []).append(endpoint)
-    return tuple(
-        msgspec.structs.replace(each, forced=tuple(forced.get(each.name, ()))) for each in services
-    )
-
-
 def _entry(row: tuple[Any, ...]) -> AuditEntry:
     return AuditEntry(**dict(zip(AuditEntry.__struct_fields__, row, strict=True)))
 
@@ -647,26 +593,4 @@ def _save_answer(db: sqlite3.Connection, answer: Answer) -> None:
             answer.etag,
             answer.at,
         ),
-    )
-
-
-_ServiceRow = tuple[str, str, int, str, str, str, int, float | None]
-
-
-def _service(row: _ServiceRow, pools: dict[tuple[str, str], PoolState]) -> ServiceState:
-    name, stable, weight, previous, drained, isolated, generation, maintenance = row
-    return msgspec.convert(
-        {
-            "name": name,
-            "stable": stable,
-            "weight": weight,
-            "previous": previous,
-            "drained": [color for color in drained.split(",") if color],
-            "isolated": [color for color in isolated.split(",") if color],
-            "generation": generation,
-            "maintenance": maintenance,
-            "blue": pools.get((name, "blue"), PoolState()),
-            "green": pools.get((name, "green"), PoolState()),
-        },
-        ServiceState,
     )
