@@ -131,6 +131,7 @@ class Api(Handlers):
             lagging_workers=len(parts.hub.behind(parts.hub.number)),
             state_in_memory=bool(parts.store.fallback),
             state_unstored=self._switch.unstored,
+            state_rebuilt=self._switch.rebuilt.at,
             snapshot_unwritten=parts.hub.unwritten,
             names_failing=len(parts.resolver.failing),
             platform=self._shown.platform.look(),

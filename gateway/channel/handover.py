@@ -6,6 +6,8 @@ connects, sends one line of JSON, and gets one line back, after which the child 
 - ``{"ask": "state"}`` gives ``State``'s fields;
 - ``{"ask": "takeover"}`` gives these and ``addresses``; with the line come descriptors
   (``SCM_RIGHTS``): the board's, then a listening socket for each address, in their order;
+- ``{"ask": "snapshot"}`` gives ``{"octets": N}`` of a worker, and one descriptor: of a file in
+  memory with the snapshot that it serves, for a control process that has lost it;
 - anything else gives ``{"error": "..."}``.
 
 The child goes on as before: what it handed over are second descriptors of the same sockets.
@@ -20,6 +22,7 @@ import dataclasses
 import json
 import os
 import socket
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 #: Octets of a question and of an answer at most.
 MAX_QUESTION: Final = 1024
 MAX_ANSWER: Final = 64 * 1024
+#: Octets of a snapshot at most.
+MAX_SNAPSHOT: Final = 64 * 1024 * 1024
 #: Descriptors with one answer at most (Linux takes 253 in one message).
 MAX_DESCRIPTORS: Final = 250
 #: Questioners at once; the one that has been there longest gives way.
@@ -107,9 +112,15 @@ def spec_sockets(spec: ChildSpec) -> tuple[tuple[str, int], ...]:
 
 
 def answer(
-    question: bytes, state: Callable[[], State], handed: Callable[[], Handed]
+    question: bytes,
+    state: Callable[[], State],
+    handed: Callable[[], Handed],
+    snapshot: Callable[[], bytes],
 ) -> tuple[bytes, list[int]]:
-    """Return the answer to one question's line, and the descriptors that go with it."""
+    """Return the answer to one question's line, and the descriptors that go with it.
+
+    A snapshot's descriptor is the caller's to close, the others are not.
+    """
     try:
         ask = json.loads(question)["ask"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -121,14 +132,32 @@ def answer(
         fds = [what.board, *(fd for _, fd in what.sockets)]
         addresses = [address for address, _ in what.sockets]
         return _line({**dataclasses.asdict(what.state), "addresses": addresses}), fds
-    return _line({"error": "unknown question; expected state or takeover"}), []
+    if ask == "snapshot":
+        octets = snapshot()
+        if not 0 < len(octets) <= MAX_SNAPSHOT:
+            return _line({"error": "no snapshot is served here, or one that is too large"}), []
+        return _line({"octets": len(octets)}), [_in_memory(octets)]
+    return _line({"error": "unknown question; expected state, takeover or snapshot"}), []
+
+
+def _in_memory(octets: bytes) -> int:
+    """Return the descriptor of a file that has these octets and no name. Raises OSError."""
+    with (
+        tempfile.TemporaryFile()
+        if not hasattr(os, "memfd_create")
+        else os.fdopen(os.memfd_create("snapshot", os.MFD_CLOEXEC), "w+b") as file
+    ):
+        file.write(octets)
+        file.flush()
+        return os.dup(file.fileno())
 
 
 class Server:
     """A child's side, mounted on its loop; never blocks it.
 
     ``state`` is asked at each question. ``sockets`` gives the (address, descriptor) pairs that
-    are still open: none once the child has stopped listening.
+    are still open: none once the child has stopped listening. ``snapshot`` gives what is served,
+    as ``snapshotfile`` has it; empty: nothing is.
     """
 
     def __init__(
@@ -139,12 +168,14 @@ class Server:
         board: int,
         state: Callable[[], State],
         sockets: Callable[[], tuple[tuple[str, int], ...]],
+        snapshot: Callable[[], bytes] = bytes,
     ) -> None:
         self._listener = listener
         self._loop = loop
         self._board = board
         self._state = state
         self._sockets = sockets
+        self._snapshot = snapshot
         #: Questioners and what they have sent so far, the oldest first.
         self._asking: dict[socket.socket, bytearray] = {}
         listener.settimeout(0.0)
@@ -186,13 +217,16 @@ class Server:
             self._drop(connection)
 
     def _reply(self, connection: socket.socket, line: bytes) -> None:
-        data, fds = answer(line, self._state, self._handed)
+        made: list[int] = []
         # One line into an empty buffer goes out whole; whatever else happens is the asker's loss.
         with contextlib.suppress(OSError):
+            data, fds = answer(line, self._state, self._handed, self._snapshot)
+            made = fds if data.startswith(b'{"octets"') else []
             if fds:
                 socket.send_fds(connection, [data], fds)
             else:
                 connection.send(data)
+        _close_all(made)
 
     def _handed(self) -> Handed:
         return Handed(state=self._state(), board=self._board, sockets=self._sockets())
@@ -227,6 +261,28 @@ def take_over(path: str | Path, timeout: float = 2.0) -> Handed:
     except (ValueError, TypeError) as error:
         _close_all(fds)
         raise HandoverError(f"{path}: not a proper handover: {error}", pid) from error
+
+
+def ask_snapshot(path: str | Path, timeout: float = 1.0) -> bytes:
+    """Ask the worker behind ``path`` for the snapshot that it serves.
+
+    Raises NobodyThereError, or HandoverError where no proper answer comes in ``timeout`` seconds.
+    """
+    values, fds, pid = _ask(path, "snapshot", timeout)
+    try:
+        octets = values.get("octets")
+        if not isinstance(octets, int) or not 0 < octets <= MAX_SNAPSHOT or len(fds) != 1:
+            raise HandoverError(f"{path}: no snapshot in the answer", pid)
+        with os.fdopen(os.dup(fds[0]), "rb") as file:
+            file.seek(0)
+            found = file.read(octets)
+    except OSError as error:
+        raise HandoverError(f"{path}: no snapshot to read: {error}", pid) from error
+    finally:
+        _close_all(fds)
+    if len(found) != octets:
+        raise HandoverError(f"{path}: {len(found)} octets of a snapshot of {octets}", pid)
+    return found
 
 
 def _line(values: dict[str, object]) -> bytes:

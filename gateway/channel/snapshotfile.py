@@ -36,9 +36,25 @@ def write(path: str, snapshot: Apply) -> None:
 
     Raises OSError where the disk refuses, ValueError where a part is missing.
     """
+    put(path, octets_of(snapshot))
+
+
+def octets_of(snapshot: Apply) -> bytes:
+    """Return what a file of ``snapshot`` has. Raises ValueError where a part is missing."""
     if snapshot.topology is None or snapshot.traffic is None:
         raise ValueError("a snapshot file holds both parts, topology and traffic")
-    put(path, _encoder.encode(snapshot))
+    return _encoder.encode(snapshot)
+
+
+def from_octets(octets: bytes) -> Apply:
+    """Return the snapshot that ``octets`` are. Raises SnapshotFileError."""
+    try:
+        snapshot = _decoder.decode(octets)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise SnapshotFileError(f"not a snapshot: {error}") from error
+    if snapshot.topology is None or snapshot.traffic is None:
+        raise SnapshotFileError("not a snapshot: a part is missing")
+    return snapshot
 
 
 def move(path: str, snapshot: Apply) -> None:

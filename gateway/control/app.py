@@ -30,7 +30,7 @@ from gateway.board import layout
 from gateway.board.locks import FileLocks
 from gateway.channel import handover
 from gateway.channel.unix import bind_unix
-from gateway.control import start
+from gateway.control import rebuilt, start, statecopy
 from gateway.control.allocation import Allocation, AllocationError
 from gateway.control.baselines import Baselines
 from gateway.control.breakercalls import BreakerCalls
@@ -154,14 +154,21 @@ class Control:
         """Make the parts and put the first snapshot together."""
         board, store = self._outside.board, self._outside.store
         allocation = Allocation(board)
+        snapshot_file = self._spec.snapshot_file
+        left = start.Left(
+            kept=await self._kept(),
+            # Workers may have to be asked, and take their time.
+            running=await asyncio.to_thread(start.running_snapshot, snapshot_file, board),
+            copy=start.state_copy(snapshot_file, board),
+        )
         first = start.begin(
             self._first,
-            await self._kept(),
-            start.running_snapshot(self._spec.snapshot_file, board),
+            left,
             board=board,
             allocation=allocation,
             fresh=fresh,
             now=self._outside.clock(),
+            wall=self._outside.wall(),
         )
         hub = Hub(
             first.topology,
@@ -213,11 +220,15 @@ class Control:
             wall=self._outside.wall,
             sleep=self._outside.sleep,
             fresh=fresh,
+            copy=statecopy.StateCopy(self._spec.snapshot_file),
         )
         self.switchboard = Switchboard(parts, self._first, first.state)
         self._taken_up_from = first.kept
         self.upgrades = UpgradeWatch(Path(self._spec.run_dir), self.switchboard)
         self.switchboard.upgrades = lambda: self.upgrades.journal
+        await self.switchboard.rebuilt.remember(store)
+        if lost := rebuilt.at_start(store, first):
+            self.switchboard.store_was_lost(lost)
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(
             board, lambda: (hub.topology, hub.traffic), self.events, time.monotonic
@@ -248,6 +259,7 @@ class Control:
         self._walk = Walk(switch, facts, self.releases)
         await self.releases.open()
         hub.seen = self.releases.seen
+        switch.begun_anew = self.releases.store_again
         self.tasks.start(self.releases.watch(), name="judge releases")
         self.tasks.start(self._walk.walk(), name="walk releases on")
         self.tasks.start(self._walk.keep(), name="keep what was seen")

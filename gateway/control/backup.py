@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Final
 import msgspec
 
 from gateway.control.database import MIGRATIONS, migrate, too_new
-from gateway.control.store import read_state
+from gateway.control.staterows import read_state
 from gateway.version import VERSION
 
 if TYPE_CHECKING:

@@ -120,6 +120,66 @@ def is_damage(cause: BaseException | None) -> bool:
     return not isinstance(cause, OSError)
 
 
+def is_broken(cause: BaseException) -> bool:
+    """Tell an open database whose file was overwritten, or cut, from any other failure."""
+    name = getattr(cause, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB"))
+
+
+class Files:
+    """Which files a database was opened as: so that one that was taken away below it is noticed.
+
+    SQLite goes on in a file that has no name any more, and all of it is lost at its close. The
+    files are looked at, never opened: closing a descriptor would give up this process's own locks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._paths = (path, path.with_name(f"{path.name}-wal"))
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._size = 0
+        self.changed()
+
+    def changed(self) -> str:
+        """Say what has become of them, empty where nothing has. Raises OSError."""
+        for each in self._paths:
+            known = self._seen.get(each)
+            try:
+                found = each.stat()
+            except FileNotFoundError:
+                if known is not None:
+                    return "deleted"
+                continue
+            if known is None:
+                self._seen[each] = found.st_dev, found.st_ino
+            elif known != (found.st_dev, found.st_ino):
+                return "replaced"
+            if each is self._paths[0]:
+                if found.st_size < self._size:
+                    return "cut short"
+                self._size = found.st_size
+        return ""
+
+    def remove_strays(self) -> None:
+        """Remove our own log where the file that it belongs to is not there any more.
+
+        Beside another database it would be played into that at its next opening. All that it has
+        can be read through the connection that is open.
+        """
+        path, wal = self._paths
+        if _identity(path) == self._seen.get(path) or _identity(wal) != self._seen.get(wal):
+            return
+        for each in (wal, path.with_name(f"{path.name}-shm")):
+            each.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def make_private(path: Path) -> None:
     """Have the database be readable by its owner alone, one that is there already too.
 
@@ -147,3 +207,10 @@ def move_aside(path: Path, stamp: int) -> Path | None:
             continue
         moved = moved or aside
     return moved
+
+
+def remove(path: Path) -> None:
+    """Remove a database that was just made and came to nothing."""
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(OSError):
+            path.with_name(path.name + suffix).unlink()

@@ -18,6 +18,7 @@ FORGOTTEN: Final = 60.0
 
 _HINTS: Final = {
     "configuration": "put the service back into the file and restart control, or abort it",
+    "state_lost": "its plan is gone: promote takes it to 100 % and on, abort --force back",
     "lease": "resume goes on with a full lease; abort takes it back",
     "inconclusive": "promote takes it on as it is, resume waits again; or abort it",
 }

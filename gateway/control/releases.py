@@ -166,6 +166,12 @@ class Releases:
         ]
         return msgspec.structs.replace(message, failures=tuple(kept))
 
+    def store_again(self) -> None:
+        """Have all that is known stored once more: the store has begun from nothing."""
+        self.past_due = True
+        if self.judgement is not None:
+            self.judgement.dirty = dict(self.judgement.keys)
+
     def succeeded(self, run: Release) -> None:
         """Note that candidates are stable now: what was seen of them is stable's past."""
         self.condemned -= {(part.service, part.generation) for part in run.parts}

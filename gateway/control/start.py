@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
 from gateway.board import layout
-from gateway.channel import snapshotfile
+from gateway.channel import handover, snapshotfile
 from gateway.config.secrets import Kept
 from gateway.config.snapshot import TlsCertificate
-from gateway.control import merge
+from gateway.control import merge, orphans, statecopy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,23 @@ log = logging.getLogger("gateway.control")
 
 #: What the file of the admin API's certificates is called beside the snapshot's.
 ADMIN: Final = ".admin"
+#: Seconds that one worker may take to say what it serves, and all of them together.
+ASKING: Final = 0.4
+ASKING_ALL: Final = 1.0
+
+#: What the first state was made from where the store did not have it.
+Source = Literal["store", "copy", "snapshot", "configuration"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """What processes before this one have left: the store's state, the snapshot that workers
+    serve, and the state's second copy; None: there is none.
+    """
+
+    kept: State | None = None
+    running: Apply | None = None
+    copy: State | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +61,19 @@ class Beginning:
     names: dict[str, tuple[str, ...]]
     #: What was stored, None where nothing was.
     kept: State | None = None
+    source: Source = "store"
+    #: Whether workers on this board have served a snapshot before.
+    served: bool = False
 
 
 def running_snapshot(path: str, board: Board) -> Apply | None:
     """Return the snapshot that workers serve, None where there is nothing to go on from.
 
     That is this boot's file; where there is none and workers live on this board all the same, a
-    supervisor has taken them over from another boot, whose file is the newest beside it.
+    supervisor has taken them over from another boot, whose file is the newest beside it. Where no
+    file is left, workers are asked.
     """
-    candidates = [Path(path)]
-    if not candidates[0].exists() and board.workers():
-        others = Path(path).parent.glob("snapshot-*.bin")
-        candidates += sorted(others, key=_modified, reverse=True)
-    for each in candidates:
+    for each in _snapshot_files(path, board):
         try:
             found = snapshotfile.read(str(each))
         except snapshotfile.SnapshotFileError as error:
@@ -63,7 +81,55 @@ def running_snapshot(path: str, board: Board) -> Apply | None:
             continue
         if found is not None:
             return found
-    return None
+    # Those that start with this process have nothing to tell yet.
+    serve = bool(board.workers()) and _told(board, layout.S_TRAFFIC) > 0
+    return _asked_of_workers(Path(path).parent) if serve else None
+
+
+def _snapshot_files(path: str, board: Board) -> list[Path]:
+    found = [Path(path)]
+    if not found[0].exists() and board.workers():
+        others = found[0].parent.glob("snapshot-*.bin")
+        found += sorted(others, key=_modified, reverse=True)
+    return found
+
+
+def state_copy(path: str, board: Board) -> State | None:
+    """Return the second copy of the state that workers on this board were led by, if any."""
+    return statecopy.read(_snapshot_files(path, board))
+
+
+def _asked_of_workers(run_dir: Path) -> Apply | None:
+    """Return the newest snapshot that a worker has in memory. Blocking, for ``ASKING_ALL`` at most.
+
+    Workers differ where control ended while it told them.
+    """
+    served: list[Apply] = []
+    until = time.monotonic() + ASKING_ALL
+    for path in sorted(run_dir.glob("worker-*.sock")):
+        left = until - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            octets = handover.ask_snapshot(path, min(ASKING, left))
+            served.append(snapshotfile.from_octets(octets))
+        except handover.NobodyThereError:
+            continue
+        except (handover.HandoverError, snapshotfile.SnapshotFileError) as error:
+            log.warning("no use: %s: %s", path, error)
+    if not served:
+        return None
+    log.error("the snapshot's file is lost; going on from what %d workers serve", len(served))
+    return max(served, key=_age)
+
+
+def _age(snapshot: Apply) -> tuple[int, int, int]:
+    traffic, topology = snapshot.traffic, snapshot.topology
+    return (
+        traffic.revision if traffic is not None else 0,
+        topology.number if topology is not None else 0,
+        snapshot.number,
+    )
 
 
 class _Admin(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,23 +202,23 @@ def forget_other_boots(path: str) -> None:
 
 def begin(
     settings: Settings,
-    kept: State | None,
-    running: Apply | None,
+    left: Left,
     *,
     board: Board,
     allocation: Allocation,
     fresh: Callable[[], bytes],
     now: float,
+    wall: float = 0.0,
 ) -> Beginning:
     """Return what to serve first. Numbers go on above all that a worker may have been told.
 
-    ``now`` is CLOCK_MONOTONIC in seconds. Raises AllocationError where the board has no place.
+    ``now`` is CLOCK_MONOTONIC in seconds, ``wall`` the epoch's. Raises AllocationError where the
+    board has no place.
     """
+    kept, running = left.kept, left.running
     if running is not None and running.topology is not None:
         allocation.take_over(running.topology)
-    start = merge.recovered(kept, running)
-    if start is not kept:
-        log.warning("the state store is behind what workers serve; going on from the latter")
+    start, source = _first(settings, left, wall)
     state = merge.taken_up(settings, start, fresh, now)
     if kept is None and running is not None and running.topology is not None:
         state = _with_forced(state, running.topology, board)
@@ -170,7 +236,32 @@ def begin(
         number=max(_told(board, layout.S_NUMBER), running.number if running else 0) + 1,
         names=dict(running.names) if running is not None else {},
         kept=kept,
+        source=source,
+        served=_told(board, layout.S_TRAFFIC) > 0,
     )
+
+
+def _first(settings: Settings, left: Left, wall: float) -> tuple[State | None, Source]:
+    """Return the state to begin with before the file is looked at, and where it is from.
+
+    The store; where it is lost, or so old that it does not know the release that workers serve, the
+    copy; and weights, pools and what is closed as workers serve them wherever that is later.
+    """
+    kept, copy = left.kept, left.copy
+    traffic = left.running.traffic if left.running is not None else None
+    if traffic is None:
+        return kept, "configuration" if kept is None else "store"
+    source: Source = "snapshot" if kept is None else "store"
+    base = kept
+    lost = kept is None or (kept.revision < traffic.revision and orphans.of_nobody(kept, traffic))
+    if lost and copy is not None and not orphans.of_nobody(copy, traffic):
+        base, source = copy, "copy"
+    start = merge.recovered(base, left.running)
+    if start is not kept and source == "store":
+        log.warning("the state store is behind what workers serve; going on from the latter")
+    if start is not None and start is not kept and orphans.of_nobody(start, traffic):
+        return orphans.taken_in(start, traffic, settings, wall), "snapshot"
+    return start, source
 
 
 def _with_tunnels(state: State, served: Traffic) -> State:

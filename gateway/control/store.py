@@ -14,21 +14,25 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
-from gateway.control import releaserows
+from gateway.control import releaserows, staterows
 from gateway.control.database import (
+    Files,
     TooNewError,
     has_content,
+    is_broken,
     is_damage,
     make_private,
     migrate,
     move_aside,
+    remove,
 )
-from gateway.control.state import PoolState, ServiceState, State
+from gateway.control.state import State
 from gateway.release.record import Decision
 
 if TYPE_CHECKING:
@@ -77,6 +81,18 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     etag: str
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mishap:
+    """What had become of the store's file, and whether all that it had is in the new one.
+
+    ``aside`` is where what lay at its path is now.
+    """
+
+    what: str
+    whole: bool
+    aside: Path | None = None
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,6 +160,12 @@ class Store(Protocol):
     async def mend(self) -> bool:
         """Where ``fallback`` says that nothing is kept: try again; tell whether that went well."""
 
+    async def look(self) -> Mishap | None:
+        """Look whether what was kept is still there; tell what was done about it if not."""
+
+    async def last(self, action: str) -> AuditEntry | None:
+        """Return the newest audit row of an action."""
+
     async def close(self) -> None:
         """Finish what is under way and let go."""
 
@@ -154,6 +176,11 @@ class SqliteStore:
     def __init__(self, path: Path | None, fallback: str = "") -> None:
         self.path = path
         self.fallback = fallback
+        #: What was moved aside at the start as of no use.
+        self.aside: Path | None = None
+        #: Why the file is of no use since: what SQLite said of it.
+        self._damaged = ""
+        self._files: Files | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._connection: sqlite3.Connection | None = None
         #: The file that could not be opened, and whether what it has was read.
@@ -182,9 +209,11 @@ class SqliteStore:
             log.exception("state store %s is unusable; moved aside to %s", path, aside or "nowhere")
             reason = str(error)
         try:
-            return await cls._opened(path)
+            store = await cls._opened(path)
         except StoreError as error:
             return await cls._in_memory(path, f"{reason}; {error}")
+        store.aside = aside
+        return store
 
     @classmethod
     async def _opened(cls, path: Path | None, fallback: str = "") -> SqliteStore:
@@ -223,6 +252,8 @@ class SqliteStore:
             # Shielded: a caller that goes away must not leave a transaction half told.
             return await asyncio.shield(loop.run_in_executor(self._thread, work))
         except (sqlite3.Error, OSError, msgspec.DecodeError) as error:
+            if is_broken(error):
+                self._damaged = f"damaged ({error})"
             raise StoreError(f"{type(error).__name__}: {error}") from error
 
     # --- in the writer's thread -----------------------------------------------------------------
@@ -245,6 +276,8 @@ class SqliteStore:
             connection.close()
             raise
         self._connection = connection
+        if self.path is not None:
+            self._files = Files(self.path)
 
     def _copy_in(self) -> None:
         """Take over what the file has. It is opened alone: else it would need room beside it."""
@@ -272,6 +305,53 @@ class SqliteStore:
             self.path, self._connection = None, memory
             raise
         memory.close()
+
+    def _look(self) -> Mishap | None:
+        """Have a file at the path again where the one that is open is not there any more."""
+        if self.path is None or self._files is None or self._connection is None:
+            return None
+        what = self._damaged or self._files.changed()
+        if not what:
+            return None
+        log.error("the state store %s was %s while it was in use", self.path, what)
+        lost = self._connection
+        self._files.remove_strays()
+        aside = move_aside(self.path, int(time.time()))
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} cannot be moved aside")
+        try:
+            whole = self._take_from(lost)
+        except BaseException:
+            # It goes on in the file without a name, which ends with this process.
+            if self._connection is not lost:
+                self._close()
+            remove(self.path)
+            self._connection = lost
+            raise
+        lost.close()
+        self._damaged = ""
+        return Mishap(what=what, whole=whole, aside=aside)
+
+    def _take_from(self, lost: sqlite3.Connection) -> bool:
+        """Open a new file with what ``lost`` still has; tells whether that was all of it."""
+        assert self.path is not None
+        self._connect()
+        try:
+            lost.backup(self._db)
+            migrate(self._db)
+            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            self._load()
+        except (sqlite3.Error, msgspec.DecodeError) as error:
+            if not is_damage(error):
+                raise  # no room, say: what it has is there still
+            verdict = str(error)
+        if verdict == "ok":
+            return True
+        log.error("what the state store had cannot be read any more: %s", verdict)
+        self._close()
+        move_aside(self.path, int(time.time()) + 1)
+        self._connect()
+        return False
 
     @property
     def _db(self) -> sqlite3.Connection:
@@ -301,8 +381,8 @@ class SqliteStore:
                 (state.revision, state.salt, state.release),
             )
             for service in state.services:
-                _save_service(db, service)
-                _save_forced(db, service)
+                staterows.save_service(db, service)
+                staterows.save_forced(db, service)
             for entry in audit:
                 _save_audit(db, entry)
             releaserows.save(db, state.run, decisions)
@@ -320,7 +400,7 @@ class SqliteStore:
             releaserows.save_baselines(db, documents)
 
     def _load(self) -> State | None:
-        return read_state(self._db)
+        return staterows.read_state(self._db)
 
     def _remember(self, answer: Answer) -> None:
         with self._transaction() as db:
@@ -345,8 +425,15 @@ class SqliteStore:
             " WHERE id < ? ORDER BY id DESC LIMIT ?",
             (before if before is not None else 2**62, limit),
         )
-        names = AuditEntry.__struct_fields__
-        return [AuditEntry(**dict(zip(names, row, strict=True))) for row in rows]
+        return [_entry(row) for row in rows]
+
+    def _last(self, action: str) -> list[AuditEntry]:
+        rows = self._db.execute(
+            "SELECT id, at, actor, address, action, reason, before, after FROM audit"
+            " WHERE action = ? ORDER BY id DESC LIMIT 1",
+            (action,),
+        )
+        return [_entry(row) for row in rows]
 
     def _has_audit(self, entry: AuditEntry) -> bool:
         found = self._db.execute(
@@ -383,6 +470,29 @@ class SqliteStore:
         log.warning("the state store %s can be used again", self._wanted)
         self._wanted, self.fallback = None, ""
         return True
+
+    async def look(self) -> Mishap | None:
+        """Look whether the file that is open is still at its path and of use. Cheap: two stats.
+
+        Where it is not, there is a new one afterwards, with all that the old one had (it is open
+        still) or, where that cannot be read, empty. Where there can be none ``fallback`` says so,
+        and the next look tries again.
+        """
+        try:
+            mishap = await self._run(self._look)
+        except StoreError as error:
+            if not self.fallback:
+                log.critical("no state store: %s: %s", self.path, error)
+            self.fallback = f"its file is lost, and no new one can be made: {error}"
+            return None
+        if self._wanted is None:  # else it is in memory, and ``mend`` sees to it
+            self.fallback = ""
+        return mishap
+
+    async def last(self, action: str) -> AuditEntry | None:
+        """Return the newest audit row of an action."""
+        found = await self._run(functools.partial(self._last, action))
+        return found[0] if found else None
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer; drop those past their day and past the bound."""
@@ -438,91 +548,8 @@ class SqliteStore:
         self._thread.shutdown(wait=False)
 
 
-def read_state(db: sqlite3.Connection) -> State | None:
-    """Return the state that a database has, None where it is new. Raises sqlite3.Error and
-    msgspec.MsgspecError where its rows make none.
-    """
-    meta = db.execute("SELECT revision, salt, release FROM meta").fetchone()
-    if meta is None:
-        return None
-    pools: dict[tuple[str, str], PoolState] = {}
-    for service, color, generation, source, endpoints in db.execute(
-        "SELECT service, color, generation, source, endpoints FROM pool"
-    ):
-        pools[service, color] = PoolState(
-            generation=generation,
-            source=source,
-            endpoints=msgspec.json.decode(endpoints, type=tuple[str, ...]),
-        )
-    services = tuple(
-        _service(row, pools)
-        for row in db.execute(
-            "SELECT name, stable, weight, previous, drained, isolated, generation,"
-            " maintenance FROM service ORDER BY name"
-        )
-    )
-    services = _with_forced(db, services)
-    return State(
-        revision=meta[0],
-        salt=meta[1],
-        release=meta[2],
-        services=services,
-        run=releaserows.last_release(db),
-    )
-
-
-def _save_service(db: sqlite3.Connection, service: ServiceState) -> None:
-    db.execute(
-        "INSERT INTO service (name, stable, weight, previous, drained, isolated, generation,"
-        " maintenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET"
-        " stable = excluded.stable, weight = excluded.weight, previous = excluded.previous,"
-        " drained = excluded.drained, isolated = excluded.isolated,"
-        " generation = excluded.generation, maintenance = excluded.maintenance",
-        (
-            service.name,
-            service.stable,
-            service.weight,
-            service.previous,
-            ",".join(service.drained),
-            ",".join(service.isolated),
-            service.generation,
-            service.maintenance,
-        ),
-    )
-    for color, pool in (("blue", service.blue), ("green", service.green)):
-        db.execute(
-            "INSERT INTO pool VALUES (?, ?, ?, ?, ?) ON CONFLICT (service, color) DO UPDATE SET"
-            " generation = excluded.generation, source = excluded.source,"
-            " endpoints = excluded.endpoints",
-            (
-                service.name,
-                color,
-                pool.generation,
-                pool.source,
-                msgspec.json.encode(pool.endpoints).decode(),
-            ),
-        )
-
-
-def _save_forced(db: sqlite3.Connection, service: ServiceState) -> None:
-    db.execute("DELETE FROM forced_breaker WHERE service = ?", (service.name,))
-    db.executemany(
-        "INSERT INTO forced_breaker VALUES (?, ?)",
-        [(service.name, endpoint) for endpoint in service.forced],
-    )
-
-
-def _with_forced(
-    db: sqlite3.Connection, services: tuple[ServiceState, ...]
-) -> tuple[ServiceState, ...]:
-    forced: dict[str, list[str]] = {}
-    for service, endpoint in db.execute(
-        "SELECT service, endpoint FROM forced_breaker ORDER BY endpoint"
-    ):
-        forced.setdefault(service, []).append(endpoint)
-    return tuple(
-        msgspec.structs.replace(each, forced=tuple(forced.get(each.name, ()))) for each in services
-    )
+def _entry(row: tuple[Any, ...]) -> AuditEntry:
+    return AuditEntry(**dict(zip(AuditEntry.__struct_fields__, row, strict=True)))
 
 
 def _save_audit(db: sqlite3.Connection, entry: AuditEntry) -> None:
@@ -560,26 +587,4 @@ def _save_answer(db: sqlite3.Connection, answer: Answer) -> None:
             answer.etag,
             answer.at,
         ),
-    )
-
-
-_ServiceRow = tuple[str, str, int, str, str, str, int, float | None]
-
-
-def _service(row: _ServiceRow, pools: dict[tuple[str, str], PoolState]) -> ServiceState:
-    name, stable, weight, previous, drained, isolated, generation, maintenance = row
-    return msgspec.convert(
-        {
-            "name": name,
-            "stable": stable,
-            "weight": weight,
-            "previous": previous,
-            "drained": [color for color in drained.split(",") if color],
-            "isolated": [color for color in isolated.split(",") if color],
-            "generation": generation,
-            "maintenance": maintenance,
-            "blue": pools.get((name, "blue"), PoolState()),
-            "green": pools.get((name, "green"), PoolState()),
-        },
-        ServiceState,
     )

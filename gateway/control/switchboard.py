@@ -16,10 +16,12 @@ import msgspec
 
 from gateway.channel.upgrades import Journal
 from gateway.config.snapshot import COLORS
-from gateway.control import merge, releasenews
+from gateway.control import merge, rebuilt, releasenews
 from gateway.control.desk import Refused
+from gateway.control.rebuilt import Rebuilt
 from gateway.control.store import AuditEntry, StoreError
 from gateway.control.targets import targets
+from gateway.release.record import STATE_LOST
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.control.resolver import Resolver
     from gateway.control.settings import Settings
     from gateway.control.state import State
+    from gateway.control.statecopy import StateCopy
     from gateway.control.store import Store
     from gateway.control.tasks import Tasks
     from gateway.control.warming import Warming
@@ -116,6 +119,8 @@ class Parts:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     #: None: tokens' issuers are nobody's business (tests).
     issuers: Issuers | None = None
+    #: Keeps the state a second time; None: nobody does (tests).
+    copy: StateCopy | None = None
 
 
 class Switchboard:
@@ -124,7 +129,7 @@ class Switchboard:
     def __init__(self, parts: Parts, settings: Settings, state: State) -> None:
         self.parts = parts
         self.settings = settings
-        self.state = state
+        self._stands(state)
         self.lock = asyncio.Lock()
         self._unstored: list[AuditEntry] = []
         self._undecided: list[Decision] = []
@@ -139,6 +144,10 @@ class Switchboard:
         self.upgrades: Callable[[], Journal] = Journal
         #: The places of certificates in whose files stands what is not served.
         self.certificates_refused: Callable[[], frozenset[str]] = frozenset
+        #: What became of a store that was lost.
+        self.rebuilt = Rebuilt(parts.events, parts.wall)
+        #: Told where the store begins from nothing while this process goes on.
+        self.begun_anew: Callable[[], None] = lambda: None
 
     @property
     def unstored(self) -> bool:
@@ -155,6 +164,7 @@ class Switchboard:
             waits = any(each.action == "rollback" for each in self._unstored)
             what = "the last rollback" if waits else "what was done last"
             found.append(f"{what} is in force but not stored: the store fails")
+        found += self.rebuilt.warnings
         return found + self.further_warnings()
 
     # --- the common way -------------------------------------------------------------------------
@@ -285,7 +295,7 @@ class Switchboard:
             return Written(state=base, changed=False, applied=applied, refused=outcome.refused)
         state = self._above(outcome.state)
         number = self.parts.hub.send(traffic=state.traffic())
-        self.state = state
+        self._stands(state)
         if ledger is not None:
             self._undecided += ledger(base, state)
         self.parts.prober.integration.reconsider()
@@ -322,9 +332,26 @@ class Switchboard:
         return False
 
     async def mend_store(self) -> None:
-        """Where the store is in memory: try its file again, and keep there what is in force."""
-        if self.parts.store.fallback and await self.parts.store.mend():
+        """Look after the store's file: make another where it was taken away; where the store is in
+        memory, try its file again. What is in force is kept there then.
+        """
+        mishap = await self.parts.store.look()
+        if mishap is not None:
+            self.store_was_lost(rebuilt.while_in_use(mishap))
+            if not mishap.whole:
+                self.begun_anew()
+        mended = bool(self.parts.store.fallback) and await self.parts.store.mend()
+        if mended or mishap is not None:
             await self.store_soon()
+
+    def store_was_lost(self, text: str) -> None:
+        """Tell that the store was lost; the audit log has it with what is stored next."""
+        self._unstored.append(self.rebuilt.tell(text))
+
+    def _stands(self, state: State) -> None:
+        self.state = state
+        if self.parts.copy is not None:
+            self.parts.copy.keep(state)
 
     async def _store_now(self) -> bool:
         entries, self._unstored = self._unstored, []
@@ -361,7 +388,7 @@ class Switchboard:
 
     def _publish(self, state: State, topology: Topology | None, seeds: Iterable[Monitor]) -> int:
         """Put a state into force; the part of it that needs no waiting."""
-        self.state = state
+        self._stands(state)
         if topology is not None:
             # Before the workers get it, so that a trial's findings are on the board by then.
             self.watch(topology, seeds)
@@ -457,6 +484,8 @@ class Switchboard:
     def tell_taken_up(self, before: State | None, caller: Caller) -> None:
         """Tell where this process has made something else of a release than what was stored."""
         run, former = self.state.run, before.run if before is not None else None
+        if former is None and run is not None and run.trigger == STATE_LOST and not run.over:
+            self._tell_release(run, None, caller)
         if (
             run is not None
             and former is not None
@@ -490,7 +519,7 @@ class Switchboard:
                 return
             state = msgspec.structs.replace(self.state, revision=revision + 1)
             self.parts.hub.send(traffic=state.traffic())
-            self.state = state
+            self._stands(state)
         await self.store_soon()
 
 

@@ -88,6 +88,8 @@ class MetricsView:
     state_in_memory: bool = False
     #: Whether something is in force that the store could not keep.
     state_unstored: bool = False
+    #: When a lost store was last rebuilt, in seconds since the epoch; 0: never.
+    state_rebuilt: float = 0.0
     #: Whether the snapshot's file is behind what is served.
     snapshot_unwritten: bool = False
     #: Host names whose last resolution failed.
@@ -207,6 +209,7 @@ class GatewayCollector(Collector):
         )
         yield from refused_by_machine(
             unstored=self._view.state_unstored,
+            rebuilt=self._view.state_rebuilt,
             unwritten=self._view.snapshot_unwritten,
             names=self._view.names_failing,
         )

@@ -10,12 +10,19 @@ from gateway.board import layout
 from gateway.board.board import Board
 
 
-def refused_by_machine(*, unstored: bool, unwritten: bool, names: int) -> Iterator[Metric]:
+def refused_by_machine(
+    *, unstored: bool, rebuilt: float, unwritten: bool, names: int
+) -> Iterator[Metric]:
     """Yield what the machine refuses control (``MetricsView`` says what each is)."""
     yield GaugeMetricFamily(
         "gateway_state_unstored",
         "1: something is in force that the state store could not keep yet.",
         value=float(unstored),
+    )
+    yield GaugeMetricFamily(
+        "gateway_state_rebuilt_timestamp_seconds",
+        "When a state store that was lost was last rebuilt; 0: never, as far as is known.",
+        value=rebuilt,
     )
     yield GaugeMetricFamily(
         "gateway_snapshot_unwritten",

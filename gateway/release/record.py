@@ -32,6 +32,8 @@ OBJECTIVE: Final = "objective"
 SLOWER: Final = 1.2
 SLACK: Final = 0.005
 
+#: Nobody knows the release's plan any more (``control.orphans``).
+STATE_LOST: Final = "state_lost"
 #: What takes a release back: rules and tests, its lease, a step that cannot be judged, a person.
 TRIGGERS: Final = (
     "regression",
@@ -43,6 +45,7 @@ TRIGGERS: Final = (
     "csp_violations",
     "lease",
     "inconclusive",
+    STATE_LOST,
     "manual",
 )
 
@@ -145,8 +148,10 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def condemns(self) -> bool:
         """Whether its builds are not to be released again but by force: they were taken back by
-        themselves, and somebody had been exposed to them.
+        themselves, for what they did, and somebody had been exposed to them.
         """
+        if self.trigger == STATE_LOST:
+            return False
         back = self.state in {"rolling_back", "rolled_back"}
         return back and not self.by_hand and self.step >= 0
 

@@ -201,6 +201,7 @@ class Supervisor:
         self._own[process.pid] = (child, process)
 
     def _notice_ends(self, now: float) -> None:
+        self._notice_ready()  # of one that was killed as soon as it served, too
         for pid, exit_code in _reap():
             if pid in self._own:
                 child, process = self._own.pop(pid)

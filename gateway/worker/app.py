@@ -141,6 +141,7 @@ class Worker:
             board=self._spec.board,
             state=self._state,
             sockets=self._sockets,
+            snapshot=self._snapshot,
         )
         await self._start_from_file()
         self._link.start()
@@ -373,6 +374,18 @@ class Worker:
             traffic=self._traffic.revision,
             forced_stable=self._core.forced_stable,
         )
+
+    def _snapshot(self) -> bytes:
+        """Return what is served, for a control process that has lost it; empty: nothing is."""
+        if not self._topology.number:
+            return b""
+        served = Apply(
+            number=self._number,
+            topology=self._topology,
+            traffic=self._traffic,
+            names=dict(self._core.addresses),
+        )
+        return snapshotfile.octets_of(served)
 
     def _sockets(self) -> tuple[tuple[str, int], ...]:
         return () if self._stopping.is_set() else handover.spec_sockets(self._spec)

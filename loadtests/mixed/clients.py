@@ -265,9 +265,9 @@ class Clients(InThread):
         return self.work.lost
 
     @property
-    def closes(self) -> dict[str, int]:
+    def closes(self) -> Counter[str]:
         """How many of which kind were ended in order."""
-        return {kind: len(moments) for kind, moments in self.work.closes.items() if moments}
+        return Counter({kind: len(moments) for kind, moments in self.work.closes.items()})
 
     def give_up(self) -> None:
         """Come back no more: whatever ends now has ended."""

@@ -200,7 +200,7 @@ def test_any_question_has_an_answer(question: bytes) -> None:
     def handed() -> handover.Handed:
         raise AssertionError("never asked here")
 
-    line, fds = handover.answer(question, lambda: STATE, handed)
+    line, fds = handover.answer(question, lambda: STATE, handed, lambda: b"")
     assert json.loads(line)
     assert line.endswith(b"\n")
     assert fds == []

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from gateway.demo.ports import free_ports
+from loadtests.mixed.backend import Backend
+from loadtests.mixed.clients import Clients
 from tests.support.container import Container, need_namespaces
-from tests.support.mixed import Backend, Clients
 from tests.support.processes import ROOT, need, start_listening, wait_until
 from tests.support.rawclient import RawClient
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from loadtests.mixed.backend import Backend
+from loadtests.mixed.clients import Clients
 from tests.support.container import UNSHARE, Container, need_namespaces
-from tests.support.mixed import Backend, Clients
 from tests.support.processes import ROOT, alive, children_of, start, wait_until
 from tests.support.rawclient import RawClient
 
@@ -61,7 +62,7 @@ def test_sigterm_ends_process_1_in_order(tmp_path: Path, backend: Backend) -> No
             with RawClient(gateway.port) as slow:
                 slow.send(b"GET /slow?for=1 HTTP/1.1\r\nHost: x.example\r\n\r\n")
                 time.sleep(0.1)
-                clients._over = True
+                clients.give_up()
                 began = time.monotonic()
                 gateway.send(signal.SIGTERM)
                 assert (slow.answer().status, gateway.ended_within(7)) == (200, 0)

@@ -15,9 +15,10 @@ import pytest
 
 from gateway.demo.ports import free_ports
 from gateway.version import VERSION
+from loadtests.mixed.backend import Backend
+from loadtests.mixed.clients import Clients
 from tests.supervisor.supervised import copy_of_package
 from tests.support.gateway import TOKEN, GatewayProcess, config_for
-from tests.support.mixed import Backend, Clients
 from tests.support.processes import wait_until
 from tests.support.rawclient import RawClient
 from tests.support.systemd import USER, Machine, need_systemd
@@ -264,7 +265,7 @@ def test_stop_finishes_what_is_in_flight_and_is_no_failure(service: Service) -> 
     clients = Clients(service.gateway.port, kept=0, fresh=0, others=2)
     try:
         service.check(lambda: clients.done["message"] > 5 and clients.done["event"] > 5, "a start")
-        clients._over = True
+        clients.give_up()
         began = time.monotonic()
         service.machine.done("stop", SERVICE)
         seconds = time.monotonic() - began

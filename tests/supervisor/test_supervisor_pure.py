@@ -201,6 +201,14 @@ def test_early_deaths_wait_longer_up_to_the_longest() -> None:
     assert policy.delay(0.1, was_ready=True) == 0.1
 
 
+def test_one_that_had_served_is_never_waited_for_long() -> None:
+    policy = RestartPolicy()
+    delays = [policy.delay(0.1, was_ready=True) for _ in range(10)]
+    assert delays == [0.0, 0.1] + [0.2] * 8
+    # One that does not get ready any more is a crash loop all the same.
+    assert policy.delay(0.1, was_ready=False) == LONGEST_DELAY
+
+
 @given(st.integers(0, 10**9))
 def test_a_crash_loop_of_weeks_never_waits_longer(deaths: int) -> None:
     policy = RestartPolicy(early_deaths=deaths)

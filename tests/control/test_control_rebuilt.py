@@ -1,0 +1,403 @@
+"""The state store is lost while control is down: what is served stays, and it is said loudly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.channel import handover, snapshotfile
+from gateway.channel.messages import Apply
+from gateway.channel.unix import bind_unix
+from gateway.config.snapshot import BUCKETS
+from gateway.control import statecopy
+from gateway.control.desk import Share, set_traffic
+from gateway.control.state import State
+from gateway.control.store import SqliteStore
+from tests.control.stage import PERSON, Stage, alerts, ask, post, staged
+from tests.control.test_control_store_lost import checkpointed
+from tests.control.world import OPERATOR, client
+
+
+def lose(stage: Stage, *more: str) -> None:
+    """Delete the store; ``copy`` and ``snapshot`` besides."""
+    for each in stage.world.path.glob("gateway.db*"):
+        each.unlink()
+    run = stage.world.path / "run"
+    if "copy" in more:
+        (run / "snapshot-b00t.bin.state").unlink()
+    if "snapshot" in more:
+        for each in run.glob("snapshot-*"):
+            each.unlink()
+
+
+async def lost(stage: Stage, *more: str) -> None:
+    """Kill control, lose what it kept, have another one on what is left."""
+    assert stage.world.control is not None
+    await stage.world.kill()
+    await stage.store.inner.close()
+    lose(stage, *more)
+    await stage.start()
+    for worker in stage.world.workers:
+        await worker.stop(worker.state)
+        await worker.start()
+    await stage.really(stage.control.switchboard.parts.hub.current)
+    await stage.settled()
+
+
+def told(stage: Stage) -> list[dict[str, Any]]:
+    return [each for each in alerts(stage) if each["about"] == "store"]
+
+
+async def rows(stage: Stage) -> list[str]:
+    return [each.action for each in await stage.store.inner.audit(None, 100)]
+
+
+async def share(stage: Stage, weight: int) -> None:
+    def decide(state: State, facts: Any) -> Any:
+        return set_traffic(state, facts, Share(side="candidate", weight=weight), lambda: b"x" * 22)
+
+    await stage.control.switchboard.write(PERSON, "traffic.set", decide)
+
+
+async def test_a_split_by_hand_stays_and_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        before = stage.state
+        await lost(stage)
+        assert stage.state == before
+        assert stage.weights == {3000}
+        [alert] = told(stage)
+        assert alert["severity"] == "critical"
+        assert "was deleted or emptied" in alert["detail"]
+        assert "the audit log" in alert["detail"]
+        assert await rows(stage) == ["state.rebuilt"]
+        assert any(each.levelname == "ERROR" and "lost:" in each.message for each in caplog.records)
+        [warning] = stage.control.switchboard.warnings
+        assert warning == alert["detail"]
+        # Nobody hushes it up by killing control again; an hour later it is history.
+        at = stage.control.switchboard.rebuilt.at
+        await stage.restarted()
+        assert told(stage) == []
+        assert stage.control.switchboard.warnings == [warning]
+        assert stage.control.switchboard.rebuilt.at == at
+        stage.clock.now += 3601.0
+        assert stage.control.switchboard.warnings == []
+        assert await rows(stage) == ["state.rebuilt"]
+
+
+async def test_pools_isolation_and_maintenance_stay_without_the_copy(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage, client(stage.world, OPERATOR) as api:
+        path = "/v1/services/ivor/pools/candidate"
+        status, body = await ask(
+            api, "PUT", path, {"endpoints": ["http://127.0.0.1:4999"], "wait": "5s"}
+        )
+        assert status == 200, body
+        status, body = await post(api, "/v1/services/events/maintenance", {"retry_after": "60s"})
+        assert status == 200, body
+        status, body = await post(api, "/v1/services/events/isolate", {"color": "candidate"})
+        assert status == 200, body
+        before = stage.state
+        await lost(stage, "copy")
+        assert stage.state.traffic() == before.traffic()
+        for name in ("events", "ivor"):
+            now, then = stage.state.of(name), before.of(name)
+            assert now is not None
+            assert then is not None
+            assert (now.blue, now.green) == (then.blue, then.green)
+            assert (now.isolated, now.drained) == (then.isolated, then.drained)
+        assert "the snapshot that workers serve" in told(stage)[0]["detail"]
+
+
+Bring = Callable[[Stage], Awaitable[None]]
+
+
+async def validating(stage: Stage) -> None:
+    await stage.lost("green")
+    await stage.begins(force=True)
+
+
+async def stepping(stage: Stage) -> None:
+    await stage.at(20)
+
+
+async def paused(stage: Stage) -> None:
+    await stage.at(20)
+    await stage.control.release_calls.pause(PERSON, "current")
+
+
+async def held(stage: Stage) -> None:
+    await stage.at(20)
+    await stage.until(lambda: stage.run.state == "held")
+
+
+async def baking(stage: Stage) -> None:
+    await stage.at(100)
+
+
+STATES = [validating, stepping, paused, held, baking]
+
+
+@pytest.mark.parametrize("bring", STATES)
+async def test_a_release_goes_on_where_it_was(tmp_path: Path, bring: Bring) -> None:
+    async with staged(tmp_path, lease="30s") as stage:
+        await bring(stage)
+        run, weights = stage.run, stage.weights
+        assert run.state == bring.__name__
+        await lost(stage)
+        assert stage.run == run
+        assert stage.weights == weights
+        assert "the second copy of the state" in told(stage)[0]["detail"]
+        assert await stage.store.inner.release(run.id) == run
+        stage.recovers()
+        await stage.world.until_up("green")
+        if run.state in {"paused", "held"}:
+            await stage.control.release_calls.resume(PERSON, "current")
+        assert (await stage.is_over()).state == "finalized"
+
+
+async def test_a_release_is_judged_on(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        await lost(stage)
+        await stage.fails(*range(1, 13))
+        await stage.really(lambda: stage.weights == {0})
+        assert stage.run.trigger == "regression"
+
+
+@pytest.mark.parametrize("bring", STATES)
+async def test_one_that_nobody_knows_any_more_goes_back_and_says_so(
+    tmp_path: Path, bring: Bring
+) -> None:
+    async with staged(tmp_path, lease="30s") as stage:
+        await bring(stage)
+        run = stage.run
+        await lost(stage, "copy")
+        assert stage.run.id == run.id
+        assert stage.run.names == run.names
+        await stage.until(lambda: stage.run.over)
+        assert stage.weights == {0}
+        assert stage.run.state == "rolled_back"
+        assert stage.run.trigger == "state_lost"
+        assert "state store was lost" in stage.run.because
+        assert f"Nobody knows the plan of release {run.id}" in told(stage)[0]["detail"]
+        # No build is condemned for it, and whoever waits for it is told how it ended.
+        assert await stage.store.inner.condemned() == set()
+        async with client(stage.world, OPERATOR) as api:
+            status, body = await ask(api, "GET", f"/v1/releases/{run.id}")
+        assert (status, body["state"]) == (200, "rolled_back")
+        releases = [each for each in alerts(stage) if each["about"] == "release"]
+        assert any("state store was lost" in each["because"] for each in releases)
+        stage.recovers()
+        await stage.world.until_up("green")
+        await stage.begins()  # the next one
+
+
+async def test_one_that_is_forward_only_is_held(tmp_path: Path) -> None:
+    async with staged(tmp_path, forward_only=True) as stage:
+        await stage.at(20)
+        run = stage.run
+        await lost(stage, "copy")
+        await stage.passes(3.0)
+        assert (stage.run.id, stage.run.state, stage.weights) == (run.id, "held", {2000})
+        assert stage.run.weight == 2000
+        assert "forward only" in stage.run.because
+        await stage.control.release_calls.promote(PERSON, "current", None)
+        await stage.until(lambda: stage.weights == {BUCKETS})
+
+
+async def test_it_waits_for_a_stable_that_can_serve(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        await stage.lost("blue")
+        await lost(stage, "copy")
+        await stage.passes(2.0)
+        assert (stage.run.state, stage.weights) == ("held", {2000})
+        stage.recovers()
+        await stage.world.until_up("blue")
+        await stage.until(lambda: stage.weights == {0})
+        assert stage.run.trigger == "state_lost"
+
+
+async def test_a_store_from_before_the_release_does_not_leave_it_to_nobody(tmp_path: Path) -> None:
+    """Somebody put yesterday's copy of the store back."""
+    async with staged(tmp_path) as stage:
+        inner = stage.store.inner
+        assert isinstance(inner, SqliteStore)
+        to = str(tmp_path / "yesterday.db")
+        await inner._run(lambda: inner._db.execute("VACUUM INTO ?", (to,)))
+        run = await stage.at(20)
+        await stage.world.kill()
+        await inner.close()
+        lose(stage)
+        (tmp_path / "yesterday.db").rename(tmp_path / "gateway.db")
+        await stage.start()
+        assert stage.run == run
+        assert "is older than what workers serve" in told(stage)[0]["detail"]
+
+
+# --- the snapshot is lost, too --------------------------------------------------------------------
+
+
+class Telling:
+    """Workers' own sockets: each tells what its worker serves, as real ones do."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._servers = [
+            handover.Server(
+                bind_unix(stage.world.path / "run" / f"worker-{worker.slab}.sock"),
+                asyncio.get_running_loop(),
+                board=0,
+                state=_never,
+                sockets=tuple,
+                snapshot=lambda worker=worker: snapshotfile.octets_of(  # type: ignore[misc]
+                    Apply(number=99, topology=worker.topology, traffic=worker.traffic)
+                ),
+            )
+            for worker in stage.world.workers
+        ]
+
+    def close(self) -> None:
+        for each in self._servers:
+            each.close()
+
+
+def _never() -> handover.State:
+    raise AssertionError("nobody asks for it here")
+
+
+async def test_workers_are_asked_where_no_file_is_left(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        before = stage.state
+        cells = [
+            endpoint.cell
+            for pool in stage.control.switchboard.parts.hub.topology.pools
+            for endpoint in pool.endpoints
+        ]
+        telling = Telling(stage)
+        try:
+            await lost(stage, "snapshot")
+        finally:
+            telling.close()
+        assert stage.weights == {3000}
+        assert stage.state.salt == before.salt
+        hub = stage.control.switchboard.parts.hub
+        assert [e.cell for pool in hub.topology.pools for e in pool.endpoints] == cells
+        assert hub.number > 99
+
+
+async def test_the_newest_of_what_workers_serve_counts(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        late = stage.world.workers[0]
+        behind = late.traffic
+        await share(stage, 4000)
+        late.traffic = behind
+        telling = Telling(stage)
+        try:
+            await lost(stage, "snapshot")
+        finally:
+            telling.close()
+        assert stage.weights == {4000}
+
+
+async def test_a_release_that_only_workers_know_goes_back(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        telling = Telling(stage)
+        try:
+            await lost(stage, "snapshot")
+        finally:
+            telling.close()
+        await stage.until(lambda: stage.run.over)
+        assert (stage.run.state, stage.weights) == ("rolled_back", {0})
+
+
+async def test_with_all_of_it_lost_the_configuration_counts_and_it_is_told(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        await lost(stage, "snapshot")
+        assert stage.weights == {0}
+        assert "the configuration alone" in told(stage)[0]["detail"]
+
+
+async def test_the_first_start_there_ever_was_tells_nothing(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        assert told(stage) == []
+        assert stage.control.switchboard.rebuilt.at == 0.0
+        assert "state.rebuilt" not in await rows(stage)
+
+
+# --- while control runs ---------------------------------------------------------------------------
+
+
+async def test_a_store_that_is_deleted_below_control_is_made_again(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        lose(stage)
+        await stage.control.switchboard.mend_store()
+        [alert] = told(stage)
+        assert "nothing is lost" in alert["detail"]
+        run = stage.run
+        await stage.restarted()
+        assert told(stage) == []
+        assert stage.run == run
+        assert "state.rebuilt" in await rows(stage)
+        assert (await stage.decisions())[0].what == "started"
+
+
+async def test_evidence_is_stored_again_where_the_store_begins_from_nothing(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        await stage.at(20)
+        await stage.fails(1, 2)
+        inner = stage.store.inner
+        assert isinstance(inner, SqliteStore)
+        await stage.control._walk.store()
+        checkpointed(tmp_path / "gateway.db")
+        os.truncate(tmp_path / "gateway.db", 0)
+        await stage.control.switchboard.mend_store()
+        assert "rebuilt from what is in force" in told(stage)[0]["detail"]
+        await stage.control._walk.store()
+        keys, run = dict(stage.judgement.keys), stage.run
+        assert keys
+        await stage.restarted()
+        assert stage.run == run
+        assert stage.judgement.keys == keys
+
+
+# --- the copy -------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_cannot_be_written_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "snapshot-b.bin"
+    copy = statecopy.StateCopy(str(path))
+    first, second = State(revision=1), State(revision=2)
+    copy.keep(first)
+    assert statecopy.read([path]) == first
+    assert (tmp_path / "snapshot-b.bin.state").stat().st_mode & 0o777 == 0o600
+
+    def full(path: str, octets: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshotfile, "put", full)
+        copy.keep(second)
+        assert statecopy.read([path]) is None
+    copy.keep(second)
+    assert statecopy.read([path]) == second
+
+
+@pytest.mark.parametrize("octets", [b"", b"junk", b"\x80\x80"])
+def test_a_copy_of_no_use_is_none(tmp_path: Path, octets: bytes) -> None:
+    path = tmp_path / "snapshot-b.bin"
+    Path(f"{path}.state").write_bytes(octets)
+    assert statecopy.read([path]) is None
