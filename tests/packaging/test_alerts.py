@@ -137,6 +137,11 @@ CASES: dict[str, Case] = {
     "GatewayStateNotKept": Case(
         {"gateway_state_fallback": "1x60"}, {"gateway_state_fallback": "0x60"}
     ),
+    "GatewayStateRebuilt": Case(
+        # promtool's clock begins at 0: the store was made anew at 20 min, and two hours before.
+        {"gateway_state_rebuilt_timestamp_seconds": "-7200x19 1200x40"},
+        {"gateway_state_rebuilt_timestamp_seconds": "-7200x60"},
+    ),
     "GatewayStateUnstored": Case(
         {"gateway_state_unstored": "1x60"}, {"gateway_state_unstored": "0x20 1x40"}
     ),

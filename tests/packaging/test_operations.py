@@ -11,7 +11,7 @@ import pytest
 from gateway.cli import VERBS
 from gateway.client.exits import Exit
 from gateway.supervisor import __main__ as supervisor_main
-from gateway.supervisor import supervisor
+from gateway.supervisor import ending
 from gateway.supervisor.signals import WATCHED
 from tests.support.processes import ROOT
 
@@ -39,7 +39,7 @@ def rows(title: str) -> list[list[str]]:
 def codes_in_the_sources() -> set[int]:
     """Every ``EXIT_`` constant of the processes that ``gateway run`` is made of, and Exit."""
     found = {int(each) for each in Exit}
-    for module in (supervisor, supervisor_main):
+    for module in (ending, supervisor_main):
         found |= {int(value) for name, value in vars(module).items() if name.startswith("EXIT_")}
     for path in (ROOT / "gateway").glob("**/*.py"):
         if "demo" not in path.parts:  # its own children's, which nobody starts by hand
@@ -56,7 +56,7 @@ def test_every_code_of_the_supervisor_is_told_of_gateway_run() -> None:
     told = {int(row[0]) for row in rows("Exit codes") if row[0].isdigit() and row[1]}
     own = {
         int(value)
-        for module in (supervisor, supervisor_main)
+        for module in (ending, supervisor_main)
         for name, value in vars(module).items()
         if name.startswith("EXIT_")
     }
