@@ -77,7 +77,11 @@ def test_it_becomes_the_supervisor_with_the_configurations_plan(file: Path, tmp_
     assert stat.S_IMODE((tmp_path / "state" / "run").stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize(("first", "held"), [(os.getpid(), True), (os.getpid() + 1, False)])
+@pytest.mark.parametrize(
+    ("first", "held"),
+    [(os.getpid(), True), (os.getpid() + 1, False)],
+    ids=["first process", "another"],
+)
 def test_a_containers_first_process_has_signals_wait(
     file: Path, monkeypatch: pytest.MonkeyPatch, first: int, *, held: bool
 ) -> None:

@@ -40,7 +40,6 @@ SCENARIOS: dict[str, Scenario] = {
     "clock-jumps-hour": clock.clock_jumps_hour,
     "worker-hung": workers.worker_hung,
     "worker-blocked": workers.worker_blocked,
-    "worker-killed": workers.worker_killed,
     "names-gone": names.names_gone,
     "slow-network": machine.slow_network,
     "slow-readers": machine.slow_readers,

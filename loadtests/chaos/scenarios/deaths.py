@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gateway.demo.ports import free_ports
 from loadtests.chaos.crowd import Crowd, Town
 from loadtests.chaos.stage import Gateway, Pace, Stage, held, kill, wait_for
 from loadtests.chaos.verdict import Check
@@ -24,8 +25,17 @@ JUST_ACCEPTED = 5
 def worker(stage: Stage, pace: Pace) -> list[Check]:
     """Kill workers with -9: what each held is lost, nothing else, and nothing is forgotten."""
     many = 2 if pace.short else 10
-    town = Town.on(stage)
+    town = Town.on(stage, start=False)
     gateway = town.gateway
+    dead = f"http://127.0.0.1:{free_ports(1)[0]}"
+    gateway.config["services"]["dead"] = {
+        "blue": {"endpoints": [dead]},
+        "health": {"interval": "250ms", "interval_down": "250ms"},
+    }
+    gateway.config["routes"].append({"path": "/dead/", "service": "dead"})
+    gateway.start()
+    gateway.settled([town.blue.url, town.green.url])
+    wait_for(lambda: gateway.health()[dead] == "down", "the dead one is down")
     town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     _open_breaker(town, "other")
     crowd = Crowd.before(stage, gateway, pace)

@@ -1,4 +1,4 @@
-"""One of two workers stops, is kept busy for ever, or is killed: another takes its place."""
+"""One of two workers stops, or is kept busy for ever: another takes its place."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from loadtests.chaos.load import Row
 from loadtests.chaos.stage import (
     ROOT,
-    Backend,
     Gateway,
     Loading,
     Pace,
     Stage,
-    kill,
     sleep_until,
     wait_for,
 )
 from loadtests.chaos.verdict import Check, bad, between, no_failure, said
 
-#: Seconds within which a worker that hangs is found and another serves in its place, and within
-#: which another serves in the place of one that was killed.
-REPLACED_HUNG, REPLACED_KILLED = 2.0, 1.0
+#: Seconds within which a worker that hangs is found and another serves in its place.
+REPLACED_HUNG = 2.0
 #: Requests a second, in the whole form.
 RATE = 500.0
 #: Loaded by every interpreter that finds it: the signal has a worker compute for ever, in the
@@ -40,7 +36,7 @@ def block(*_):
         pass
 
 if "gateway.worker" in sys.orig_argv:
-    signal.signal(signal.SIGUSR1, block)
+    signal.signal(signal.SIGRTMIN, block)
 """
 
 
@@ -67,7 +63,7 @@ def worker_blocked(stage: Stage, pace: Pace) -> list[Check]:
     (backend,) = stage.backends("a", delay=0.1)
     path = f"{stage.folder}{os.pathsep}{ROOT}"
     gateway = stage.gateway({"web": ([backend], {})}, env={"PYTHONPATH": path})
-    return _hangs(stage, pace, gateway, signal.SIGUSR1)
+    return _hangs(stage, pace, gateway, signal.SIGRTMIN)
 
 
 def _hangs(stage: Stage, pace: Pace, gateway: Gateway, how: signal.Signals) -> list[Check]:
@@ -90,73 +86,6 @@ def _hangs(stage: Stage, pace: Pace, gateway: Gateway, how: signal.Signals) -> l
         ),
         *_little_lost(rows, in_hands, stopped, REPLACED_HUNG),
     ]
-
-
-def worker_killed(stage: Stage, pace: Pace) -> list[Check]:
-    """Kill one of two workers with -9: another serves at once, and nothing is forgotten."""
-    blue, green, broken, down = stage.backends("blue", "green", "broken", "down", delay=0.02)
-    seldom = {"interval": "1h", "interval_down": "1h"}
-    services: dict[str, tuple[list[Backend], dict[str, Any]]] = {
-        "web": ([blue], {"green": {"endpoints": [green.url]}}),
-        "broken": (
-            [broken],
-            {"breaker": {"failures": 5, "reset_after": "60s"}, "health": seldom, "retries": 0},
-        ),
-        "down": ([down], {"health": {"interval": "250ms", "interval_down": "1h"}}),
-    }
-    gateway = stage.gateway(services)
-    _break(gateway, broken, down)
-    known = _known(gateway)
-    load = _loaded(stage, pace, gateway)
-    before = ready(gateway)
-    victim = max(before, key=lambda pid: _connections(pid, gateway.port))
-    in_hands = _connections(victim, gateway.port)
-    killed = kill(victim)
-    new, took = _replaced(gateway, before, victim, killed)
-    serves = _serves(gateway, new)
-    asked = len(broken.order().requests)
-    refused = [gateway.ask(f"/broken/{n}").fields.get("x-gateway-error") for n in range(20)]
-    reached = len(broken.order().requests) - asked
-    rows = load.rows()
-    others = sorted({row.backend for row in rows if row.good} - {"green"})
-    return [
-        Check(
-            f"replaced within {REPLACED_KILLED:g} s",
-            f"{took:.2f} s",
-            took <= REPLACED_KILLED and serves,
-        ),
-        *_little_lost(rows, in_hands, killed, REPLACED_KILLED),
-        Check(
-            "breaker: open before, open after",
-            f"{refused.count('breaker-open')} of {len(refused)} refused, {reached} reached it",
-            refused.count("breaker-open") == len(refused) and not reached,
-        ),
-        Check("health and breakers as before", f"{_known(gateway)}", _known(gateway) == known),
-        Check("weight 100 as before", f"other than green answered: {others}", not others),
-    ]
-
-
-def _break(gateway: Gateway, broken: Backend, down: Backend) -> None:
-    """Move all to green, open a breaker, kill an endpoint and let the probes find it."""
-    moved = gateway.api("PUT", "/v1/traffic", {"candidate": 100, "services": ["web"]})
-    assert moved.status == 200, moved.body
-    broken.order(errors=1.0)
-    wait_for(
-        lambda: gateway.ask("/broken/0").fields.get("x-gateway-error") == "breaker-open",
-        "the breaker opens",
-    )
-    down.kill()
-    wait_for(lambda: gateway.health()[down.url] == "down", "it is down")
-
-
-def _known(gateway: Gateway) -> dict[str, tuple[str, str]]:
-    """Return what is known of each endpoint: its health and its breaker's state."""
-    found = {}
-    for each in gateway.endpoints():
-        breaker = each.get("breaker")
-        state = breaker.get("state") if isinstance(breaker, dict) else breaker
-        found[str(each["id"])] = (str(each["health"]), str(state))
-    return found
 
 
 # --- what they share ------------------------------------------------------------------------------
