@@ -36,14 +36,15 @@ from gateway.proxy.cache import Cache
 from gateway.proxy.copies import TOUCH_EVERY, Copies
 from gateway.proxy.core import Core
 from gateway.proxy.kept import KeptAssets
-from gateway.proxy.logwriter import LogWriter, open_log
 from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.tally import Tallies
 from gateway.worker.accepting import Accepting
 from gateway.worker.control_link import ControlLink
 from gateway.worker.doors import Doors
+from gateway.worker.log import AccessLog
 from gateway.worker.sweep import TunnelSweep
+from gateway.worker.vitals import Vitals
 
 if TYPE_CHECKING:
     from gateway.channel.childspec import ChildSpec
@@ -58,6 +59,9 @@ IDLE_GRACE = 1.0
 #: Seconds that WebSockets and event streams get for their last words, beyond the drain's time; the
 #: supervisor waits longer.
 LEAVE_GRACE = 2.0
+
+#: Seconds at most until the loop has told that what was cut is closed, and it is recorded.
+CUT_GRACE = 1.0
 
 #: Seconds between two tellings of who asks.
 TELL_ASKED = 5.0
@@ -95,8 +99,7 @@ class Worker:
         self._traffic = Traffic(revision=0)
         self._number = 0
         self._handover: handover.Server | None = None
-        self._log: LogWriter | None = None
-        self._log_where = "off"
+        self._log = AccessLog(self._recorder, self._lost)
         self._stopping = asyncio.Event()
         self._drain_timeout = spec.drain_timeout
         self._turned = time.monotonic()
@@ -104,6 +107,7 @@ class Worker:
         self._asked_at = 0.0
         self._cache_of: CacheStore | None = None
         self._core: Core
+        self._vitals: Vitals
         self._accepting: Accepting
         self._link: ControlLink
 
@@ -123,6 +127,7 @@ class Worker:
             slabs=self._spec.slabs,
             on_turn=self._on_turn,
         )
+        self._vitals = Vitals(self._core, self._builder, self._words)
         self._accepting = Accepting(
             self._core,
             self._spec.sockets,
@@ -142,6 +147,7 @@ class Worker:
             board=self._spec.board,
             state=self._state,
             sockets=self._sockets,
+            vitals=self._vitals.told,
         )
         await self._start_from_file()
         self._link.start()
@@ -169,7 +175,7 @@ class Worker:
         self._words[layout.S_TOPOLOGY] = topology.number
         self._words[layout.S_TRAFFIC] = traffic.revision
         self._words[layout.S_NUMBER] = message.number
-        self._open_log(topology.access_log)
+        self._log.open(topology.access_log)
         self._keep_assets(topology)
         await self._open_cache(topology, serving)
         if not self._accepting.begun and not self._stopping.is_set():
@@ -209,20 +215,6 @@ class Worker:
         # The loops take any object with a protocol's methods; a compiled class cannot inherit
         # from asyncio.Protocol, hence no type that asyncio's stubs would take.
         return lambda: self._doors.accept(core, listener)
-
-    def _open_log(self, where: str) -> None:
-        if where == self._log_where:
-            return
-        try:
-            fd = open_log(where)
-        except OSError as error:
-            logger.warning("the access log %s cannot be opened: %s", where, error)
-            return
-        old, self._log = self._log, None if fd is None else LogWriter(fd, self._lost)
-        self._log_where = where
-        self._recorder.log_to(None if self._log is None else self._log.write)
-        if old is not None:
-            old.close(within=0.0)  # its thread goes on; a stuck pipe must not hold the loop
 
     def _keep_assets(self, topology: Topology) -> None:
         """Keep copies of assets for as long as the configuration says; 0 keeps none."""
@@ -287,8 +279,7 @@ class Worker:
         self._turned = now
         self._words[layout.S_STALL_MAX] = max(self._words[layout.S_STALL_MAX], late, 0)
         self._words[layout.S_HEARTBEAT] = time.monotonic_ns()
-        if self._log is not None:
-            self._log.flush()
+        self._log.turn(now)
         if self._core.cache is not None and now > self._touch_at:
             self._touch_at = now + TOUCH_EVERY
             self._core.cache.store.turn()
@@ -305,6 +296,7 @@ class Worker:
             self._tell_asked()
         self._sweep.turn(now, self._core.tunnels)
         self._doors.turn(now)
+        self._vitals.turn(now)
 
     def _tell_asked(self) -> None:
         """Tell who asks; with control away it is lost, and the next telling makes up for it."""
@@ -343,16 +335,14 @@ class Worker:
         self._tallies.flush()
         self._link.stop()
         await self._core.cancel_tasks()
-        await asyncio.sleep(0)  # the turn in which the loop tells that they are closed
+        await self._until_alone(CUT_GRACE)  # the loop tells in a later turn that they are closed
         self._core.stop()
         if self._handover is not None:
             self._handover.close()
         if self._core.kept is not None:
             self._core.kept.close()
         await self._close_cache()
-        if self._log is not None:
-            self._recorder.log_to(None)
-            self._log.close()
+        self._log.close()
         self._words[layout.S_STATE] = layout.STATE_GONE
 
     async def _until_alone(self, seconds: float) -> None:
