@@ -82,7 +82,7 @@ class Faults:
         self._turns = self._circle()
 
     def next(self) -> None:
-        """Have the next one happen. Raises ToolError where the gateway refuses what it should do."""
+        """Have the next one happen. Raises ToolError where the gateway refuses it."""
         name, act = next(self._turns)
         act()
         self.done[name] = self.done.get(name, 0) + 1
