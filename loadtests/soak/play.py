@@ -160,6 +160,7 @@ def play(stage: Stage, pace: Pace) -> list[Check]:
     stage.owns(sampler.stop)
     rows += _play_with(stage, gateway, pace.rate, pace.seconds, faults, pace.between, len(rows))
     sampler.stop()
+    sampler.write(stage.folder / "samples.json")
     faults.end()
     after = _quiet(gateway, processes)
     # A scrape may be a second old, and a line of the log a turn of the wheel and a write.

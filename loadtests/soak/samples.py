@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,11 @@ class Sampler:
         """Look no more."""
         self._over.set()
         self._thread.join(10)
+
+    def write(self, path: Path) -> None:
+        """Keep the samples, for whoever wants to draw them."""
+        series = {name: [asdict(each) for each in found] for name, found in self.series.items()}
+        path.write_text(json.dumps(series))
 
 
 @dataclass(frozen=True, slots=True)
