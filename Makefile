@@ -18,6 +18,7 @@ CONNECTIONS ?= 64
 IDLE ?= 10000
 OUTPUT ?= docs/performance.md
 CHAOS ?=
+SOAK ?=
 OVERLOAD ?=
 SIMULATE ?=
 FUZZ ?=
@@ -26,7 +27,7 @@ FUZZ_SECONDS ?= 60
 PYTEST ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lint types contracts docs outside bench overload envoy autobahn cachesuite browsersuite chaos simulate fuzz slow asan lock clean
+.PHONY: help run test check format lint types contracts docs outside bench overload envoy autobahn cachesuite browsersuite chaos soak simulate fuzz slow asan lock clean
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1~\2/p' Makefile | awk -F'~' '{printf "%-16s %s\n", $$1, $$2}'
@@ -68,6 +69,9 @@ overload: $(VENV)/.test $(VENV)/.built ## Three times what can be served; OVERLO
 
 chaos: $(VENV)/.test $(VENV)/.built ## Kill things under load and judge; CHAOS="NAME ..." picks scenarios
 	@$(BIN)/python -m loadtests.chaos $(CHAOS)
+
+soak: $(VENV)/.test $(VENV)/.built ## Half an hour of mixed traffic with faults, then accounts; SOAK="--minutes 5"
+	@$(BIN)/python -m loadtests.soak $(SOAK)
 
 simulate: $(VENV)/.run ## Releases judged, healthy and broken; SIMULATE="--quick" takes seconds
 	@$(BIN)/python -m loadtests.simulate_releases $(SIMULATE)

@@ -327,6 +327,17 @@ class ProcessStatus(Answer):
     slot: int | None = Field(default=None, description="a worker's listening slot")
     connections: int = 0
     in_flight: int = 0
+    memory: int | None = Field(default=None, description="resident, in octets; null: not told")
+    descriptors: int | None = Field(default=None, description="open; null: not told")
+    tasks: int | None = Field(default=None, description="of its loop, not done")
+    timers: int | None = Field(default=None, description="a worker's: places on its timer wheel")
+    upstream_busy: int | None = Field(
+        default=None, description="a worker's connections to backends that carry something"
+    )
+    upstream_idle: int | None = Field(default=None, description="those that wait for a request")
+    stall: float | None = Field(
+        default=None, description="the longest stall of its loop since its start, in seconds"
+    )
 
 
 class Drift(Answer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -15,10 +15,11 @@ from gateway.control import merge
 from gateway.control.certificates import in_force
 from gateway.health.machine import Health
 from gateway.health.prober import evidence
+from gateway.observe.vitals import vitals
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gateway.channel.upgrades import Step
     from gateway.config.snapshot import Color, Endpoint
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.control.switchboard import Switchboard
     from gateway.health.prober import Monitor
     from gateway.health.probes import Result
+    from gateway.observe.vitals import Vitals
     from gateway.policy.mode import Picture
     from gateway.policy.sharing import Shared
 
@@ -182,39 +184,50 @@ class Pictures:
         ]
 
     def _processes(self) -> list[models.ProcessStatus]:
-        switch = self.switchboard
-        words = switch.parts.board.words
-        number = switch.parts.hub.number
-        found = [
-            models.ProcessStatus(
-                role="supervisor",
-                pid=words[layout.H_SUPERVISOR_PID],
-                uptime=self._since(words[layout.H_SUPERVISOR_STARTED]),
-            ),
-            models.ProcessStatus(
-                role="control",
-                pid=words[layout.H_CONTROL_PID],
-                state=layout.STATE_NAMES[words[layout.H_CONTROL_STATE]],
-                uptime=self._since(words[layout.H_CONTROL_STARTED]),
-                snapshot=number,
-            ),
-        ]
-        return found + [
-            models.ProcessStatus(
-                role="worker",
-                pid=worker.pid,
-                state=worker.state_name,
-                uptime=self._since(worker.started),
-                snapshot=worker.number,
-                slot=worker.slot,
-                connections=worker.connections,
-                in_flight=worker.in_flight,
-            )
-            for worker in switch.parts.board.workers()
-        ]
+        board = self.switchboard.parts.board
+        words = board.words
+        workers = {worker.pid: worker for worker in board.workers()}
+        found = []
+        for each in vitals(board):
+            if each.process == "supervisor":
+                started = words[layout.H_SUPERVISOR_STARTED]
+                more: dict[str, Any] = {}
+            elif each.process == "control":
+                started = words[layout.H_CONTROL_STARTED]
+                state = layout.STATE_NAMES[words[layout.H_CONTROL_STATE]]
+                more = {"state": state, "snapshot": self.switchboard.parts.hub.number}
+            else:
+                worker = workers[each.pid]
+                started = worker.started
+                more = {
+                    "state": worker.state_name,
+                    "snapshot": worker.number,
+                    "slot": worker.slot,
+                    "connections": worker.connections,
+                    "in_flight": worker.in_flight,
+                }
+            found.append(_process(each, self._since(started), more))
+        return found
 
     def _since(self, started: int) -> float:
         return round(max(0, self.clock() - started) / 1e9, 1) if started else 0.0
+
+
+def _process(each: Vitals, uptime: float, more: Mapping[str, Any]) -> models.ProcessStatus:
+    """Return one process's picture; ``more`` is what its role has beside how it is."""
+    return models.ProcessStatus(
+        role=each.process,
+        pid=each.pid,
+        uptime=uptime,
+        memory=each.memory,
+        descriptors=each.files,
+        tasks=each.tasks,
+        timers=each.timers,
+        upstream_busy=each.upstream_busy,
+        upstream_idle=each.upstream_idle,
+        stall=each.stall,
+        **more,
+    )
 
 
 def traffic(

@@ -31,6 +31,10 @@ SLAB_GAUGES: Final = (
     layout.S_IN_FLIGHT,
     layout.S_TUNNELS,
     layout.S_NOT_ACCEPTING,
+    layout.S_TASKS,
+    layout.S_TIMERS,
+    layout.S_UPSTREAM_BUSY,
+    layout.S_UPSTREAM_IDLE,
 )
 ROW_GAUGES: Final = (layout.ROW_IN_FLIGHT, layout.ROW_WAITING)
 ENDPOINT_GAUGES: Final = (layout.ENDPOINT_IN_FLIGHT, layout.ENDPOINT_TUNNELS)
@@ -371,9 +375,15 @@ class Board:
 
     # --- control's own words ------------------------------------------------------------------
 
-    def beat_control(self, now: int) -> None:
-        """Note that control's loop turns: CLOCK_MONOTONIC, nanoseconds."""
-        self.words[layout.H_CONTROL_HEARTBEAT] = now
+    def beat_control(self, now: int, *, late: int = 0, tasks: int = 0) -> None:
+        """Note that control's loop turns: CLOCK_MONOTONIC, nanoseconds.
+
+        ``late`` are nanoseconds by which that is later than meant, ``tasks`` the loop's.
+        """
+        words = self.words
+        words[layout.H_CONTROL_HEARTBEAT] = now
+        words[layout.H_CONTROL_STALL_MAX] = max(words[layout.H_CONTROL_STALL_MAX], late, 0)
+        words[layout.H_CONTROL_TASKS] = tasks
 
     def set_control_state(self, state: int) -> None:
         """Set control's ``STATE_*``."""

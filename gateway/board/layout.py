@@ -31,6 +31,8 @@ H_SLOTS = 11  # worker slots that the supervisor keeps filled
 H_LEAVING = 12  # 1 once the supervisor was told to end: nobody is to send new traffic here
 H_RELOADS = 13  # reloads that a signal asked for and control has ended (counter, control's)
 H_RELOADS_REFUSED = 14  # of these, refused
+H_CONTROL_STALL_MAX = 15  # longest stall of control's loop seen, nanoseconds
+H_CONTROL_TASKS = 16  # tasks of control's loop that are not done (gauge)
 #: Octets of chance by which the limiter's keys are hashed: nobody outside can aim at a place.
 H_LIMIT_SECRET = 40
 LIMIT_SECRET_WORDS = 4
@@ -98,6 +100,12 @@ S_CONNECTIONS_SHED = 16  # connections over the machine's bound, closed at once 
 S_TLS_FULL = 24  # handshakes done, in full (counter)
 S_TLS_RESUMED = 25  # handshakes that resumed a session (counter)
 S_TLS_FAILED = 26  # handshakes that were not done (counter)
+#: What a worker holds, counted once a second (gauges): tasks of its loop that are not done, places
+#: taken on its timer wheel, connections to backends with and without a request.
+S_TASKS = 32
+S_TIMERS = 33
+S_UPSTREAM_BUSY = 34
+S_UPSTREAM_IDLE = 35
 #: Writes to the cache (counter, from a number drawn at the start): while no worker's moves, what
 #: was read of the cache is what is there.
 S_CACHE_WRITES = 20

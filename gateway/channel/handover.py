@@ -3,7 +3,7 @@
 A worker listens at ``ChildSpec.worker_socket``, control at ``ChildSpec.admin_socket``. A client
 connects, sends one line of JSON, and gets one line back, after which the child closes:
 
-- ``{"ask": "state"}`` gives ``State``'s fields;
+- ``{"ask": "state"}`` gives ``State``'s fields, and how the process is as ``vitals``;
 - ``{"ask": "takeover"}`` gives these and ``addresses``; with the line come descriptors
   (``SCM_RIGHTS``): the board's, then a listening socket for each address, in their order;
 - ``{"ask": "snapshot"}`` gives ``{"octets": N}`` of a worker, and one descriptor: of a file in
@@ -116,6 +116,7 @@ def answer(
     state: Callable[[], State],
     handed: Callable[[], Handed],
     snapshot: Callable[[], bytes],
+    vitals: Callable[[], dict[str, object]] = dict,
 ) -> tuple[bytes, list[int]]:
     """Return the answer to one question's line, and the descriptors that go with it.
 
@@ -126,7 +127,7 @@ def answer(
     except (ValueError, TypeError, KeyError, RecursionError):
         return _line({"error": 'expected one line like {"ask": "state"}'}), []
     if ask == "state":
-        return _line(dataclasses.asdict(state())), []
+        return _line({**dataclasses.asdict(state()), "vitals": vitals()}), []
     if ask == "takeover":
         what = handed()
         fds = [what.board, *(fd for _, fd in what.sockets)]
@@ -157,7 +158,7 @@ class Server:
 
     ``state`` is asked at each question. ``sockets`` gives the (address, descriptor) pairs that
     are still open: none once the child has stopped listening. ``snapshot`` gives what is served,
-    as ``snapshotfile`` has it; empty: nothing is.
+    as ``snapshotfile`` has it; empty: nothing is. ``vitals`` says how the process is.
     """
 
     def __init__(
@@ -169,7 +170,9 @@ class Server:
         state: Callable[[], State],
         sockets: Callable[[], tuple[tuple[str, int], ...]],
         snapshot: Callable[[], bytes] = bytes,
+        vitals: Callable[[], dict[str, object]] = dict,
     ) -> None:
+        self._vitals = vitals
         self._listener = listener
         self._loop = loop
         self._board = board
@@ -220,7 +223,7 @@ class Server:
         made: list[int] = []
         # One line into an empty buffer goes out whole; whatever else happens is the asker's loss.
         with contextlib.suppress(OSError):
-            data, fds = answer(line, self._state, self._handed, self._snapshot)
+            data, fds = answer(line, self._state, self._handed, self._snapshot, self._vitals)
             made = fds if data.startswith(b'{"octets"') else []
             if fds:
                 socket.send_fds(connection, [data], fds)
@@ -290,8 +293,13 @@ def _line(values: dict[str, object]) -> bytes:
 
 
 def _state(values: dict[str, object]) -> State:
-    """Build a State. Raises ValueError or TypeError where a field is missing or of another type."""
-    state = State(**values)  # type: ignore[arg-type]  # checked below, field by field
+    """Build a State. Raises ValueError or TypeError where a field is missing or of another type.
+
+    What another version says beside these is its own.
+    """
+    names = {field.name for field in dataclasses.fields(State)}
+    known = {name: value for name, value in values.items() if name in names}
+    state = State(**known)  # type: ignore[arg-type]  # checked below, field by field
     for field in dataclasses.fields(State):
         if type(getattr(state, field.name)).__name__ != field.type:
             raise ValueError(f"{field.name} is not {field.type}")

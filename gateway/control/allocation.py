@@ -39,7 +39,9 @@ class Allocation:
         self._board = board
         self._rows: dict[str, int] = {}
         self._cells: dict[str, int] = {}
-        #: Where the search for the next cell begins.
+        #: Where the search for the next of each begins. A row's counts are never cleared: one that
+        #: is free again is given to another service as late as can be.
+        self._next_row = 1
         self._next_cell = 0
 
     def take_over(self, topology: Topology) -> None:
@@ -47,17 +49,20 @@ class Allocation:
         self._rows.update({service.name: service.row for service in topology.services})
         for pool in topology.pools:
             self._cells.update({endpoint.id: endpoint.cell for endpoint in pool.endpoints})
+        self._next_row = max(self._rows.values(), default=0) + 1
         self._next_cell = max(self._cells.values(), default=-1) + 1
 
     def row(self, service: str) -> int:
         """Return a service's row, 1 to 255. Raises AllocationError where all are taken."""
         if service not in self._rows:
             taken = set(self._rows.values())
-            free = (row for row in range(1, layout.MAX_SERVICES) if row not in taken)
-            row = next(free, None)
+            most = layout.MAX_SERVICES - 1
+            rows = ((self._next_row - 1 + step) % most + 1 for step in range(most))
+            row = next((row for row in rows if row not in taken), None)
             if row is None:
-                raise AllocationError(f"at most {layout.MAX_SERVICES - 1} services")
+                raise AllocationError(f"at most {most} services")
             self._rows[service] = row
+            self._next_row = row + 1
         return self._rows[service]
 
     def cell(self, endpoint: str) -> int:

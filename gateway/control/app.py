@@ -60,6 +60,7 @@ from gateway.control.upgrades import UpgradeWatch
 from gateway.control.warming import Warming
 from gateway.health.door import Door, origin_of
 from gateway.health.prober import Prober
+from gateway.observe.vitals import told
 from gateway.tls import Front
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class Control:
         board, spec = self._outside.board, self._spec
         board.words[layout.H_CONTROL_PID] = os.getpid()
         board.words[layout.H_CONTROL_STARTED] = time.monotonic_ns()
+        board.words[layout.H_CONTROL_STALL_MAX] = 0
         board.set_control_state(layout.STATE_STARTING)
         self.tasks.start(self._beat(), name="heartbeat")
         await self._join()
@@ -349,6 +351,7 @@ class Control:
             board=spec.board,
             state=self._told,
             sockets=lambda: handover.spec_sockets(spec) if self._server is not None else (),
+            vitals=lambda: told(self._outside.board),
         )
 
     def _told(self) -> handover.State:
@@ -391,8 +394,12 @@ class Control:
     # --- what happens -----------------------------------------------------------------------------
 
     async def _beat(self) -> None:
+        due = time.monotonic_ns()
         while True:
-            self._outside.board.beat_control(time.monotonic_ns())
+            now = time.monotonic_ns()
+            tasks = len(asyncio.all_tasks())
+            self._outside.board.beat_control(now, late=now - due, tasks=tasks)
+            due = now + int(HEARTBEAT * 1e9)
             await asyncio.sleep(HEARTBEAT)
 
     async def _watch_platform(self) -> None:

@@ -31,7 +31,7 @@ from gateway.board import layout
 from gateway.board.board import Board
 from gateway.channel.upgrades import RESULTS
 from gateway.config.snapshot import COLORS, Topology, Traffic
-from gateway.observe import trust
+from gateway.observe import trust, vitals
 from gateway.observe.machine import connections, refused_by_machine
 from gateway.policy.mode import MODES, STATES, Picture
 from gateway.release.machine import STATES as RELEASE_STATES
@@ -218,6 +218,7 @@ class GatewayCollector(Collector):
         yield from self._probes()
         yield from self._processes()
         yield from self._connections()
+        yield from vitals.metrics(vitals.vitals(self._view.board))
         view = self._view
         yield from trust.issuers(view.issuers)
         yield trust.logins(view.logins_failed)

@@ -286,10 +286,15 @@ class DownstreamConnection(ClientStream):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the exchange and the tunnel, count the connection out."""
         del exc
+        early: cython.bint = self._head_begun and not self.closed
         self.closed = True
         self._deadline = _NEVER
         self._place = _NOWHERE
         self.core.dismiss(self)
+        if early and self._exchange is None:
+            # Half a head, and then a reset: counted as one that ends in good order is.
+            self._head_begun = False
+            self.core.refused(self, Failure("client-left"), 499)
         if self.memo is not None:
             self.memo.tell(self.core.requests)
         if self.tunnel is not None:
@@ -940,6 +945,7 @@ class DownstreamConnection(ClientStream):
             exchange.fail(failure)
             return True
         self._ahead = b""
+        self._head_begun = False
         self.core.refused(self, failure, status_of(failure))
         if failure.name == "client-left":
             self._close()  # not cut: it may not have read the answers before

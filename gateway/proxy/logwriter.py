@@ -37,7 +37,7 @@ NEWLINE = 0x0A
 class LogWriter:
     """Writes lines to ``fd``, which it owns; ``lost`` is told how many could not be written.
 
-    ``lost`` is called where ``flush`` and ``close`` are, never from the thread.
+    ``lost`` is called where ``flush``, ``close`` and ``ended`` are, never from the thread.
     """
 
     def __init__(self, fd: int, lost: Callable[[int], None]) -> None:
@@ -50,7 +50,10 @@ class LogWriter:
         self._told = 0
         self._torn = False
         self._queue: queue.SimpleQueue[list[tuple[bytes, int]] | None] = queue.SimpleQueue()
-        mode = os.fstat(fd).st_mode
+        file = os.fstat(fd)
+        mode = file.st_mode
+        #: Device and inode of the file that it writes to.
+        self.identity = (file.st_dev, file.st_ino)
         self._limit = PIPE_WRITE if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else 0
         self._thread = threading.Thread(target=self._run, name="access log", daemon=True)
         self._thread.start()
@@ -86,6 +89,12 @@ class LogWriter:
         self._queue.put(None)
         self._thread.join(timeout=within)
         self._tell()
+
+    def ended(self) -> bool:
+        """Tell what was lost until now, and whether there is no more to come after ``close``."""
+        over = not self._thread.is_alive()
+        self._tell()
+        return over
 
     def _tell(self) -> None:
         failed = self._failed

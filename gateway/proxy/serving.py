@@ -243,6 +243,8 @@ class Builder:
         self._queues: dict[int, ServiceQueue] = {}
         self._degraded = DegradedBuilder()
         self._endpoints: dict[str, Endpoint] = {}
+        #: Named no more, with connections that are busy yet.
+        self._leaving: list[Endpoint] = []
         self._topology = Topology(number=0)
         self._router = Router()
         self._router_key: tuple[object, ...] = ()
@@ -256,6 +258,13 @@ class Builder:
     def endpoints(self) -> Mapping[str, Endpoint]:
         """The endpoints that the last snapshot names, by id."""
         return self._endpoints
+
+    def upstreams(self) -> tuple[int, int]:
+        """Return how many connections to backends are busy, and how many are idle."""
+        self._leaving = [endpoint for endpoint in self._leaving if endpoint.connections]
+        every = [*self._endpoints.values(), *self._leaving]
+        idle = sum(endpoint.idle_count() for endpoint in every)
+        return sum(len(endpoint.connections) for endpoint in every) - idle, idle
 
     async def build(self, topology: Topology, traffic: Traffic) -> Serving:
         """Return the snapshot to serve. Raises ValueError where it cannot be served."""
@@ -323,6 +332,7 @@ class Builder:
         for name, endpoint in self._endpoints.items():
             if endpoints.get(name) is not endpoint:
                 endpoint.retire()
+                self._leaving.append(endpoint)
         self._endpoints = endpoints
         return serving
 

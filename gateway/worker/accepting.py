@@ -16,10 +16,10 @@ import resource
 import socket
 import sys
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.board import layout
+from gateway.channel.vitals import open_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,16 +50,6 @@ class _Phase(Enum):
     OPENING = 1
     OPEN = 2
     PAUSED = 3
-
-
-def open_files() -> int:
-    """Return how many descriptors this process has open; 0 where the system does not tell."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        try:
-            return sum(1 for _ in Path(folder).iterdir()) - 1  # the folder's own is one of them
-        except OSError:
-            continue
-    return 0
 
 
 def file_limit() -> int | None:

@@ -40,10 +40,11 @@ from gateway.proxy.record import Recorder
 from gateway.proxy.serving import Builder
 from gateway.proxy.tally import Tallies
 from gateway.worker.accepting import Accepting
-from gateway.worker.accesslog import AccessLog
 from gateway.worker.control_link import ControlLink
 from gateway.worker.doors import Doors
+from gateway.worker.log import AccessLog
 from gateway.worker.sweep import TunnelSweep
+from gateway.worker.vitals import Vitals
 
 if TYPE_CHECKING:
     from gateway.channel.childspec import ChildSpec
@@ -58,6 +59,9 @@ IDLE_GRACE = 1.0
 #: Seconds that WebSockets and event streams get for their last words, beyond the drain's time; the
 #: supervisor waits longer.
 LEAVE_GRACE = 2.0
+
+#: Seconds at most until the loop has told that what was cut is closed, and it is recorded.
+CUT_GRACE = 1.0
 
 #: Seconds between two tellings of who asks.
 TELL_ASKED = 5.0
@@ -103,6 +107,7 @@ class Worker:
         self._asked_at = 0.0
         self._cache_of: CacheStore | None = None
         self._core: Core
+        self._vitals: Vitals
         self._accepting: Accepting
         self._link: ControlLink
 
@@ -122,6 +127,7 @@ class Worker:
             slabs=self._spec.slabs,
             on_turn=self._on_turn,
         )
+        self._vitals = Vitals(self._core, self._builder, self._words)
         self._accepting = Accepting(
             self._core,
             self._spec.sockets,
@@ -142,6 +148,7 @@ class Worker:
             state=self._state,
             sockets=self._sockets,
             snapshot=self._snapshot,
+            vitals=self._vitals.told,
         )
         await self._start_from_file()
         self._link.start()
@@ -290,6 +297,7 @@ class Worker:
             self._tell_asked()
         self._sweep.turn(now, self._core.tunnels, self._core.connections)
         self._doors.turn(now)
+        self._vitals.turn(now)
 
     def _tell_asked(self) -> None:
         """Tell who asks; with control away it is lost, and the next telling makes up for it."""
@@ -328,7 +336,7 @@ class Worker:
         self._tallies.flush()
         self._link.stop()
         await self._core.cancel_tasks()
-        await asyncio.sleep(0)  # the turn in which the loop tells that they are closed
+        await self._until_alone(CUT_GRACE)  # the loop tells in a later turn that they are closed
         self._core.stop()
         if self._handover is not None:
             self._handover.close()

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from gateway.demo.ports import free_ports
 from loadtests.chaos.backend import Seen
@@ -97,6 +97,7 @@ class Backend:
     port: int
     control: int
     child: Child | None = None
+    program: ClassVar[str] = "loadtests.chaos.backend"
 
     @property
     def url(self) -> str:
@@ -105,7 +106,7 @@ class Backend:
 
     def start(self, **manner: object) -> float:
         """Start it in this manner; return when it was seen to listen."""
-        command = [sys.executable, "-m", "loadtests.chaos.backend"]
+        command = [sys.executable, "-m", self.program]
         command += [str(self.port), str(self.control), self.name, json.dumps(manner)]
         env = {"PYTHONPATH": str(ROOT)}
         self.child = start(f"backend-{self.name}", command, self.folder, env)

@@ -52,6 +52,7 @@ class Child:
             board=board,
             state=lambda: STATE,
             sockets=lambda: self.sockets,
+            vitals=lambda: {"tasks": 3},
         )
 
     async def asked(self, ask: Callable[[Path], T]) -> T:
@@ -108,7 +109,7 @@ async def test_a_question_may_come_in_pieces(child: Child) -> None:
         writer.write(bytes([octet]))
         await asyncio.sleep(0)
     line = await reader.readline()
-    assert json.loads(line) == dataclasses.asdict(STATE)
+    assert json.loads(line) == {**dataclasses.asdict(STATE), "vitals": {"tasks": 3}}
     assert await reader.read() == b""
     writer.close()
     await writer.wait_closed()

@@ -54,7 +54,7 @@ def test_a_place_is_kept_until_it_is_given_up() -> None:
     assert [allocation.cell(name) for name in ("x", "y", "x")] == [0, 1, 0]
     allocation.retain(["b"], ["y"])
     assert allocation.row("b") == 2
-    assert allocation.row("c") == 1
+    assert allocation.row("c") == 3
     assert allocation.cell("z") == 2  # in a circle: not the one just given up
 
 
@@ -63,6 +63,17 @@ def test_a_cell_with_requests_in_flight_is_not_given_to_another() -> None:
     cells.busy = {0, 1, 2}
     assert Allocation(cells).cell("x") == 3
     assert cells.cleared == [3]
+
+
+def test_a_row_that_is_free_again_is_the_last_to_be_given() -> None:
+    """Its counts are there yet: they would be taken for the next service's."""
+    allocation = Allocation(FakeCells())
+    assert [allocation.row(name) for name in "abc"] == [1, 2, 3]
+    allocation.retain(["a", "c"], [])
+    assert allocation.row("d") == 4
+    for number in range(5, layout.MAX_SERVICES):
+        assert allocation.row(str(number)) == number
+    assert allocation.row("e") == 2
 
 
 def test_a_full_board_says_so() -> None:
@@ -93,6 +104,7 @@ def test_places_are_taken_over_from_a_running_snapshot() -> None:
     allocation = Allocation(cells)
     allocation.take_over(topology())
     assert allocation.row("a") == 5
+    assert allocation.row("b") == 6
     assert allocation.cell("a-1") == 7
     assert allocation.cell("a-2") == 8
     assert cells.cleared == [8]

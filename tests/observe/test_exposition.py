@@ -369,3 +369,37 @@ def test_without_a_release_the_state_is_none(board: Board) -> None:
     assert 'gateway_release_state{state="none"} 1.0' in text
     assert "gateway_release_step 0.0" in text
     assert "gateway_release_evidence{" not in text
+
+
+def test_what_processes_hold_is_told_by_process_and_slot(board: Board) -> None:
+    board.words[layout.H_CONTROL_PID] = os.getpid()
+    board.beat_control(1, late=30_000_000, tasks=17)
+    board.beat_control(2, late=-5, tasks=9)
+    for slab, slot in ((0, 0), (1, 1), (2, 0)):
+        words = board.slab(slab)
+        words[layout.S_SLOT] = slot
+        words[layout.S_PID] = os.getpid()
+        words[layout.S_TASKS] = 2 + slab
+        words[layout.S_TIMERS] = 10 + slab
+        words[layout.S_UPSTREAM_BUSY], words[layout.S_UPSTREAM_IDLE] = 3, 5
+        words[layout.S_STALL_MAX] = 250_000_000
+        words.release()
+    control, first, second = ("control", ""), ("worker", "0"), ("worker", "1")
+    # Slab 2 is of a process that has gone.
+    assert values(board, "gateway_process_tasks") == {control: 9, first: 2, second: 3}
+    assert values(board, "gateway_process_timers") == {first: 10, second: 11}
+    assert values(board, "gateway_process_stall_seconds_max")[control] == 0.03
+    assert values(board, "gateway_process_stall_seconds_max")[second] == 0.25
+    upstream = values(board, "gateway_upstream_connections")
+    assert upstream == {("0", "busy"): 3, ("0", "idle"): 5, ("1", "busy"): 3, ("1", "idle"): 5}
+    memory = values(board, "gateway_process_resident_memory_bytes")
+    assert set(memory) == {control, first, second}, "there is no supervisor in this test"
+    assert all(each > 1 << 20 for each in memory.values())
+    files = values(board, "gateway_process_open_fds")
+    assert files[control] == files[first] == files[second] > 3
+
+
+def test_two_workers_of_one_slot_are_added_up(board: Board) -> None:
+    for slab in (0, 1):
+        board.words[layout.slab_at(slab) + layout.S_TASKS] = 4
+    assert values(board, "gateway_process_tasks")["worker", "0"] == 8

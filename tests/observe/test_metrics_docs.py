@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -41,6 +42,9 @@ def collected() -> list[Metric]:
         row[layout.SIDE_UPSTREAM_SECONDS] = 1
         row[layout.ROW_CSP] = 1
         row.release()
+        board.words[layout.H_CONTROL_PID] = os.getpid()
+        board.claim(0, 0, 1)
+        board.words[layout.slab_at(0) + layout.S_PID] = os.getpid()
         view = MetricsView(
             board=board,
             topology=Topology(number=1, services=(Service(name="a", row=1),), pools=(pool,)),

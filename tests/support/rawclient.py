@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -107,6 +108,11 @@ class RawClient:
             pass
         taken, self.pending = self.pending, b""
         return taken
+
+    def resets(self) -> None:
+        """Have the end of the connection be a reset: whoever only closes may read on."""
+        linger = struct.pack("ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     def closed(self) -> bool:
         """Tell whether the peer closes without saying more (waits up to the time-out for it)."""

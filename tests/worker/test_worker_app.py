@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -221,6 +222,15 @@ async def test_it_tells_its_state_to_whoever_asks_locally(rig: WorkerRig) -> Non
         await rig.control.ack()
         state = await asyncio.to_thread(handover.ask_state, rig.spec.worker_socket)
         assert (state.role, state.pid, state.topology) == ("worker", os.getpid(), 4)
+        reader, writer = await asyncio.open_unix_connection(str(rig.spec.worker_socket))
+        writer.write(b'{"ask": "state"}\n')
+        vitals = json.loads(await reader.readline())["vitals"]
+        assert vitals["upstream"] == {"busy": 0, "idle": 0}
+        assert (vitals["connections"], vitals["tunnels"], vitals["in_flight"]) == (0, 0, 0)
+        assert vitals["tasks"] >= 2, "the worker's own and its link to control"
+        assert vitals["memory"] > 1 << 20
+        assert vitals["descriptors"] > 3
+        writer.close()
         handed = await asyncio.to_thread(handover.take_over, rig.spec.worker_socket)
         assert [address for address, _ in handed.sockets] == ["127.0.0.1:0"]
         handed.close()
