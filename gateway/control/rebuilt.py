@@ -60,7 +60,9 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
     release = (
         "" if known or run is None else f" Nobody knows the plan of release {run.id} any more."
     )
-    return f"the state store {cause}; rebuilt from {_FROM[first.source]}; {_LOST}.{release}"
+    # A file that is whole, and of no use to this process now, has lost nothing.
+    lost = _LOST.replace("lost: ", "out of reach: ") if store.fallback else _LOST
+    return f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
 
 
 def while_in_use(mishap: Mishap) -> str:

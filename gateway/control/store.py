@@ -485,7 +485,7 @@ class SqliteStore:
                 log.critical("no state store: %s: %s", self.path, error)
             self.fallback = f"its file is lost, and no new one can be made: {error}"
             return None
-        if self._wanted is None:  # else it is in memory, and ``mend`` sees to it
+        if self.path is not None:  # else it is in memory, for a reason that is there still
             self.fallback = ""
         return mishap
 

@@ -175,6 +175,8 @@ async def test_a_newer_schema_is_not_touched(tmp_path: Path) -> None:
     assert "its schema is version 999" in store.fallback
     await store.save(state(), [])
     assert not await store.mend()
+    assert await store.look() is None
+    assert "its schema is version 999" in store.fallback, "it is not kept now either"
     assert await store.load() == state()
     await store.close()
     assert list(tmp_path.glob("gateway.db.*")) == []

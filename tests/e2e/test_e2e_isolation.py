@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.policy.override import mint
+from gateway.wire.websocket import GOING_AWAY
 from tests.support.gateway import GatewayProcess
 from tests.support.processes import wait_until
 from tests.support.rawclient import RawClient
@@ -92,7 +93,7 @@ def test_an_isolated_color_gets_nothing_until_it_is_lifted(tmp_path: Path) -> No
             assert answer.status == 200
             before = asked(green)
             assert everybody(gateway, release) == {b"blue"}
-            assert there.closed(), "the tunnel there goes on"
+            assert there.read_to_end() == GOING_AWAY, "the tunnel there goes on"
             there.socket.close()
             # A new tunnel is stable's, whoever asks for it.
             tunnel(gateway, f"gw_override: {override(release, 'candidate')}\r\n").socket.close()

@@ -111,7 +111,7 @@ def test_reload_orphans_and_numbers(tmp_path: Path, backend: Backend) -> None:
         assert done.returncode == 0
         time.sleep(0.6)
         wait_until(lambda: "Z" not in states(gateway), lambda: f"no zombie: {states(gateway)}")
-        assert len(states(gateway)) == 4
+        assert len(states(gateway)) == 5
         good = gateway.path.read_text()
         gateway.path.write_text(good.replace("routes:", "routes:\n  - {path: /x/, service: web}"))
         gateway.send(signal.SIGHUP)

@@ -237,7 +237,7 @@ def test_the_watchdog_replaces_a_supervisor_that_stands_still(
         service.check(service.gateway.is_ready, "it to be ready")
     assert "taken over from an earlier run" in service.machine.said()
     # Only the new one's children are left once the old ones have drained.
-    service.check(lambda: len(processes(service)) == 4, "old workers to have ended")
+    service.check(lambda: len(processes(service)) == 5, "old workers to have ended")
 
 
 def processes(service: Service) -> list[str]:

@@ -280,7 +280,7 @@ def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving
         gateway.slab_of(0)
         gateway.slab_of(1)
         new = gateway.tell_control("who")["pid"] if who == "control" else gateway.worker_of(0)
-        threading.Event().wait(0.5)  # a turn of the supervisor's loop has seen all of them serve
+        threading.Event().wait(1.5)  # a turn of the supervisor's loop has seen all of them serve
         os.kill(new, signal.SIGKILL)
         answer = gateway.answered(request)
         assert answer.state == upgrade.ROLLED_BACK
