@@ -8,6 +8,7 @@ address that refuses the connection is not: nobody is there.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 import uuid
 from collections.abc import Awaitable, Callable
@@ -214,6 +215,8 @@ class Caller:
         else:
             why = str(error) or type(error).__name__
             hung_up = isinstance(error, aiohttp.ServerDisconnectedError)
+            # After the handshake, as TLS 1.3 has it, a refusal may come as a reset, too.
+            hung_up = hung_up or getattr(error, "errno", None) == errno.ECONNRESET
         if hung_up and self._link.address.base.startswith("https:"):
             # No loop sends the alert that would say so.
             why += "; it may ask for a certificate that it trusts: see --client-cert"

@@ -14,7 +14,7 @@ import msgspec
 from gateway.config.snapshot import BUCKETS, Color, other
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from gateway.control.state import ServiceState, State
 
@@ -144,9 +144,20 @@ def settled(before: State, after: State, fresh: Callable[[], bytes]) -> State:
         after = replace(after, salt=chance[:16], release=chance[16:22].hex())
     elif after.zero:
         after = replace(after, release="")
+    after = after.replaced(*_swapped_tunnels(before, after))
     if after.traffic() != before.traffic():
         after = replace(after, revision=before.revision + 1)
     return after
+
+
+def _swapped_tunnels(before: State, after: State) -> Iterator[ServiceState]:
+    """Yield services without the time at which their candidate's tunnels end, where another color
+    is the candidate now: nobody has told that one's clients to go.
+    """
+    for service in after.services:
+        former = before.of(service.name)
+        if service.tunnels_until and former is not None and former.stable != service.stable:
+            yield replace(service, tunnels_until=0.0)
 
 
 # --- traffic --------------------------------------------------------------------------------------

@@ -565,11 +565,12 @@ class DownstreamConnection(ClientStream):
         if exchange is not None and self._answer == _A_BODY and not self.closed:
             exchange.leave()
 
-    def leave_color(self, service: str, green: bool) -> None:
-        """A color's drain, at its end: an event stream from it ends in order."""
+    def leave_color(self, service: str, green: bool, until: float) -> bool:
+        """A color's drain, at its end: an event stream from it ends in order; tells whether."""
         exchange = self._exchange
-        if exchange is not None and self._answer == _A_BODY and not self.closed:
-            exchange.leave_color(service, green)
+        if exchange is None or self._answer != _A_BODY or self.closed:
+            return False
+        return exchange.leave_color(service, green, until)
 
     def reject(self, failure: Failure) -> None:
         """Refuse what came in place of a request: it is none that could be read."""

@@ -2016,11 +2016,20 @@ class Exchange:
             if between_events(self._tail):
                 self._end_events(b"")
 
-    def leave_color(self, service: str, green: bool) -> None:
-        """As ``leave``, where the answer comes from this color of this service."""
+    def leave_color(self, service: str, green: bool, until: float) -> bool:
+        """As ``leave``, where an event stream comes from this color of this service; tells whether.
+
+        A tester's that was asked for since ``until`` (seconds, monotonic) is let be.
+        """
         view = self._view
-        if view is not None and self._green == green and view.service.name == service:
-            self.leave()
+        if view is None or not self._events or self._leaving:
+            return False
+        if self._green != green or view.service.name != service:
+            return False
+        if self._assignment is not None and self._assignment.override and self._started > until:
+            return False
+        self.leave()
+        return True
 
     def is_collecting(self) -> bool:
         """Tell whether anything of the answer is being kept."""

@@ -61,8 +61,8 @@ class Client(Protocol):
     def leave(self) -> None:
         """End in order what can."""
 
-    def leave_color(self, service: str, green: bool) -> None:
-        """End an event stream that comes from this color of this service."""
+    def leave_color(self, service: str, green: bool, until: float) -> bool:
+        """End an event stream that comes from this color of this service; tell whether."""
 
     def cut(self) -> None:
         """Close it at once."""

@@ -24,7 +24,7 @@ EVERY = 1.0
 #: Seconds that a WebSocket's client has for its own close frame before its tunnel is closed.
 LEAVE_GRACE = 2.0
 #: Seconds in which event streams are looked for once the time has come: what was under way then.
-STREAMS = 5.0
+STREAMS = 60.0
 
 
 class TunnelSweep:
@@ -65,13 +65,21 @@ class TunnelSweep:
         if not self._isolated and (not self._until or now < min(self._until.values())):
             return
         self._next = now + EVERY
-        if self._sweep_tunnels(now, tunnels):
+        if self._sweep_tunnels(now, tunnels) or self._sweep_streams(now, connections):
             self._next = now
-            return
+
+    def _sweep_streams(self, now: float, connections: Collection[Client]) -> bool:
+        """End event streams whose time is over; returns whether the next turn has more to do."""
+        ended = 0
         for (service, green), until in self._until.items():
-            if until <= now < until + STREAMS:
-                for connection in list(connections):
-                    connection.leave_color(service, green)
+            if not until <= now < until + STREAMS:
+                continue
+            for connection in list(connections):
+                if connection.leave_color(service, green, until):
+                    ended += 1
+                if ended == PER_TURN:
+                    return True
+        return False
 
     def _sweep_tunnels(self, now: float, tunnels: Collection[Tunnel]) -> bool:
         """Tell or close those whose time is over; returns whether the next turn has more to do."""

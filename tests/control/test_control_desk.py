@@ -253,6 +253,17 @@ def test_a_drain_says_when_the_candidates_tunnels_end() -> None:
     assert stable.state.traffic().services[0].tunnels_until == 0.0
 
 
+def test_tunnels_of_who_becomes_the_candidate_are_not_told_to_go() -> None:
+    """The time is about the color that was drained; stable's clients have done nothing."""
+    drained = pooldesk.drain(begun("ivor"), "ivor", "candidate", Chance(), 100.0).state
+    adopted = desk.adopt(drained, "green", ["ivor"], Chance()).state
+    finalized = desk.finalize(at(begun("ivor"), BUCKETS), None, Chance()).state
+    former = pooldesk.drain(finalized, "ivor", "candidate", Chance(), 100.0).state
+    assert former.traffic().services[0].tunnels_until == 100.0
+    for swapped in (adopted, back(former, to="previous").state):
+        assert swapped.traffic().services[0].tunnels_until == 0.0
+
+
 def test_stable_is_drained_only_when_the_candidate_has_everything() -> None:
     for weight in (0, BUCKETS - 1):
         with pytest.raises(Refused):

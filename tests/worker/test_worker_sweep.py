@@ -116,13 +116,14 @@ def test_who_was_told_keeps_no_place_of_a_turn() -> None:
 
 
 class Connection:
-    """A connection that only notes what it is told."""
+    """A connection with an event stream of green; it notes when it is asked."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, bool]] = []
+        self.told: list[tuple[str, bool, float]] = []
 
-    def leave_color(self, service: str, green: bool) -> None:
-        self.told.append((service, green))
+    def leave_color(self, service: str, green: bool, until: float) -> bool:
+        self.told.append((service, green, until))
+        return len(self.told) == 1
 
 
 def test_event_streams_are_looked_for_when_the_time_has_come_and_not_forever() -> None:
@@ -130,7 +131,16 @@ def test_event_streams_are_looked_for_when_the_time_has_come_and_not_forever() -
     connection = Connection()
     for now in (99.0, 100.0, 100.0 + EVERY, 100.0 + STREAMS, 200.0):
         sweep.turn(now, (), cast("Any", [connection]))
-    assert connection.told == [("web", True)] * 2
+    assert connection.told == [("web", True, 100.0)] * 2
+
+
+def test_many_event_streams_take_several_turns() -> None:
+    sweep = swept(100.0)
+    connections = [Connection() for _ in range(PER_TURN + 1)]
+    sweep.turn(100.0, (), cast("Any", connections))
+    assert sum(bool(each.told) for each in connections) == PER_TURN
+    sweep.turn(100.1, (), cast("Any", connections))
+    assert all(each.told for each in connections)
 
 
 def test_another_traffic_lets_them_be() -> None:
