@@ -14,7 +14,7 @@ import click
 
 from gateway.cli.backup import STREAM, told
 from gateway.cli.output import warn
-from gateway.cli.rollback_local import FLAG, raise_flag, state_path
+from gateway.cli.rollback_local import FLAG, lower, raise_flag, state_path
 from gateway.cli.run import run_dir_of
 from gateway.client.exits import Exit
 
@@ -92,15 +92,23 @@ def _check(stream: IO[bytes], source: Path) -> None:
 
 def _restore(stream: IO[bytes], source: Path, store: Path) -> None:
     """Read all of it first; only then touch what is there."""
-    from gateway.control.backup import unpack, working_folder
+    from gateway.control.backup import DATABASE, unpack, working_folder
     from gateway.control.restoring import put
 
     store = store.absolute()
     with _nobody_runs(store) as run_dir, working_folder(store.parent.resolve()) as folder:
         manifest, contents = unpack(stream, folder)
-        restored = put(folder, manifest, store, time.time())
-        if manifest.forced_stable:
-            raise_flag(run_dir / FLAG)
+        flag = run_dir / FLAG
+        raised = manifest.forced_stable and not flag.exists()
+        try:
+            # First: a restore that is killed must not leave the state without what outranks it.
+            if manifest.forced_stable:
+                raise_flag(flag)
+            restored = put(folder, manifest, store, time.time())
+        except BaseException:
+            if raised and (folder / DATABASE).exists():  # it has not become the store
+                lower(flag)
+            raise
     click.echo(f"{store}: {told(manifest, contents)}, from {source}")
     click.echo(f"It goes on as revision {restored.revision}.")
     if restored.aside is not None:

@@ -13,6 +13,7 @@ import pytest
 from gateway.channel.unix import bind_unix
 from gateway.cli import invoke
 from gateway.client.exits import Exit
+from gateway.control.backup import BackupError
 from gateway.control.state import ServiceState, State
 from gateway.control.store import SqliteStore
 from gateway.supervisor.lock import OwnerLock
@@ -137,6 +138,47 @@ def test_the_flag_of_a_local_rollback_is_as_it_was(
     assert invoke(["restore", "--config", str(config), str(out)]) == Exit.DONE
     assert flag.exists()
     assert "rollback --local --undo" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["not-there", "there"])
+def test_the_flag_is_raised_before_the_store_is_replaced(
+    before: bool, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "state" / "run" / "force-stable"
+    flag.parent.mkdir(mode=0o700)
+    flag.touch()
+    out = tmp_path / "b.tgz"
+    assert invoke(["backup", "--config", str(config), str(out)]) == Exit.DONE
+    if not before:
+        flag.unlink()
+    seen = []
+
+    def refuses(*args: object) -> None:
+        seen.append(flag.exists())
+        raise BackupError("no")
+
+    monkeypatch.setattr("gateway.control.restoring.put", refuses)
+    assert invoke(["restore", "--config", str(config), str(out)]) == Exit.REFUSED
+    assert seen == [True]
+    assert flag.exists() is before
+
+
+def test_the_flag_stays_where_the_store_was_replaced_and_its_folder_not_synced(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = tmp_path / "state" / "run" / "force-stable"
+    flag.parent.mkdir(mode=0o700)
+    flag.touch()
+    out = tmp_path / "b.tgz"
+    assert invoke(["backup", "--config", str(config), str(out)]) == Exit.DONE
+    flag.unlink()
+
+    def fails(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("gateway.control.restoring.sync_folder", fails)
+    assert invoke(["restore", "--config", str(config), str(out)]) == Exit.REFUSED
+    assert flag.exists()
 
 
 def test_a_damaged_backup_changes_nothing(
