@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import shutil
 import sqlite3
 import sys
 import tarfile
@@ -333,11 +334,61 @@ async def test_a_restore_that_is_killed_anywhere_leaves_the_old_store_or_the_new
     assert step > 8
 
 
+def left_by_a_killed_one(beside: Path) -> Path:
+    pid = os.fork()
+    if pid == 0:
+        with working_folder(beside) as folder:
+            (folder / "gateway.db").write_bytes(b"x")
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    (left,) = beside.iterdir()
+    assert (left / "gateway.db").exists()
+    return left
+
+
 def test_what_a_killed_one_left_behind_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".gateway-backup-4194305"  # beyond what pids may be
-    left.mkdir()
-    (left / "gateway.db").write_bytes(b"x")
+    left = left_by_a_killed_one(tmp_path)
+    early = tmp_path / ".gateway-backup-early"  # killed before it had a lock
+    early.mkdir()
     with working_folder(tmp_path) as folder:
         assert not left.exists()
+        assert not early.exists()
         assert folder.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_number_that_was_there_before_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's processes have the same numbers each time."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    left_by_a_killed_one(tmp_path)
+    with working_folder(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_who_works_is_left_alone(tmp_path: Path) -> None:
+    with working_folder(tmp_path) as first:
+        (first / "gateway.db").write_bytes(b"x")
+        with working_folder(tmp_path) as second:
+            assert (first / "gateway.db").exists()
+            assert second != first
+        assert (first / "gateway.db").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_tidied_up_before_it_had_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, taken = module.fcntl.flock, []
+
+    def late(fd: int, how: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            shutil.rmtree(taken[0])
+        flock(fd, how)
+
+    monkeypatch.setattr(module.fcntl, "flock", late)
+    with working_folder(tmp_path) as folder:
+        assert taken != [folder]
+        assert folder.is_dir()
