@@ -57,7 +57,7 @@ def command(ctx: click.Context, out: Path, file: Path, *, force: bool) -> None:
     if not streamed and out.exists() and not force:
         warn(f"{out} is there already; --force replaces it")
         ctx.exit(Exit.REFUSED)
-    in_force = _in_force(run_dir)
+    in_force = revision_in_force(run_dir)
     try:
         if streamed:
             with tempfile.TemporaryDirectory(prefix="gateway-backup-") as name:
@@ -122,7 +122,7 @@ def _to_file(
     return made
 
 
-def _in_force(run_dir: Path) -> int:
+def revision_in_force(run_dir: Path) -> int:
     """Return the traffic revision that the last snapshot has; 0 where that cannot be told."""
     from gateway.channel.snapshotfile import SnapshotFileError, read
 

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from gateway.cli.backup import STREAM, told
+from gateway.cli.backup import STREAM, revision_in_force, told
 from gateway.cli.output import warn
 from gateway.cli.rollback_local import FLAG, lower, raise_flag, state_path
 from gateway.cli.run import run_dir_of
@@ -104,7 +104,8 @@ def _restore(stream: IO[bytes], source: Path, store: Path) -> None:
             # First: a restore that is killed must not leave the state without what outranks it.
             if manifest.forced_stable:
                 raise_flag(flag)
-            restored = put(folder, manifest, store, time.time())
+            in_force = revision_in_force(run_dir)
+            restored = put(folder, manifest, store, time.time(), in_force=in_force)
         except BaseException:
             if raised and (folder / DATABASE).exists():  # it has not become the store
                 lower(flag)

@@ -153,7 +153,7 @@ def test_the_flag_is_raised_before_the_store_is_replaced(
         flag.unlink()
     seen = []
 
-    def refuses(*args: object) -> None:
+    def refuses(*args: object, **kwargs: object) -> None:
         seen.append(flag.exists())
         raise BackupError("no")
 
