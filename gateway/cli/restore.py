@@ -8,7 +8,7 @@ import pwd
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
@@ -20,6 +20,13 @@ from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+#: Why one may run again that was stopped.
+SOCKET_UNIT: Final = (
+    ". A socket unit of systemd starts it again with the next connection: "
+    "systemctl stop gateway.socket gateway.service"
+)
 
 
 class RefusedError(Exception):
@@ -132,14 +139,14 @@ def _nobody_runs(store: Path) -> Iterator[Path]:
         private_folder(run_dir)
         lock = OwnerLock(run_dir / "lock")
     except HeldError as error:
-        raise RefusedError(f"{error}; stop it first") from error
+        raise RefusedError(f"{error}; stop it first{SOCKET_UNIT}") from error
     try:
         # A supervisor that was killed leaves its children serving, and control with the store open.
         for path in sorted(run_dir.glob("*.sock")):
             if listened_to(path):
                 raise RefusedError(
                     f"processes of a gateway still run on this state ({path.name}): start it and "
-                    "stop it, or end them"
+                    f"stop it, or end them{SOCKET_UNIT}"
                 )
         yield run_dir
     finally:

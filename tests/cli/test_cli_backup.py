@@ -69,6 +69,43 @@ def test_a_backup_is_its_owners_alone_and_never_replaces_a_file_unasked(
     assert "whole; revision 5" in capsys.readouterr().out
 
 
+def test_a_backup_that_lacks_what_is_in_force_is_written_and_is_no_success(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.cli.backup.revision_in_force", lambda run_dir: 6)
+    out = tmp_path / "b.tgz"
+    assert invoke(["backup", "--config", str(config), str(out)]) == Exit.WAIT_RAN_OUT
+    assert "revision 6 is in force" in capsys.readouterr().err
+    assert invoke(["restore", "--check", str(out)]) == Exit.DONE
+    monkeypatch.setattr("gateway.cli.backup.revision_in_force", lambda run_dir: 5)
+    assert invoke(["backup", "--config", str(config), str(out), "--force"]) == Exit.DONE
+
+
+def test_a_backup_of_a_higher_revision_is_never_replaced(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    out = folder / "b.tgz"
+    assert invoke(["backup", "--config", str(config), str(out)]) == Exit.DONE
+    good = out.read_bytes()
+    store = tmp_path / "state" / "gateway.db"
+    store.unlink()
+    asyncio.run(fill(store, 2))
+    force = ["backup", "--force", "--config", str(config), str(out)]
+    assert invoke(force) == Exit.REFUSED
+    assert "has revision 5 and the state store 2" in capsys.readouterr().err
+    assert out.read_bytes() == good
+    assert list(folder.iterdir()) == [out]
+    out.write_bytes(good[:-200])  # of no use to anybody
+    assert invoke(force) == Exit.DONE
+    asyncio.run(fill(store, 3))
+    assert invoke(force) == Exit.DONE
+
+
 def test_a_configuration_with_errors_is_no_hindrance(config: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text() + "nonsense: true\n")
     assert invoke(["backup", "--config", str(config), str(tmp_path / "b.tgz")]) == Exit.DONE
@@ -114,11 +151,15 @@ def test_a_restore_is_refused_while_anything_of_a_gateway_runs(
     run_dir.mkdir(mode=0o700)
     lock = OwnerLock(run_dir / "lock")
     assert invoke(["restore", "--config", str(config), str(out)]) == Exit.REFUSED
-    assert "another gateway" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "another gateway" in said
+    assert "systemctl stop gateway.socket gateway.service" in said
     lock.close()
     orphan = bind_unix(run_dir / "control-admin.sock")
     assert invoke(["restore", "--config", str(config), str(out)]) == Exit.REFUSED
-    assert "control-admin.sock" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "control-admin.sock" in said
+    assert "systemctl stop gateway.socket gateway.service" in said
     orphan.close()
     assert asyncio.run(revision_of(tmp_path / "state" / "gateway.db")) == 5
     # A socket's file that nobody listens on any more is no process.
