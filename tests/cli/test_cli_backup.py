@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.channel import snapshotfile
+from gateway.channel.messages import Apply
 from gateway.channel.unix import bind_unix
 from gateway.cli import invoke
 from gateway.client.exits import Exit
+from gateway.config.snapshot import Topology, Traffic
 from gateway.control.backup import BackupError
 from gateway.control.state import ServiceState, State
 from gateway.control.store import SqliteStore
@@ -40,6 +43,13 @@ async def revision_of(path: Path) -> int:
     await store.close()
     assert state is not None
     return state.revision
+
+
+def served(run_dir: Path, revision: int) -> None:
+    """Leave the snapshot that workers have served last."""
+    run_dir.mkdir(mode=0o700, exist_ok=True)
+    last = Apply(number=1, topology=Topology(number=1), traffic=Traffic(revision=revision))
+    snapshotfile.write(str(run_dir / "snapshot-1.bin"), last)
 
 
 @pytest.fixture
@@ -73,14 +83,13 @@ def test_a_backup_that_lacks_what_is_in_force_is_written_and_is_no_success(
     config: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gateway.cli.backup.revision_in_force", lambda run_dir: 6)
+    served(tmp_path / "state" / "run", 6)
     out = tmp_path / "b.tgz"
     assert invoke(["backup", "--config", str(config), str(out)]) == Exit.WAIT_RAN_OUT
     assert "revision 6 is in force" in capsys.readouterr().err
     assert invoke(["restore", "--check", str(out)]) == Exit.DONE
-    monkeypatch.setattr("gateway.cli.backup.revision_in_force", lambda run_dir: 5)
+    served(tmp_path / "state" / "run", 5)
     assert invoke(["backup", "--config", str(config), str(out), "--force"]) == Exit.DONE
 
 
@@ -179,6 +188,14 @@ def test_the_flag_of_a_local_rollback_is_as_it_was(
     assert invoke(["restore", "--config", str(config), str(out)]) == Exit.DONE
     assert flag.exists()
     assert "rollback --local --undo" in capsys.readouterr().out
+
+
+def test_revisions_go_on_above_what_workers_have_served(config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "b.tgz"
+    assert invoke(["backup", "--config", str(config), str(out)]) == Exit.DONE
+    served(tmp_path / "state" / "run", 90)
+    assert invoke(["restore", "--config", str(config), str(out)]) == Exit.DONE
+    assert asyncio.run(revision_of(tmp_path / "state" / "gateway.db")) == 91
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["not-there", "there"])
