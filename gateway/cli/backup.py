@@ -37,14 +37,18 @@ STREAM = "-"
     metavar="FILE",
     help="The file that the gateway runs with: where its state is, and kept in the backup.",
 )
-@click.option("--force", is_flag=True, help="Even where OUT is there already: replace it.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even where OUT is there already: replace it, unless its revision is higher.",
+)
 @click.pass_context
 def command(ctx: click.Context, out: Path, file: Path, *, force: bool) -> None:
     """Write the state to OUT (-: to standard output): roles, shares, pools, releases, audit log.
 
     The gateway may run, a release too: it is a copy of one moment. OUT is there whole or not at
     all, readable by you alone. Exits with 4 where there is no state store, it is damaged, or OUT
-    cannot be written.
+    cannot be written, and with 6 where OUT is there and lacks what is in force.
     """
     from gateway.control.backup import BackupError, working_folder
 
@@ -57,7 +61,7 @@ def command(ctx: click.Context, out: Path, file: Path, *, force: bool) -> None:
     if not streamed and out.exists() and not force:
         warn(f"{out} is there already; --force replaces it")
         ctx.exit(Exit.REFUSED)
-    in_force = _in_force(run_dir)
+    in_force = revision_in_force(run_dir)
     try:
         if streamed:
             with tempfile.TemporaryDirectory(prefix="gateway-backup-") as name:
@@ -80,6 +84,8 @@ def command(ctx: click.Context, out: Path, file: Path, *, force: bool) -> None:
     if not streamed:
         size = out.stat().st_size
         click.echo(f"{out}: {told(manifest, contents)}; {size} octets")
+    if in_force > contents.revision:
+        ctx.exit(Exit.WAIT_RAN_OUT)
 
 
 def told(manifest: Manifest, contents: Contents) -> str:
@@ -107,8 +113,11 @@ def _to_stream(store: Path, folder: Path, config: Path, run_dir: Path) -> tuple[
 def _to_file(
     store: Path, folder: Path, out: Path, config: Path, run_dir: Path
 ) -> tuple[Manifest, Contents]:
-    """Write beside, sync, rename: whoever finds OUT finds all of it."""
-    from gateway.control.backup import make
+    """Write beside, sync, rename: whoever finds OUT finds all of it.
+
+    Raises BackupError, too, where OUT is a backup with a higher revision than this one.
+    """
+    from gateway.control.backup import BackupError, make
     from gateway.control.restoring import sync_folder
 
     beside = folder / "out"
@@ -117,12 +126,30 @@ def _to_file(
         made = make(store, file, folder, config=config, forced_stable=(run_dir / FLAG).exists())
         file.flush()
         os.fsync(file.fileno())
+    revision, there = made[1].revision, _revision_of(out, folder / "there")
+    if there > revision:
+        raise BackupError(
+            f"{out} has revision {there} and the state store {revision}: {out} stays as it is. "
+            "Has the store been lost? Move the file away, or write to another"
+        )
     beside.rename(out)
     sync_folder(out.absolute().parent)
     return made
 
 
-def _in_force(run_dir: Path) -> int:
+def _revision_of(out: Path, folder: Path) -> int:
+    """Return the revision of a backup that is there; 0 where there is none, or none of any use."""
+    from gateway.control.backup import BackupError, unpack
+
+    if not out.is_file():
+        return 0
+    folder.mkdir(mode=0o700)
+    with contextlib.suppress(BackupError), out.open("rb") as file:
+        return unpack(file, folder)[1].revision
+    return 0
+
+
+def revision_in_force(run_dir: Path) -> int:
     """Return the traffic revision that the last snapshot has; 0 where that cannot be told."""
     from gateway.channel.snapshotfile import SnapshotFileError, read
 

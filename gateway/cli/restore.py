@@ -8,18 +8,25 @@ import pwd
 import sys
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Final
 
 import click
 
-from gateway.cli.backup import STREAM, told
+from gateway.cli.backup import STREAM, revision_in_force, told
 from gateway.cli.output import warn
-from gateway.cli.rollback_local import FLAG, raise_flag, state_path
+from gateway.cli.rollback_local import FLAG, lower, raise_flag, state_path
 from gateway.cli.run import run_dir_of
 from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+#: Why one may run again that was stopped.
+SOCKET_UNIT: Final = (
+    ". A socket unit of systemd starts it again with the next connection: "
+    "systemctl stop gateway.socket gateway.service"
+)
 
 
 class RefusedError(Exception):
@@ -92,15 +99,24 @@ def _check(stream: IO[bytes], source: Path) -> None:
 
 def _restore(stream: IO[bytes], source: Path, store: Path) -> None:
     """Read all of it first; only then touch what is there."""
-    from gateway.control.backup import unpack, working_folder
+    from gateway.control.backup import DATABASE, unpack, working_folder
     from gateway.control.restoring import put
 
     store = store.absolute()
     with _nobody_runs(store) as run_dir, working_folder(store.parent.resolve()) as folder:
         manifest, contents = unpack(stream, folder)
-        restored = put(folder, manifest, store, time.time())
-        if manifest.forced_stable:
-            raise_flag(run_dir / FLAG)
+        flag = run_dir / FLAG
+        raised = manifest.forced_stable and not flag.exists()
+        try:
+            # First: a restore that is killed must not leave the state without what outranks it.
+            if manifest.forced_stable:
+                raise_flag(flag)
+            in_force = revision_in_force(run_dir)
+            restored = put(folder, manifest, store, time.time(), in_force=in_force)
+        except BaseException:
+            if raised and (folder / DATABASE).exists():  # it has not become the store
+                lower(flag)
+            raise
     click.echo(f"{store}: {told(manifest, contents)}, from {source}")
     click.echo(f"It goes on as revision {restored.revision}.")
     if restored.aside is not None:
@@ -123,14 +139,14 @@ def _nobody_runs(store: Path) -> Iterator[Path]:
         private_folder(run_dir)
         lock = OwnerLock(run_dir / "lock")
     except HeldError as error:
-        raise RefusedError(f"{error}; stop it first") from error
+        raise RefusedError(f"{error}; stop it first{SOCKET_UNIT}") from error
     try:
         # A supervisor that was killed leaves its children serving, and control with the store open.
         for path in sorted(run_dir.glob("*.sock")):
             if listened_to(path):
                 raise RefusedError(
                     f"processes of a gateway still run on this state ({path.name}): start it and "
-                    "stop it, or end them"
+                    f"stop it, or end them{SOCKET_UNIT}"
                 )
         yield run_dir
     finally:

@@ -8,6 +8,7 @@ read. The copy is one read transaction of SQLite's own: control may write meanwh
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import os
@@ -17,6 +18,7 @@ import tarfile
 import time
 import zlib
 from contextlib import closing
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
@@ -27,13 +29,16 @@ from gateway.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 #: Of the file as a whole; another number is another way to read it.
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 DATABASE: Final = "gateway.db"
 CONFIG: Final = "gateway.yaml"
+
+#: What folders for the work begin with, and the file in each that whoever works there has locked.
+WORKING: Final = ".gateway-backup-"
+LOCK: Final = "lock"
 
 #: Octets of a manifest and of a part that are believed; more is no backup of ours.
 MAX_MANIFEST: Final = 1 << 20
@@ -248,29 +253,57 @@ def _unpack_part(
 
 @contextlib.contextmanager
 def working_folder(beside: Path) -> Iterator[Path]:
-    """Give an empty folder of the owner's in ``beside`` that is gone afterwards.
+    """Give a folder of the owner's in ``beside`` that is gone afterwards; a lock alone is in it.
 
-    What ones that were killed have left is removed, too.
+    What ones that were killed have left is removed, too. Whose is alive is told by the lock:
+    process numbers repeat, in a container each time.
     """
     import shutil
 
-    for left in beside.glob(".gateway-backup-*"):
-        with contextlib.suppress(ValueError, OSError):
-            if not _runs(int(left.name.rpartition("-")[2])):
-                shutil.rmtree(left)
-    folder = beside / f".gateway-backup-{os.getpid()}"
-    folder.mkdir(mode=0o700)
+    for left in beside.glob(f"{WORKING}*"):
+        _remove_left(left)
+    folder, lock = _locked_folder(beside)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
-def _runs(pid: int) -> bool:
+def _locked_folder(beside: Path) -> tuple[Path, int]:
+    """Make a folder and hold its lock; again where somebody tidied up before we held it."""
+    import tempfile
+
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=WORKING, dir=beside))
+        path = folder / LOCK
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            except OSError:
+                return folder, lock  # a disk without locks: nobody tidies up there
+            if path.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_left(folder: Path) -> None:
+    """Remove the folder of a process that is gone: of one whose lock is free."""
+    import shutil
+
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # killed before it had a lock; one that begins makes another
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+    finally:
+        os.close(lock)

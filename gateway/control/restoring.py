@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-#: How far generations go on where nobody knows which were given since: copies in a cache that
-#: outlived the store are of generations, and must never be taken for another build's.
+#: How far generations and revisions go on where nobody knows which were given since: copies in a
+#: cache that outlived the store are of generations, and must never be taken for another build's.
 UNKNOWN_SINCE: Final = 1000
 
 #: What SQLite may have beside a database.
@@ -34,22 +34,29 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
     aside: str | None
 
 
-def put(folder: Path, manifest: Manifest, state_path: Path, now: float) -> Restored:
+def put(
+    folder: Path, manifest: Manifest, state_path: Path, now: float, *, in_force: int = 0
+) -> Restored:
     """Have the store unpacked in ``folder`` be the one at ``state_path``.
 
-    ``folder`` is absolute and on the same disk. Revisions and generations go on above those of the
-    store that is replaced, so that no number ever means two things; the audit log says what was
-    done. Raises BackupError and OSError: nothing has changed then.
+    ``folder`` is absolute and on the same disk; ``in_force`` is the revision that workers had last,
+    where that is known: it may be beyond that of the store. Revisions and generations go on above
+    those of the store that is replaced, so that no number ever means two things; the audit log says
+    what was done. Raises BackupError and OSError: nothing has changed then.
     """
     new = folder / DATABASE
     # Before anything opens it: of a WAL whose database is damaged SQLite makes short work.
     aside = _link_aside(state_path, int(now))
+    former = None
     try:
         former = _former(state_path)
         old = state_path if former is not None else None
-        revision = _go_on_from(new, old, manifest, former, now)
+        revision = _go_on_from(new, old, manifest, former, now, in_force)
     except BaseException:
-        _unlink(aside)
+        if former is not None:
+            _unlink(aside)
+        else:
+            _take_off(aside, state_path)
         raise
     # The new one must not find the old one's; one that was whole has it in itself by now.
     _unlink(state_path, WITH_IT)
@@ -73,7 +80,12 @@ def _former(state_path: Path) -> Contents | None:
 
 
 def _go_on_from(
-    new: Path, old: Path | None, manifest: Manifest, former: Contents | None, now: float
+    new: Path,
+    old: Path | None,
+    manifest: Manifest,
+    former: Contents | None,
+    now: float,
+    in_force: int,
 ) -> int:
     """Bring the numbers beyond what was given since, and write the audit row; the revision."""
     try:
@@ -86,7 +98,8 @@ def _go_on_from(
             db.execute("BEGIN IMMEDIATE")
             before = former.revision if former is not None else None
             row = db.execute("SELECT revision FROM meta").fetchone()
-            revision = max(row[0], before or 0) + 1 if row is not None else 0
+            known = before if before is not None else row[0] + UNKNOWN_SINCE if row else 0
+            revision = max(row[0], known, in_force) + 1 if row is not None else 0
             db.execute("UPDATE meta SET revision = ?", (revision,))
             if old is None:
                 db.execute("UPDATE service SET generation = generation + ?", (UNKNOWN_SINCE,))
@@ -125,9 +138,7 @@ def _link_aside(state_path: Path, stamp: int) -> Path:
     Second names that a restore has left which was killed half-way are taken off.
     """
     for left in state_path.parent.glob(f"{state_path.name}.before-restore-*"):
-        with contextlib.suppress(FileNotFoundError):
-            if left.samefile(state_path):
-                _unlink(left)
+        _take_off(left, state_path)
     aside = _aside(state_path, stamp)
     while aside.exists():
         stamp += 1
@@ -136,6 +147,14 @@ def _link_aside(state_path: Path, stamp: int) -> Path:
         with contextlib.suppress(FileNotFoundError):
             os.link(f"{state_path}{suffix}", f"{aside}{suffix}")
     return aside
+
+
+def _take_off(aside: Path, state_path: Path) -> None:
+    """Take a second name of the store off again, unless its WAL has no other name any more."""
+    wal, own = (path.with_name(path.name + WITH_IT[0]) for path in (aside, state_path))
+    with contextlib.suppress(FileNotFoundError):
+        if aside.samefile(state_path) and (not wal.exists() or wal.samefile(own)):
+            _unlink(aside)
 
 
 def _unlink(path: Path, suffixes: Sequence[str] = ("", *WITH_IT)) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
+import shutil
 import sqlite3
 import sys
 import tarfile
@@ -61,11 +63,11 @@ def backed_up(path: Path, folder: Path) -> bytes:
     return out.getvalue()
 
 
-def restored(octets: bytes, path: Path) -> Path | None:
+def restored(octets: bytes, path: Path, in_force: int = 0) -> Path | None:
     path.parent.mkdir(exist_ok=True)
     with working_folder(path.parent) as folder:
         manifest, _ = unpack(io.BytesIO(octets), folder)
-        aside = put(folder, manifest, path, NOW).aside
+        aside = put(folder, manifest, path, NOW, in_force=in_force).aside
     return None if aside is None else Path(aside)
 
 
@@ -78,14 +80,15 @@ async def test_an_empty_folder_gets_what_was_backed_up_out_of_an_open_store(tmp_
     assert target.stat().st_mode & 0o777 == 0o600
     found, audit = await load(target)
     assert found is not None
-    wanted = state(8, 3)
+    wanted = state(7, 3)
     (web,) = wanted.services
-    # Nobody knows which generations were given since: they go on far above.
+    # Nobody knows which numbers were given since: they go on far above.
     (kept,) = found.services
     assert kept == msgspec.structs.replace(web, generation=3 + UNKNOWN_SINCE)
-    assert (found.revision, found.salt, found.release) == (8, b"salt", "s1")
+    revision = 8 + UNKNOWN_SINCE
+    assert (found.revision, found.salt, found.release) == (revision, b"salt", "s1")
     assert [row.action for row in audit] == ["state.restored", "traffic.set"]
-    assert msgspec.json.decode(audit[0].after)["revision"] == 8
+    assert msgspec.json.decode(audit[0].after)["revision"] == revision
     assert sorted(each.name for each in target.parent.iterdir()) == ["gateway.db"]
 
 
@@ -146,6 +149,50 @@ async def test_a_damaged_store_is_kept_aside_with_its_wal(tmp_path: Path) -> Non
     found, _ = await load(path)
     assert found is not None
     assert found.services[0].generation == 3 + UNKNOWN_SINCE
+    assert found.revision == 8 + UNKNOWN_SINCE
+
+
+async def test_revisions_go_on_above_what_is_in_force_too(good: bytes, tmp_path: Path) -> None:
+    """A rollback on a full disk is in force and not in the store."""
+    path = tmp_path / "gateway.db"
+    assert restored(good, path, in_force=90) is not None
+    found, _ = await load(path)
+    assert found is not None
+    assert found.revision == 91
+
+
+async def test_the_wal_of_a_damaged_store_outlives_a_restore_that_was_killed(
+    good: bytes, tmp_path: Path
+) -> None:
+    """The first run had taken the store's WAL away, and not yet put the new one there."""
+    path = tmp_path / "gateway.db"
+    path.write_bytes(b"no database" * 1000)
+    first = path.with_name(path.name + ".before-restore-5")
+    os.link(path, first)
+    first.with_name(first.name + "-wal").write_bytes(b"all that there is of it")
+    assert restored(good, path) is not None
+    assert first.read_bytes() == b"no database" * 1000
+    assert first.with_name(first.name + "-wal").read_bytes() == b"all that there is of it"
+
+
+async def test_a_damaged_stores_wal_outlives_a_restore_that_fails(
+    good: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite may have removed it under its first name when it looked at the store."""
+    path = tmp_path / "gateway.db"
+    path.write_bytes(b"no database" * 1000)
+    wal = path.with_name("gateway.db-wal")
+    wal.write_bytes(b"all that there is of it")
+
+    def fails(*args: object) -> None:
+        wal.unlink(missing_ok=True)
+        raise BackupError("no")
+
+    monkeypatch.setattr("gateway.control.restoring._go_on_from", fails)
+    with pytest.raises(BackupError):
+        restored(good, path)
+    (kept,) = tmp_path.glob("gateway.db.before-restore-*-wal")
+    assert kept.read_bytes() == b"all that there is of it"
 
 
 async def test_a_store_of_an_older_version_is_restored_as_it_is(tmp_path: Path) -> None:
@@ -333,11 +380,62 @@ async def test_a_restore_that_is_killed_anywhere_leaves_the_old_store_or_the_new
     assert step > 8
 
 
+def left_by_a_killed_one(beside: Path) -> Path:
+    pid = os.fork()
+    if pid == 0:
+        with working_folder(beside) as folder:
+            (folder / "gateway.db").write_bytes(b"x")
+            os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    (left,) = beside.iterdir()
+    assert (left / "gateway.db").exists()
+    return left
+
+
 def test_what_a_killed_one_left_behind_is_removed(tmp_path: Path) -> None:
-    left = tmp_path / ".gateway-backup-4194305"  # beyond what pids may be
-    left.mkdir()
-    (left / "gateway.db").write_bytes(b"x")
+    left = left_by_a_killed_one(tmp_path)
+    early = tmp_path / ".gateway-backup-early"  # killed before it had a lock
+    early.mkdir()
     with working_folder(tmp_path) as folder:
         assert not left.exists()
+        assert not early.exists()
         assert folder.stat().st_mode & 0o777 == 0o700
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_number_that_was_there_before_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's processes have the same numbers each time."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    left_by_a_killed_one(tmp_path)
+    with working_folder(tmp_path) as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_who_works_is_left_alone(tmp_path: Path) -> None:
+    with working_folder(tmp_path) as first:
+        (first / "gateway.db").write_bytes(b"x")
+        with working_folder(tmp_path) as second:
+            assert (first / "gateway.db").exists()
+            assert second != first
+        assert (first / "gateway.db").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_was_tidied_up_before_it_had_its_lock_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    taken: list[Path] = []
+
+    def late(fd: int, how: int) -> None:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            shutil.rmtree(taken[0])
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with working_folder(tmp_path) as folder:
+        assert taken != [folder]
+        assert folder.is_dir()

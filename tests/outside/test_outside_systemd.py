@@ -19,7 +19,7 @@ from loadtests.mixed.backend import Backend
 from loadtests.mixed.clients import Clients
 from tests.supervisor.supervised import copy_of_package
 from tests.support.gateway import TOKEN, GatewayProcess, config_for
-from tests.support.processes import wait_until
+from tests.support.processes import ROOT, wait_until
 from tests.support.rawclient import RawClient
 from tests.support.systemd import USER, Machine, need_systemd
 
@@ -148,6 +148,22 @@ def test_started_means_that_every_worker_serves(service: Service, tmp_path: Path
     assert service.gateway.api("GET", "/readyz").status == 200
     assert service.status == "version 99.0.0, 2 workers serve"
     assert service.machine.show("User", "ExecMainStatus") == ["gateway", "0"]
+
+
+def test_the_access_log_is_written_where_the_manual_has_it(service: Service) -> None:
+    file = service.machine.config / "gateway.yaml"
+    text = file.read_text()
+    said = "access_log: /var/lib/gateway/access.log"
+    assert said in text
+    log = "/var/log/gateway/access.log"
+    assert log in (ROOT / "docs" / "operations.md").read_text()
+    file.write_text(text.replace(said, f"access_log: {log}"))
+    service.start()
+    with RawClient(service.gateway.port) as client:
+        assert client.get("/logged").status == 200
+    lines = service.machine.inside(log)
+    service.check(lambda: lines.exists() and "/logged" in lines.read_text(), "a line")
+    assert lines.parent.stat().st_mode & 0o777 == 0o750
 
 
 def test_a_wrong_configuration_is_not_tried_again(service: Service) -> None:
