@@ -1,7 +1,9 @@
-"""Who begins a slow start: an endpoint that comes up after a fall, and one of a new pool.
+"""Who begins a slow start: an endpoint that comes up after a fall, and one that joins others.
 
 The start of the gateway is no fall, nor is a control process that starts again on a board that is
-in use: what is in the first topology that it watches was there before.
+in use: what is in the first topology that it watches was there before. Nor is a build that is new
+as a whole held back: it has no others that could take over from it meanwhile, and its share is the
+weight's to say. A backend that its slot had before, under another generation, is none of these.
 """
 
 from __future__ import annotations
@@ -33,32 +35,57 @@ class Warming:
         self._board = board
         self._clock = clock
         self._known: set[str] | None = None
-        #: Down, or new and not seen up yet.
+        #: Who stood in each slot, by URL: generations give the same backend other ids.
+        self._slots: dict[tuple[str, str], frozenset[str]] = {}
+        #: Down, or new beside others and not seen up yet.
         self._cold: set[str] = set()
+        #: Of a build that is new as a whole, and not seen up yet: its first failures are no fall.
+        self._begun: set[str] = set()
 
     def watch(self, topology: Topology) -> None:
         """Take a topology whose endpoints' health is on the board.
 
-        One that is new there and up already (its trial said so) begins its slow start now.
+        One that joins others and is up already (its trial said so) begins its slow start now.
         """
         former, self._known = self._known, set()
+        slots, self._slots = self._slots, {}
         for pool in topology.pools:
+            slot = (pool.service, pool.color)
+            before = slots.get(slot, frozenset())
+            self._slots[slot] = frozenset(endpoint.url for endpoint in pool.endpoints)
+            joins = not before.isdisjoint(self._slots[slot])
             for endpoint in pool.endpoints:
                 self._known.add(endpoint.id)
-                if former is not None and endpoint.id in former:
-                    continue
-                health = Health(self._board.health(endpoint.cell))
-                new = former is not None
-                if new and health is Health.UP:
-                    self._board.warm(endpoint.cell, self._clock())
-                elif new or health is Health.DOWN:
-                    self._cold.add(endpoint.id)
+                if former is None:
+                    self._at_start(endpoint)
+                elif endpoint.id not in former:
+                    self._come(endpoint, joins=joins, again=endpoint.url in before)
         self._cold &= self._known
+        self._begun &= self._known
+
+    def _at_start(self, endpoint: Endpoint) -> None:
+        if Health(self._board.health(endpoint.cell)) is Health.DOWN:
+            self._cold.add(endpoint.id)
+
+    def _come(self, endpoint: Endpoint, *, joins: bool, again: bool) -> None:
+        """Take one that was not there; ``joins``: others were, ``again``: it was, by its URL."""
+        health = Health(self._board.health(endpoint.cell))
+        if not joins:
+            if health is not Health.UP:
+                self._begun.add(endpoint.id)
+        elif again:
+            self._at_start(endpoint)
+        elif health is Health.UP:
+            self._board.warm(endpoint.cell, self._clock())
+        else:
+            self._cold.add(endpoint.id)
 
     def moved(self, endpoint: Endpoint, health: Health) -> None:
         """Take an endpoint's new health."""
-        if health is Health.DOWN:
+        if health is Health.DOWN and endpoint.id not in self._begun:
             self._cold.add(endpoint.id)
-        elif health is Health.UP and endpoint.id in self._cold:
-            self._cold.remove(endpoint.id)
-            self._board.warm(endpoint.cell, self._clock())
+        elif health is Health.UP:
+            self._begun.discard(endpoint.id)
+            if endpoint.id in self._cold:
+                self._cold.remove(endpoint.id)
+                self._board.warm(endpoint.cell, self._clock())

@@ -197,6 +197,8 @@ class Town:
             "blue": {"endpoints": [blue.url]},
             "green": {"endpoints": [green.url]},
             "drain_timeout": "5s",
+            # Who waited while there was no gateway comes all at once.
+            "max_in_flight": 1000,
             **keys,
         }
         # A worker that leaves has the longest drain_timeout of all services.

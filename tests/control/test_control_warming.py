@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config.snapshot import Color, Endpoint, Pool, Topology
 from gateway.control.warming import Warming
@@ -25,7 +26,7 @@ class Cells:
 
 
 def endpoint(cell: int) -> Endpoint:
-    return Endpoint(id=f"e{cell}", cell=cell, url="", scheme="http", host="", port=1)
+    return Endpoint(id=f"e{cell}", cell=cell, url=f"http://e{cell}", scheme="http", host="", port=1)
 
 
 def topology(*cells: int, color: Color = "blue") -> Topology:
@@ -97,3 +98,31 @@ def test_what_is_gone_is_forgotten(cells: Cells, warming: Warming) -> None:
     warming.watch(topology(1))
     warming.moved(endpoint(0), Health.UP)
     assert cells.warmed == []
+
+
+def test_a_build_that_is_new_as_a_whole_is_not_held_back(cells: Cells, warming: Warming) -> None:
+    """Nobody else could take over from it meanwhile: what it may not have would be refused."""
+    warming.watch(topology(0, 1))
+    cells.words = {2: Health.UP}
+    warming.watch(topology(2, 3))
+    warming.moved(endpoint(3), Health.DOWN)  # it does not listen yet
+    warming.moved(endpoint(3), Health.UP)
+    assert cells.warmed == []
+    # Once it has been up, a fall is one.
+    for health in (Health.DOWN, Health.UP):
+        warming.moved(endpoint(3), health)
+    assert cells.warmed == [3]
+
+
+def test_a_backend_under_another_generation_is_no_new_one(cells: Cells, warming: Warming) -> None:
+    def renamed(cell: int) -> Endpoint:
+        return replace(endpoint(cell), id=f"later-{cell}", cell=cell + 10)
+
+    warming.watch(topology(0, 1))
+    cells.words = {10: Health.UP, 11: Health.DOWN, 12: Health.UP}
+    (pool,) = topology(0, 1, 2).pools
+    again = tuple(renamed(cell) for cell in (0, 1, 2))
+    warming.watch(Topology(number=2, pools=(replace(pool, endpoints=again),)))
+    assert cells.warmed == [12], "it joins the others"
+    warming.moved(again[1], Health.UP)
+    assert cells.warmed == [12, 11]

@@ -46,7 +46,7 @@ def worker(stage: Stage, pace: Pace) -> list[Check]:
         victim = workers[number % len(workers)]
         most += held(gateway.port, victim) + JUST_ACCEPTED
         at = kill(victim)
-        spans.append((at, at + NOTICED))
+        spans.append((at - NOTICED, at + NOTICED))  # they may notice before this program goes on
         wait_for(partial(_others_serve, gateway, {victim}, 2), "a new worker serves")
         took.append(time.monotonic() - at)
         time.sleep(1.0)
