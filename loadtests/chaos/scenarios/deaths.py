@@ -16,8 +16,9 @@ from loadtests.chaos.stage import Gateway, Pace, Stage, held, kill, wait_for
 from loadtests.chaos.verdict import Check
 from loadtests.processes import descendants
 
-#: A client notices its connection's end when its program has its turn.
-NOTICED = 0.5
+#: A client notices its connection's end when its program has its turn; a WebSocket's, half a second
+#: apart, with its next message.
+NOTICED = 1.0
 #: Connections that a worker accepts between a look at it and its death.
 JUST_ACCEPTED = 5
 

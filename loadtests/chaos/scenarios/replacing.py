@@ -87,6 +87,7 @@ def restarted(stage: Stage, pace: Pace) -> list[Check]:
             codes.append(code)
             times.append(seconds)
             gateway.start()
+            time.sleep(0 if pace.short else 4)  # who waited is served before the next
         came = crowd.end()
         gateway.stop()
     return [
