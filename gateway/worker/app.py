@@ -130,6 +130,7 @@ class Worker:
         self._vitals = Vitals(self._core, self._builder, self._words)
         self._accepting = Accepting(
             self._core,
+            self._builder,
             self._spec.sockets,
             self._words,
             lambda listener: self._doors.accept(self._core, listener),
