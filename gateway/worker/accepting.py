@@ -187,6 +187,7 @@ class Accepting:
         sock = socket.socket(fileno=os.dup(fd))
         try:
             sock.settimeout(0.0)
+            sock.listen(BACKLOG)  # uvloop, which does it again, raises nothing where it fails
             server = await self._serve(self._maker(listener), sock)
         except BaseException:
             sock.close()

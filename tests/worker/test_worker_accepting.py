@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Iterator
 from typing import cast
 
 import pytest
+import uvloop
 
 from gateway.board import layout
 from gateway.channel.vitals import open_files
@@ -116,6 +117,18 @@ async def test_a_socket_that_nobody_can_serve_is_closed(
     await rig.accepting.open()
     assert rig.open_files() == before
     assert rig.accepting.begun
+
+
+def test_a_socket_that_cannot_listen_is_noticed_under_uvloop() -> None:
+    """uvloop's ``create_server`` returns a server all the same."""
+    rig = Rig()
+    [other, listening] = rig.sockets
+    connected = socket.create_connection(listening.getsockname())
+    os.dup2(connected.fileno(), other.fileno())
+    uvloop.run(rig.accepting.open())
+    assert rig.words[layout.S_NOT_ACCEPTING] == 1
+    for sock in (connected, *rig.sockets):
+        sock.close()
 
 
 async def test_closed_between_two_listeners_none_is_left(
