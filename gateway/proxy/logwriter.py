@@ -37,7 +37,7 @@ NEWLINE = 0x0A
 class LogWriter:
     """Writes lines to ``fd``, which it owns; ``lost`` is told how many could not be written.
 
-    ``lost`` is called where ``flush``, ``close`` and ``ended`` are, never from the thread.
+    ``lost`` is called by ``flush``, ``close``, ``ended`` and ``give_up``, never from the thread.
     """
 
     def __init__(self, fd: int, lost: Callable[[int], None]) -> None:
@@ -48,6 +48,9 @@ class LogWriter:
         # Written by the thread alone, and only growing: nothing is lost between it and the loop.
         self._failed = 0
         self._told = 0
+        # Lines that the thread was given, and those that it is done with.
+        self._given = 0
+        self._done = 0
         self._torn = False
         self._queue: queue.SimpleQueue[list[tuple[bytes, int]] | None] = queue.SimpleQueue()
         file = os.fstat(fd)
@@ -78,10 +81,12 @@ class LogWriter:
         if not self._pieces:
             return
         batch, self._pieces = self._pieces, []
+        count = sum(lines for _, lines in batch)
         if self._queue.qsize() < QUEUE:
+            self._given += count
             self._queue.put(batch)
         else:
-            self._lost(sum(lines for _, lines in batch))
+            self._lost(count)
 
     def close(self, within: float = 5.0) -> None:
         """Have what is left written, wait for it ``within`` seconds, and close the file then."""
@@ -96,6 +101,10 @@ class LogWriter:
         self._tell()
         return over
 
+    def give_up(self) -> None:
+        """Count as lost what the thread has not written: the process ends, and it with it."""
+        self._lost(self._given - self._done)
+
     def _tell(self) -> None:
         failed = self._failed
         if failed != self._told:
@@ -108,14 +117,18 @@ class LogWriter:
             if batch is None:
                 os.close(self._fd)
                 return
-            if not self._limit and not self._torn and self._put_all(batch):
-                continue
-            for joined, count in batch:
-                for data, lines in self._writes(joined, count):
-                    try:
-                        self._put(data)
-                    except OSError:
-                        self._failed += lines
+            count = sum(lines for _, lines in batch)
+            if self._limit or self._torn or not self._put_all(batch):
+                self._put_each(batch)
+            self._done += count
+
+    def _put_each(self, batch: list[tuple[bytes, int]]) -> None:
+        for joined, count in batch:
+            for data, lines in self._writes(joined, count):
+                try:
+                    self._put(data)
+                except OSError:
+                    self._failed += lines
 
     def _put_all(self, batch: list[tuple[bytes, int]]) -> bool:
         """Write a whole batch to a file at once; False where it is to be written piece by piece.
@@ -172,7 +185,8 @@ class LogWriter:
 def open_log(where: str) -> int | None:
     """Open the access log: ``-`` is standard output, ``off`` none, else a file to append to.
 
-    Raises OSError where it cannot be opened.
+    Raises OSError where it cannot be opened: ENXIO for a FIFO that nobody reads, which would
+    otherwise be waited for.
     """
     if where == "off":
         return None
@@ -181,4 +195,11 @@ def open_log(where: str) -> int | None:
     path = Path(where)
     with contextlib.suppress(FileExistsError):
         path.parent.mkdir(parents=True)
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    fd = os.open(path, flags, 0o640)
+    try:
+        os.set_blocking(fd, True)  # whoever writes is a thread, and may wait
+    except OSError:
+        os.close(fd)
+        raise
+    return fd

@@ -266,6 +266,14 @@ class Builder:
         idle = sum(endpoint.idle_count() for endpoint in every)
         return sum(len(endpoint.connections) for endpoint in every) - idle, idle
 
+    def close_idle(self, count: int) -> None:
+        """Close as many idle connections to backends, of the endpoints that have most of them."""
+        for endpoint in sorted(self._endpoints.values(), key=Endpoint.idle_count, reverse=True):
+            while count > 0 and (connection := endpoint.take_idle()) is not None:
+                connection.abort()
+                endpoint.connections.discard(connection)
+                count -= 1
+
     async def build(self, topology: Topology, traffic: Traffic) -> Serving:
         """Return the snapshot to serve. Raises ValueError where it cannot be served."""
         services = [service.name for service in topology.services]

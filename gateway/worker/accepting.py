@@ -15,8 +15,9 @@ import os
 import resource
 import socket
 import sys
+from asyncio import AbstractServer
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.board import layout
 from gateway.channel.vitals import open_files
@@ -58,16 +59,28 @@ def file_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
+class Backends(Protocol):
+    """What ``Builder`` tells of connections to backends."""
+
+    def upstreams(self) -> tuple[int, int]:
+        """Return how many are busy, and how many are idle."""
+
+    def close_idle(self, count: int) -> None:
+        """Close as many idle ones."""
+
+
 class Accepting:
     """The servers on a worker's listening sockets, given as ``ChildSpec.sockets``.
 
-    ``words`` is the worker's slab, ``protocol`` makes the protocol of one more connection of a
-    listener. ``used`` and ``limit`` are tests' to replace.
+    ``backends`` tells of connections to backends, ``words`` is the worker's slab, ``protocol``
+    makes the protocol of one more connection of a listener. ``used`` and ``limit`` are tests' to
+    replace.
     """
 
     def __init__(
         self,
         core: Core,
+        backends: Backends,
         sockets: Sequence[tuple[int, int]],
         words: memoryview,
         protocol: Callable[[int], object],
@@ -76,6 +89,7 @@ class Accepting:
         limit: Callable[[], int | None] = file_limit,
     ) -> None:
         self._core = core
+        self._backends = backends
         self._sockets = sockets
         self._words = words
         self._protocol = protocol
@@ -83,12 +97,13 @@ class Accepting:
         self._limit = limit
         self._phase = _Phase.CLOSED
         #: Each with its own descriptor and the inherited one that this is of.
-        self._servers: list[tuple[asyncio.AbstractServer, int, int]] = []
+        self._servers: list[tuple[AbstractServer, int, int]] = []
         self._muzzled: socket.socket | None = None
         self._own = 0
         #: Connections that may come before they are counted again.
         self._left = 0
         self._said = False
+        self._failed = False
         self._paused_at = 0.0
 
     @property
@@ -97,8 +112,9 @@ class Accepting:
         return self._phase is not _Phase.CLOSED
 
     async def open(self) -> None:
-        """Begin to accept."""
+        """Begin to accept, now or, where there are no descriptors for it, in a later turn."""
         self._own = self._used() - len(self._core.connections)
+        self._phase = _Phase.OPENING
         await self._open()
 
     def close(self) -> None:
@@ -119,6 +135,7 @@ class Accepting:
                 self._said = False
                 logger.warning("there are descriptors again: all who come are accepted at once")
         elif self._left > 0:
+            self._phase = _Phase.OPENING  # here, not in the task: ``close`` may come before it runs
             self._core.spawn("accept again", self._open())
 
     def most(self) -> int | None:
@@ -131,35 +148,79 @@ class Accepting:
         return max(1, (limit - self._own - SPARE) // 2)
 
     def _room(self) -> int:
+        """Return how many more clients there may be.
+
+        Idle connections to backends may be of no use to them (to the color that had the traffic
+        before): where they leave no room, half of them are closed, or more where it takes more.
+        """
         most = self.most()
-        return 1 << 30 if most is None else most - len(self._core.connections)
+        if most is None:
+            return 1 << 30
+        clients = len(self._core.connections)
+        busy, idle = self._backends.upstreams()
+        free = 2 * (most - clients) - max(0, busy - clients)
+        if idle and free - idle < 2:
+            closed = min(idle, max(idle + 2 - free, (idle + 1) // 2))
+            self._backends.close_idle(closed)
+            idle -= closed
+        return (free - idle) // 2
 
     async def _open(self) -> None:
-        self._phase = _Phase.OPENING
+        """Listen on every socket, or on none and try again in a later turn."""
         self._left = self._room()
-        loop = asyncio.get_running_loop()
-        for listener, fd in self._sockets:
-            sock = socket.socket(fileno=os.dup(fd))
-            sock.settimeout(0.0)
-            make = self._maker(listener)
-            # The loops take any object with a protocol's methods; a compiled class cannot inherit
-            # from asyncio.Protocol, hence no type that asyncio's stubs would take.
-            if sock.family == socket.AF_UNIX:
-                server: asyncio.AbstractServer = await loop.create_unix_server(
-                    make,  # type: ignore[arg-type]
-                    sock=sock,
-                    backlog=BACKLOG,
-                    **_PATH_STAYS,  # type: ignore[arg-type]
-                )
-            else:
-                server = await loop.create_server(make, sock=sock, backlog=BACKLOG)  # type: ignore[arg-type]
-            self._servers.append((server, sock.fileno(), fd))
-        if not self.begun:  # closed meanwhile
-            self._close_servers()
+        try:
+            for listener, fd in self._sockets:
+                if self._phase is not _Phase.OPENING:  # closed meanwhile, and ``fd`` may be
+                    return
+                await self._listen(listener, fd)
+        except Exception as error:  # noqa: BLE001 - EMFILE, ENFILE, ENOBUFS, whatever it is
+            self._give_way(error)
+            return
+        if self._phase is not _Phase.OPENING:
             return
         self._phase = _Phase.OPEN
+        self._failed = False
         self._core.crowded = False
         self._words[layout.S_NOT_ACCEPTING] = 0
+
+    async def _listen(self, listener: int, fd: int) -> None:
+        sock = socket.socket(fileno=os.dup(fd))
+        try:
+            sock.settimeout(0.0)
+            sock.listen(BACKLOG)  # uvloop, which does it again, raises nothing where it fails
+            server = await self._serve(self._maker(listener), sock)
+        except BaseException:
+            sock.close()
+            raise
+        if self._phase is _Phase.OPENING:
+            self._servers.append((server, sock.fileno(), fd))
+        else:
+            server.close()
+
+    async def _serve(self, make: Callable[[], object], sock: socket.socket) -> AbstractServer:
+        loop = asyncio.get_running_loop()
+        # The loops take any object with a protocol's methods; a compiled class cannot inherit
+        # from asyncio.Protocol, hence no type that asyncio's stubs would take.
+        if sock.family == socket.AF_UNIX:
+            return await loop.create_unix_server(
+                make,  # type: ignore[arg-type]
+                sock=sock,
+                backlog=BACKLOG,
+                **_PATH_STAYS,  # type: ignore[arg-type]
+            )
+        return await loop.create_server(make, sock=sock, backlog=BACKLOG)  # type: ignore[arg-type]
+
+    def _give_way(self, error: Exception) -> None:
+        """It could not listen: pause, so that a later turn tries again."""
+        self._close_servers()
+        if self._phase is not _Phase.OPENING:
+            return
+        self._phase = _Phase.PAUSED
+        self._core.crowded = True
+        self._words[layout.S_NOT_ACCEPTING] = 1
+        if not self._failed:
+            self._failed = True
+            logger.warning("nobody can be listened for, it is tried again: %s", error)
 
     def _maker(self, listener: int) -> Callable[[], object]:
         def connected() -> object:

@@ -130,6 +130,7 @@ class Worker:
         self._vitals = Vitals(self._core, self._builder, self._words)
         self._accepting = Accepting(
             self._core,
+            self._builder,
             self._spec.sockets,
             self._words,
             lambda listener: self._doors.accept(self._core, listener),
@@ -337,13 +338,13 @@ class Worker:
         self._link.stop()
         await self._core.cancel_tasks()
         await self._until_alone(CUT_GRACE)  # the loop tells in a later turn that they are closed
+        await self._log.close()  # before the heartbeats end with the core
         self._core.stop()
         if self._handover is not None:
             self._handover.close()
         if self._core.kept is not None:
             self._core.kept.close()
         await self._close_cache()
-        self._log.close()
         self._words[layout.S_STATE] = layout.STATE_GONE
 
     async def _until_alone(self, seconds: float) -> None:

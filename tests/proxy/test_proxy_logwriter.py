@@ -218,3 +218,16 @@ def test_a_torn_line_does_not_spoil_the_next(monkeypatch: pytest.MonkeyPatch) ->
     assert os.read(read, 100) == b"first\nsecond line\n"
     os.close(read)
     assert lost.lines == 1
+
+
+def test_a_fifo_is_opened_once_somebody_reads_it_and_written_to_by_waiting(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device"):
+        open_log(str(path))
+    read = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    fd = open_log(str(path))
+    assert fd is not None
+    assert os.get_blocking(fd)
+    os.close(fd)
+    os.close(read)

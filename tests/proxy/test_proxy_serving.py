@@ -50,6 +50,34 @@ def test_endpoints_are_kept_by_their_id() -> None:
     assert not before["web-blue-1-0"].retired
 
 
+class Idle:
+    """A connection as its endpoint sees it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+def test_idle_connections_are_closed_where_there_are_most() -> None:
+    builder = _builder()
+    run(builder.build(topology(), traffic()))
+    blue, green = (builder.endpoints[name] for name in ("web-blue-1-0", "web-green-1-1"))
+    for member, count in ((green, 5), (blue, 2)):
+        for _ in range(count):
+            idle: Any = Idle()
+            member.connections.add(idle)
+            member.give_back(idle)
+    taken = set(green.connections)
+    builder.close_idle(4)
+    assert (blue.idle_count(), green.idle_count()) == (2, 1)
+    assert builder.upstreams() == (0, 3)
+    assert sum(each.closed for each in taken) == 4
+    builder.close_idle(9)
+    assert builder.upstreams() == (0, 0)
+
+
 @pytest.mark.parametrize(
     "change", [{"cell": 5}, {"host": "10.9.9.9"}, {"port": 81}, {"scheme": "https"}]
 )
