@@ -53,7 +53,9 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
         cause = f"was of no use (it is {aside.name} now)"
     else:
         cause = "was deleted or emptied"
-    if first.kept is None and first.source == "configuration" and not (first.served or aside):
+    unread = getattr(store, "unread", False)
+    silent = not (first.served or aside or unread)
+    if first.kept is None and first.source == "configuration" and silent:
         return ""  # the first start there ever was
     run = first.state.run
     known = first.source == "copy" or run is None or run.over
@@ -63,6 +65,13 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
     # A file that is whole, and of no use to this process now, has lost nothing.
     lost = _LOST.replace("lost: ", "out of reach: ") if store.fallback else _LOST
     return f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
+
+
+def at_mending(mishap: Mishap) -> str:
+    """Say what was made of a file that was of no use when it could be read at last."""
+    aside = "" if mishap.aside is None else f" (it is {mishap.aside.name} now)"
+    how = f"the state store, out of reach since control began, was {mishap.what}{aside}"
+    return f"{how}; rebuilt from what is in force; {_LOST}"
 
 
 def while_in_use(mishap: Mishap) -> str:

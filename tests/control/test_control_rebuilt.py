@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.channel import handover, snapshotfile
@@ -370,6 +371,95 @@ async def test_evidence_is_stored_again_where_the_store_begins_from_nothing(tmp_
         await stage.restarted()
         assert stage.run == run
         assert stage.judgement.keys == keys
+
+
+async def unread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have control begin anew, as after a reboot, beside a store that it cannot read."""
+    assert stage.world.control is not None
+    await stage.world.kill()
+    await stage.store.inner.close()
+    for each in (stage.world.path / "run").glob("snapshot-*"):
+        each.rename(each.with_name(each.name.replace("b00t", "old")))
+
+    def refuse(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.control.store.make_private", refuse)
+        patch.setattr(SqliteStore, "_copy_in", refuse)
+        stage.world.board = type(stage.world.board).create(4)
+        for worker in stage.world.workers:
+            await worker.stop()
+        stage.world.workers.clear()
+        await stage.start()
+
+
+async def test_a_store_that_cannot_be_read_is_told_and_gone_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        before = stage.state
+        await unread(stage, monkeypatch)
+        assert {each.weight for each in stage.state.services} == {0}
+        [alert] = told(stage)
+        assert "cannot be used" in alert["detail"]
+        assert "the configuration alone" in alert["detail"]
+        await stage.control.switchboard.mend_store()
+        assert "can be read again" in stage.control.switchboard.warnings[0]
+        assert not list(tmp_path.glob("*.broken-*"))
+        await stage.world.kill()
+        await stage.store.inner.close()
+        await stage.start()
+        assert stage.state.services == before.services
+
+
+async def test_an_unread_store_that_is_damaged_is_told_when_it_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as stage:
+        await unread(stage, monkeypatch)
+        for each in tmp_path.glob("gateway.db*"):
+            each.write_bytes(b"no database at all" * 100)
+        await stage.control.switchboard.mend_store()
+        await stage.really(lambda: len(told(stage)) == 2)
+        assert "out of reach since control began" in told(stage)[1]["detail"]
+        assert (await rows(stage)).count("state.rebuilt") == 2
+
+
+async def test_a_store_that_is_mended_during_a_write_keeps_that_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staged(tmp_path) as stage:
+        switch = stage.control.switchboard
+        stage.store.gate = asyncio.Event()
+        write = asyncio.ensure_future(share(stage, 3000))
+        await stage.really(switch.lock.locked)
+        lose(stage)
+        mending = asyncio.ensure_future(switch.mend_store())
+        await asyncio.sleep(0.05)  # long enough for it to reach the gate with the older state
+        stage.store.gate.set()
+        stage.store.gate = None
+        await asyncio.gather(write, mending)
+        assert "is behind" not in caplog.text
+        assert stage.weights == {3000}
+        assert [each.revision for each in stage.store.saved] == sorted(
+            each.revision for each in stage.store.saved
+        )
+        assert await stage.store.inner.load() == stage.state
+
+
+async def test_a_write_that_was_given_up_on_its_way_is_numbered_above(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        switch = stage.control.switchboard
+        ahead = msgspec.structs.replace(stage.state, revision=stage.state.revision + 5)
+        await stage.store.inner.save(ahead, [])
+        async with switch.lock:
+            assert not await switch.store_soon()
+        assert "what was done last is in force but not stored: the store fails" in switch.warnings
+        await stage.until(lambda: not switch.unstored)
+        assert stage.state.revision == ahead.revision + 1
+        assert await stage.store.inner.load() == stage.state
 
 
 # --- the copy -------------------------------------------------------------------------------------
