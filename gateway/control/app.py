@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import random
@@ -408,11 +409,23 @@ class Control:
             await asyncio.sleep(HEARTBEAT)
 
     async def _watch_machine(self, faults: FaultWatch) -> None:
+        told: set[tuple[str, type[Exception]]] = set()
         while True:
-            self.switchboard.parts.hub.write_again()
-            await self.switchboard.mend_store()
-            faults.look()
-            await self.upgrades.look()
+            parts: tuple[tuple[str, Callable[[], object]], ...] = (
+                ("write the snapshot again", self.switchboard.parts.hub.write_again),
+                ("mend the store", self.switchboard.mend_store),
+                ("look for faults", faults.look),
+                ("look at upgrades", self.upgrades.look),
+            )
+            for name, part in parts:
+                try:
+                    if inspect.isawaitable(looking := part()):
+                        await looking
+                except Exception as error:
+                    # One that fails in a way that nobody thought of must not end the others.
+                    if (name, type(error)) not in told:
+                        told.add((name, type(error)))
+                        log.exception("watching the machine: %s failed, and is tried again", name)
             await asyncio.sleep(LOOK_AT_MACHINE)
 
     def _ahead(self, hello: Hello) -> None:
@@ -439,15 +452,18 @@ class Control:
 
     async def _reload(self) -> None:
         caller = Caller(actor="SIGHUP", address="signal")
+        words = self._outside.board.words
+        done = None
         try:
             done = await self.operations.reload(caller)
         except (SettingsError, Refused, AllocationError, StoreError) as error:
             log.error("reload refused, the old configuration stays: %s", error)  # noqa: TRY400
-            self._outside.board.words[layout.H_RELOADS_REFUSED] += 1
             return
         finally:
+            if done is None:  # whatever ended it
+                words[layout.H_RELOADS_REFUSED] += 1
             # The supervisor, and through it the service manager, waits for this word.
-            self._outside.board.words[layout.H_RELOADS] += 1
+            words[layout.H_RELOADS] += 1
         log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
 
 
