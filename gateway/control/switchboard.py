@@ -223,6 +223,10 @@ class Switchboard:
         self._on_its_way = state.revision
         try:
             await self.parts.store.save(state, [entry], ledger(base, state) if ledger else ())
+        except OvertakenError:
+            if self.state is base:  # numbered above what is stored, the next one will do
+                self.parts.tasks.start(self._store_overtaking(), name="number above the store")
+                raise
         finally:
             self._on_its_way = 0
         if self.state is not base:
