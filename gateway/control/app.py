@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import os
@@ -145,7 +146,9 @@ class Control:
         await self._join()
         hub = self.switchboard.parts.hub
         await hub.listen(socket.socket(fileno=spec.channel))
-        start.forget_other_boots(spec.snapshot_file)
+        if self._taken_up_from is not None:
+            # Else they are the last to know what production was.
+            start.forget_other_boots(spec.snapshot_file)
         await self._serve_admin()
         self._serve_handover()
         board.set_control_state(layout.STATE_READY)
@@ -230,7 +233,8 @@ class Control:
         self.upgrades = UpgradeWatch(Path(self._spec.run_dir), self.switchboard)
         self.switchboard.upgrades = lambda: self.upgrades.journal
         await self.switchboard.rebuilt.remember(store)
-        if lost := rebuilt.at_start(store, first):
+        others = functools.partial(start.of_other_boots, snapshot_file)
+        if lost := rebuilt.at_start(store, first, others):
             self.switchboard.store_was_lost(lost)
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(

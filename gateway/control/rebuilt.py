@@ -40,8 +40,11 @@ _FROM: Final = {
 _HINT: Final = "find out who removes it; copy it elsewhere with sqlite3's .backup"
 
 
-def at_start(store: Store | SqliteStore, first: Beginning) -> str:
-    """Say what was lost before this process began, empty where nothing was."""
+def at_start(store: Store | SqliteStore, first: Beginning, others: Callable[[], str] = str) -> str:
+    """Say what was lost before this process began, empty where nothing was.
+
+    ``others`` says what the files of earlier boots have, for where the configuration alone counts.
+    """
     aside = getattr(store, "aside", None)
     if first.kept is not None:
         if first.source == "store":
@@ -64,7 +67,9 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
     )
     # A file that is whole, and of no use to this process now, has lost nothing.
     lost = _LOST.replace("lost: ", "out of reach: ") if store.fallback else _LOST
-    return f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
+    text = f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
+    had = others() if first.source == "configuration" else ""
+    return f"{text} {had}: gateway adopt says which color production is." if had else text
 
 
 def at_mending(mishap: Mishap) -> str:
