@@ -205,6 +205,8 @@ class SqliteStore:
         self._read = False
         #: Whether there is a file that has something, which nobody could read at the start.
         self.unread = False
+        #: What was made of an unread file that is of no use.
+        self._given_up: Mishap | None = None
         #: The unread file as it was when it was found to be whole, and its state: not read again.
         self._whole: tuple[tuple[int, int, int], State | None] | None = None
 
@@ -341,11 +343,13 @@ class SqliteStore:
         """
         memory, wanted = self._db, self._wanted
         assert wanted is not None
-        what, aside = "", None
         if not self._read and has_content(wanted):
             what = self._of_no_use(wanted)
             log.error("the state store %s is of no use: %s", wanted, what)
             aside = move_aside(wanted, int(time.time()))
+            if has_content(wanted):
+                raise FileExistsError(f"{wanted} cannot be moved aside")
+            self._given_up = Mishap(what=what, whole=False, aside=aside)
         self.path, self._connection = wanted, None
         try:
             self._connect()
@@ -353,9 +357,11 @@ class SqliteStore:
         except BaseException:
             self._close()
             self.path, self._connection = None, memory
+            if not self._read:
+                remove(wanted)  # half made, and made by us: there was nothing
             raise
         memory.close()
-        return Mishap(what=what, whole=not what, aside=aside)
+        return self._given_up or Mishap(what="", whole=True)
 
     def _look(self) -> Mishap | None:
         """Have a file at the path again where the one that is open is not there any more."""

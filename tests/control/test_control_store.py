@@ -387,6 +387,29 @@ async def test_a_file_that_turns_out_to_be_damaged_is_moved_aside_and_told(
     await store.close()
 
 
+async def test_a_disk_that_fills_up_while_an_unread_store_is_mended_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await unread(path, monkeypatch)
+    path.write_bytes(b"no database at all" * 100)
+    made = SqliteStore._connect
+
+    def full(self: SqliteStore) -> None:
+        made(self)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "_connect", full)
+        assert await store.mend() is None
+        assert not path.exists()
+    mended = await store.mend()
+    assert mended is not None
+    assert mended.aside is not None, "it is told although the first try came to nothing"
+    assert await store.load() == state(0, 1)
+    await store.close()
+
+
 async def test_where_not_even_the_folder_can_be_looked_into_there_may_be_something(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
