@@ -66,7 +66,8 @@ def at_start(store: Store | SqliteStore, first: Beginning, others: Callable[[], 
         "" if known or run is None else f" Nobody knows the plan of release {run.id} any more."
     )
     # A file that is whole, and of no use to this process now, has lost nothing.
-    lost = _LOST.replace("lost: ", "out of reach: ") if store.fallback else _LOST
+    there = store.fallback and (unread or first.kept is not None)
+    lost = _LOST.replace("lost: ", "out of reach: ") if there else _LOST
     text = f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
     had = others() if first.source == "configuration" else ""
     return f"{text} {had}: gateway adopt says which color production is." if had else text

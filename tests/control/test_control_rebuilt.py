@@ -412,6 +412,7 @@ async def test_a_store_that_cannot_be_read_is_told_and_gone_back_to(
         assert {each.weight for each in stage.state.services} == {0}
         [alert] = told(stage)
         assert "cannot be used" in alert["detail"]
+        assert "out of reach: the audit log" in alert["detail"]
         assert "the configuration alone" in alert["detail"]
         assert "events: stable blue, 30 %" in alert["detail"]
         assert (tmp_path / "run" / "snapshot-old.bin.state").exists()
@@ -423,6 +424,23 @@ async def test_a_store_that_cannot_be_read_is_told_and_gone_back_to(
         await stage.start()
         assert stage.state.services == before.services
         assert not list((tmp_path / "run").glob("snapshot-old*"))
+
+
+async def test_with_a_folder_in_its_place_the_store_is_lost_and_not_out_of_reach(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        assert stage.world.control is not None
+        await stage.world.kill()
+        await stage.store.inner.close()
+        lose(stage)
+        (tmp_path / "gateway.db").mkdir()
+        await stage.start()
+        assert stage.weights == {3000}
+        [alert] = told(stage)
+        assert "cannot be used" in alert["detail"]
+        assert "; lost: the audit log" in alert["detail"]
 
 
 @pytest.mark.parametrize("without", [(), ("copy",), ("copy", "snapshot")])
