@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import logging
 import os
 import random
@@ -144,7 +146,9 @@ class Control:
         await self._join()
         hub = self.switchboard.parts.hub
         await hub.listen(socket.socket(fileno=spec.channel))
-        start.forget_other_boots(spec.snapshot_file)
+        if self._taken_up_from is not None:
+            # Else they are the last to know what production was.
+            start.forget_other_boots(spec.snapshot_file)
         await self._serve_admin()
         self._serve_handover()
         board.set_control_state(layout.STATE_READY)
@@ -229,7 +233,8 @@ class Control:
         self.upgrades = UpgradeWatch(Path(self._spec.run_dir), self.switchboard)
         self.switchboard.upgrades = lambda: self.upgrades.journal
         await self.switchboard.rebuilt.remember(store)
-        if lost := rebuilt.at_start(store, first):
+        others = functools.partial(start.of_other_boots, snapshot_file)
+        if lost := rebuilt.at_start(store, first, others):
             self.switchboard.store_was_lost(lost)
         self.operations = Operations(self.switchboard, self._outside.load)
         self.platform = PlatformWatch(
@@ -408,11 +413,23 @@ class Control:
             await asyncio.sleep(HEARTBEAT)
 
     async def _watch_machine(self, faults: FaultWatch) -> None:
+        told: set[tuple[str, type[Exception]]] = set()
         while True:
-            self.switchboard.parts.hub.write_again()
-            await self.switchboard.mend_store()
-            faults.look()
-            await self.upgrades.look()
+            parts: tuple[tuple[str, Callable[[], object]], ...] = (
+                ("write the snapshot again", self.switchboard.parts.hub.write_again),
+                ("mend the store", self.switchboard.mend_store),
+                ("look for faults", faults.look),
+                ("look at upgrades", self.upgrades.look),
+            )
+            for name, part in parts:
+                try:
+                    if inspect.isawaitable(looking := part()):
+                        await looking
+                except Exception as error:
+                    # One that fails in a way that nobody thought of must not end the others.
+                    if (name, type(error)) not in told:
+                        told.add((name, type(error)))
+                        log.exception("watching the machine: %s failed, and is tried again", name)
             await asyncio.sleep(LOOK_AT_MACHINE)
 
     def _ahead(self, hello: Hello) -> None:
@@ -439,15 +456,18 @@ class Control:
 
     async def _reload(self) -> None:
         caller = Caller(actor="SIGHUP", address="signal")
+        words = self._outside.board.words
+        done = None
         try:
             done = await self.operations.reload(caller)
         except (SettingsError, Refused, AllocationError, StoreError) as error:
             log.error("reload refused, the old configuration stays: %s", error)  # noqa: TRY400
-            self._outside.board.words[layout.H_RELOADS_REFUSED] += 1
             return
         finally:
+            if done is None:  # whatever ended it
+                words[layout.H_RELOADS_REFUSED] += 1
             # The supervisor, and through it the service manager, waits for this word.
-            self._outside.board.words[layout.H_RELOADS] += 1
+            words[layout.H_RELOADS] += 1
         log.info("reloaded: %s", "; ".join(done.changes) or "nothing has changed")
 
 

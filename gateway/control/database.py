@@ -106,8 +106,11 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def has_content(path: Path) -> bool:
-    """Tell whether there is anything at ``path`` that could be lost."""
-    return path.is_file() and path.stat().st_size > 0
+    """Tell whether there is anything at ``path`` that could be lost, as far as can be seen."""
+    try:
+        return path.is_file() and path.stat().st_size > 0
+    except PermissionError:
+        return True
 
 
 def is_damage(cause: BaseException | None) -> bool:

@@ -40,8 +40,11 @@ _FROM: Final = {
 _HINT: Final = "find out who removes it; copy it elsewhere with sqlite3's .backup"
 
 
-def at_start(store: Store | SqliteStore, first: Beginning) -> str:
-    """Say what was lost before this process began, empty where nothing was."""
+def at_start(store: Store | SqliteStore, first: Beginning, others: Callable[[], str] = str) -> str:
+    """Say what was lost before this process began, empty where nothing was.
+
+    ``others`` says what the files of earlier boots have, for where the configuration alone counts.
+    """
     aside = getattr(store, "aside", None)
     if first.kept is not None:
         if first.source == "store":
@@ -53,7 +56,9 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
         cause = f"was of no use (it is {aside.name} now)"
     else:
         cause = "was deleted or emptied"
-    if first.kept is None and first.source == "configuration" and not (first.served or aside):
+    unread = getattr(store, "unread", False)
+    silent = not (first.served or aside or unread)
+    if first.kept is None and first.source == "configuration" and silent:
         return ""  # the first start there ever was
     run = first.state.run
     known = first.source == "copy" or run is None or run.over
@@ -61,8 +66,18 @@ def at_start(store: Store | SqliteStore, first: Beginning) -> str:
         "" if known or run is None else f" Nobody knows the plan of release {run.id} any more."
     )
     # A file that is whole, and of no use to this process now, has lost nothing.
-    lost = _LOST.replace("lost: ", "out of reach: ") if store.fallback else _LOST
-    return f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
+    there = store.fallback and (unread or first.kept is not None)
+    lost = _LOST.replace("lost: ", "out of reach: ") if there else _LOST
+    text = f"the state store {cause}; rebuilt from {_FROM[first.source]}; {lost}.{release}"
+    had = others() if first.source == "configuration" else ""
+    return f"{text} {had}: gateway adopt says which color production is." if had else text
+
+
+def at_mending(mishap: Mishap) -> str:
+    """Say what was made of a file that was of no use when it could be read at last."""
+    aside = "" if mishap.aside is None else f" (it is {mishap.aside.name} now)"
+    how = f"the state store, out of reach since control began, was {mishap.what}{aside}"
+    return f"{how}; rebuilt from what is in force; {_LOST}"
 
 
 def while_in_use(mishap: Mishap) -> str:

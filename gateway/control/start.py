@@ -192,6 +192,38 @@ def _modified(path: Path) -> float:
     return max(times)
 
 
+def of_other_boots(path: str) -> str:
+    """Say what the newest snapshot, or second copy of the state, of a boot before this one has:
+    stable and weight by service. Empty where there is none of use.
+    """
+    own = Path(path)
+    found = {
+        each.with_name(f"{each.name.partition('.bin')[0]}.bin")
+        for each in own.parent.glob("snapshot-*.bin*")
+    }
+    for each in sorted(found - {own}, key=_modified_copy, reverse=True):
+        copy = statecopy.read([each])
+        shares = [(of.name, of.stable, of.weight) for of in copy.services] if copy else []
+        if not shares:
+            with contextlib.suppress(snapshotfile.SnapshotFileError):
+                served = snapshotfile.read(str(each))
+                traffic = served.traffic if served is not None else None
+                shares = [
+                    (of.service, of.stable, of.weight)
+                    for of in (traffic.services if traffic is not None else ())
+                ]
+        if shares:
+            told = "; ".join(f"{name}: stable {of}, {w / 100:g} %" for name, of, w in shares)
+            return f"{each.name} of an earlier start has {told}"
+    return ""
+
+
+def _modified_copy(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return Path(f"{path}{statecopy.SUFFIX}").stat().st_mtime
+    return _modified(path)
+
+
 def forget_other_boots(path: str) -> None:
     """Remove snapshot files that belong to supervisors before this one."""
     own = Path(path)

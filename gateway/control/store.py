@@ -13,7 +13,7 @@ import logging
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -53,6 +53,18 @@ MAX_AUDIT_ROWS = 100_000
 
 class StoreError(Exception):
     """The store cannot keep or give what was asked. The message says why."""
+
+
+class WholeError(StoreError):
+    """The file that could not be read at the start can be read now: it is not written over."""
+
+
+class OvertakenError(StoreError):
+    """A state of a lower revision than the one that is stored, ``stored``: it is not kept."""
+
+    def __init__(self, revision: int, stored: int) -> None:
+        super().__init__(f"revision {revision} is behind revision {stored}, which is stored")
+        self.stored = stored
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +131,10 @@ class Store(Protocol):
     async def save(
         self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision] = ()
     ) -> None:
-        """Keep a state, its audit rows and its release's decisions in one durable transaction."""
+        """Keep a state, its audit rows and its release's decisions in one durable transaction.
+
+        Raises OvertakenError where a later state is stored already; nothing is kept then.
+        """
 
     async def remember(self, answer: Answer) -> None:
         """Keep an answer."""
@@ -157,8 +172,10 @@ class Store(Protocol):
     async def baselines(self) -> dict[str, bytes]:
         """Return stable's latencies by service."""
 
-    async def mend(self) -> bool:
-        """Where ``fallback`` says that nothing is kept: try again; tell whether that went well."""
+    async def mend(self) -> Mishap | None:
+        """Where ``fallback`` says that nothing is kept: try again; what was in the way of it, and
+        None where it is not mended.
+        """
 
     async def look(self) -> Mishap | None:
         """Look whether what was kept is still there; tell what was done about it if not."""
@@ -186,6 +203,12 @@ class SqliteStore:
         #: The file that could not be opened, and whether what it has was read.
         self._wanted: Path | None = None
         self._read = False
+        #: Whether there is a file that has something, which nobody could read at the start.
+        self.unread = False
+        #: What was made of an unread file that is of no use.
+        self._given_up: Mishap | None = None
+        #: The unread file as it was when it was found to be whole, and its state: not read again.
+        self._whole: tuple[tuple[int, int, int], State | None] | None = None
 
     @classmethod
     async def open(cls, path: Path, wall: Callable[[], float] = time.time) -> SqliteStore:
@@ -202,7 +225,9 @@ class SqliteStore:
         except StoreError as error:
             if isinstance(error.__cause__, TooNewError):
                 log.critical("state store %s: %s; nothing will outlive control", path, error)
-                return await cls._opened(None, str(error))
+                store = await cls._opened(None, str(error))
+                store.unread = True
+                return store
             if not is_damage(error.__cause__):
                 return await cls._in_memory(path, str(error))
             aside = move_aside(path, int(wall()))
@@ -234,13 +259,13 @@ class SqliteStore:
         store._wanted = path
         if await store._run(lambda: has_content(path)):
             try:
-                await store._run(store._copy_in)
+                await store._run(lambda: store._copy_in(store._db))
                 await store._run(store._load)
             except StoreError as error:
                 log.critical("what %s has cannot be read either: %s", path, error)
                 await store.close()
                 store = await cls._opened(None, reason)
-                store._wanted = path
+                store._wanted, store.unread = path, True
             else:
                 store._read = True
         return store
@@ -279,23 +304,52 @@ class SqliteStore:
         if self.path is not None:
             self._files = Files(self.path)
 
-    def _copy_in(self) -> None:
+    def _copy_in(self, into: sqlite3.Connection) -> None:
         """Take over what the file has. It is opened alone: else it would need room beside it."""
         source = sqlite3.connect(str(self._wanted), isolation_level=None, timeout=2.0)
         try:
             source.execute("PRAGMA locking_mode=EXCLUSIVE")
-            source.backup(self._db)
+            source.backup(into)
         finally:
             source.close()
-        migrate(self._db)
+        migrate(into)
 
-    def _go_over(self) -> None:
-        """Open the file after all, with what is in memory in it."""
+    def _of_no_use(self, wanted: Path) -> str:
+        """Say what is wrong with a file that could not be read at the start.
+
+        Raises WholeError where nothing is any more, and what else keeps it from being read.
+        """
+        if self._whole is not None and self._whole[0] == _as_it_is(wanted):
+            raise WholeError(_readable_again(self._whole[1], self._load()))
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as scratch:
+            try:
+                self._copy_in(scratch)
+                (verdict,) = scratch.execute("PRAGMA quick_check(1)").fetchone()
+                found = staterows.read_state(scratch)
+            except (sqlite3.Error, msgspec.DecodeError) as error:
+                if not is_damage(error):
+                    raise
+                return f"damaged ({error})"
+        if verdict != "ok":
+            return f"damaged ({verdict})"
+        self._whole = _as_it_is(wanted), found
+        raise WholeError(_readable_again(found, self._load()))
+
+    def _go_over(self) -> Mishap:
+        """Open the file after all, with what is in memory in it.
+
+        One that was not read is whole as a rule, and has what production is: it is for a process
+        that begins with it. Only one of no use is moved aside.
+        """
         memory, wanted = self._db, self._wanted
         assert wanted is not None
         if not self._read and has_content(wanted):
-            # Nobody knows what it has: it is not written over.
-            move_aside(wanted, int(time.time()))
+            what = self._of_no_use(wanted)
+            log.error("the state store %s is of no use: %s", wanted, what)
+            aside = move_aside(wanted, int(time.time()))
+            if has_content(wanted):
+                raise FileExistsError(f"{wanted} cannot be moved aside")
+            self._given_up = Mishap(what=what, whole=False, aside=aside)
         self.path, self._connection = wanted, None
         try:
             self._connect()
@@ -303,8 +357,11 @@ class SqliteStore:
         except BaseException:
             self._close()
             self.path, self._connection = None, memory
+            if not self._read:
+                remove(wanted)  # half made, and made by us: there was nothing
             raise
         memory.close()
+        return self._given_up or Mishap(what="", whole=True)
 
     def _look(self) -> Mishap | None:
         """Have a file at the path again where the one that is open is not there any more."""
@@ -375,6 +432,9 @@ class SqliteStore:
         self, state: State, audit: Sequence[AuditEntry], decisions: Sequence[Decision]
     ) -> None:
         with self._transaction() as db:
+            row = db.execute("SELECT revision FROM meta").fetchone()
+            if row is not None and row[0] > state.revision:
+                raise OvertakenError(state.revision, row[0])
             db.execute(
                 "INSERT INTO meta VALUES (1, ?, ?, ?) ON CONFLICT (one) DO UPDATE SET"
                 " revision = excluded.revision, salt = excluded.salt, release = excluded.release",
@@ -459,17 +519,25 @@ class SqliteStore:
         """Keep all of it in one durable transaction."""
         await self._run(functools.partial(self._save, state, audit, decisions))
 
-    async def mend(self) -> bool:
-        """Go over to the file that could not be opened; tell whether that was done now."""
+    async def mend(self) -> Mishap | None:
+        """Go over to the file that could not be opened; None where that was not done now.
+
+        A file that was not read at the start and can be now is left as it is: ``fallback`` says so.
+        """
         if self._wanted is None:
-            return False
+            return None
         try:
-            await self._run(self._go_over)
+            mishap = await self._run(self._go_over)
+        except WholeError as error:
+            if self.fallback != str(error):
+                self.fallback = str(error)
+                log.critical("the state store %s: %s", self._wanted, error)
+            return None
         except StoreError:
-            return False
+            return None
         log.warning("the state store %s can be used again", self._wanted)
-        self._wanted, self.fallback = None, ""
-        return True
+        self._wanted, self.fallback, self.unread = None, "", False
+        return mishap
 
     async def look(self) -> Mishap | None:
         """Look whether the file that is open is still at its path and of use. Cheap: two stats.
@@ -546,6 +614,22 @@ class SqliteStore:
         """Finish what is under way and close the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
+
+
+def _as_it_is(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _readable_again(found: State | None, current: State | None) -> str:
+    """Say how to go back to a file with ``found`` where ``current`` is what memory has."""
+    later = found is not None and (current is None or found.revision >= current.revision)
+    # A control process that starts goes on from what workers serve where that is the later one.
+    back = "end control" if later else "stop the whole gateway and start it again"
+    return (
+        f"its file can be read again and has other content: {back} to go back to it, or move it "
+        "aside to keep what is in force"
+    )
 
 
 def _entry(row: tuple[Any, ...]) -> AuditEntry:

@@ -19,7 +19,7 @@ from gateway.config.snapshot import COLORS
 from gateway.control import merge, rebuilt, releasenews
 from gateway.control.desk import Refused
 from gateway.control.rebuilt import Rebuilt
-from gateway.control.store import AuditEntry, StoreError
+from gateway.control.store import AuditEntry, OvertakenError, StoreError
 from gateway.control.targets import targets
 from gateway.release.record import STATE_LOST
 
@@ -137,6 +137,8 @@ class Switchboard:
         #: The revision of a write that is being stored, 0: none is.
         self._on_its_way = 0
         self._storing: asyncio.Task[None] | None = None
+        #: The stored revision that what is in force was refused for, 0: it was not.
+        self._behind = 0
         #: What others have to say to an operator.
         self.further_warnings: Callable[[], list[str]] = list
         #: The private address that makes nearly all requests.
@@ -221,11 +223,15 @@ class Switchboard:
         self._on_its_way = state.revision
         try:
             await self.parts.store.save(state, [entry], ledger(base, state) if ledger else ())
+        except OvertakenError:
+            if self.state is base:  # numbered above what is stored, the next one will do
+                self.parts.tasks.start(self._store_overtaking(), name="number above the store")
+                raise
         finally:
             self._on_its_way = 0
         if self.state is not base:
             self._unstored.append(self.entry(caller, f"{action}: overtaken", state, self.state))
-            self.parts.tasks.start(self.store_soon(), name="store what overtook")
+            self.parts.tasks.start(self._store_overtaking(), name="store what overtook")
             raise Refused("overtaken", "a rollback came in between; nothing else was changed")
         if settings is not None:
             self.settings = settings
@@ -324,7 +330,11 @@ class Switchboard:
         return msgspec.structs.replace(state, revision=self._on_its_way + 1)
 
     async def store_soon(self) -> bool:
-        """Store what is in force; where that fails, leave it to a task that tries again."""
+        """Store what is in force; where that fails, leave it to a task that tries again.
+
+        Under the lock, so that no write is stored meanwhile: a rollback alone does not wait for
+        it, and where a later write has reached the store first, the store refuses what is older.
+        """
         if await self._store_now():
             return True
         if self._storing is None or self._storing.done():
@@ -334,14 +344,23 @@ class Switchboard:
     async def mend_store(self) -> None:
         """Look after the store's file: make another where it was taken away; where the store is in
         memory, try its file again. What is in force is kept there then.
+
+        Under the lock: what is made anew, and stored in it, must be no older than a write that is
+        under way.
         """
+        async with self.lock:
+            await self._mend_store()
+
+    async def _mend_store(self) -> None:
         mishap = await self.parts.store.look()
         if mishap is not None:
             self.store_was_lost(rebuilt.while_in_use(mishap))
             if not mishap.whole:
                 self.begun_anew()
-        mended = bool(self.parts.store.fallback) and await self.parts.store.mend()
-        if mended or mishap is not None:
+        mended = await self.parts.store.mend() if self.parts.store.fallback else None
+        if mended is not None and not mended.whole:
+            self.store_was_lost(rebuilt.at_mending(mended))
+        if mended is not None or mishap is not None:
             await self.store_soon()
 
     def store_was_lost(self, text: str) -> None:
@@ -353,6 +372,10 @@ class Switchboard:
         if self.parts.copy is not None:
             self.parts.copy.keep(state)
 
+    async def _store_overtaking(self) -> None:
+        async with self.lock:
+            await self.store_soon()
+
     async def _store_now(self) -> bool:
         entries, self._unstored = self._unstored, []
         decisions, self._undecided = self._undecided, []
@@ -363,15 +386,21 @@ class Switchboard:
             self._unstored = (entries + self._unstored)[-MAX_UNSTORED:]
             self._undecided = (decisions + self._undecided)[-MAX_UNSTORED:]
             self._unstored_state = True
+            self._behind = error.stored if isinstance(error, OvertakenError) else 0
             return False
         self._unstored_state = False
+        self._behind = 0
         return True
 
     async def _store_later(self) -> None:
         stored = False
         while not stored:
             await self.parts.sleep(STORE_AGAIN)
-            stored = await self._store_now()
+            async with self.lock:
+                if self._behind >= self.state.revision:
+                    # Of a write that was given up on its way: it is not what is in force.
+                    self._number_above(self._behind)
+                stored = await self._store_now()
         log.warning("the store works again: what is in force is stored")
 
     # --- applying -------------------------------------------------------------------------------
@@ -517,10 +546,13 @@ class Switchboard:
         async with self.lock:
             if revision < self.state.revision:
                 return
-            state = msgspec.structs.replace(self.state, revision=revision + 1)
-            self.parts.hub.send(traffic=state.traffic())
-            self._stands(state)
-        await self.store_soon()
+            self._number_above(revision)
+            await self.store_soon()
+
+    def _number_above(self, revision: int) -> None:
+        state = msgspec.structs.replace(self.state, revision=revision + 1)
+        self.parts.hub.send(traffic=state.traffic())
+        self._stands(state)
 
 
 def _told(state: State, names: list[str], changes: tuple[str, ...] = ()) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.channel import handover, snapshotfile
@@ -15,9 +16,9 @@ from gateway.channel.messages import Apply
 from gateway.channel.unix import bind_unix
 from gateway.config.snapshot import BUCKETS
 from gateway.control import statecopy
-from gateway.control.desk import Share, set_traffic
+from gateway.control.desk import Refused, Share, set_traffic
 from gateway.control.state import State
-from gateway.control.store import SqliteStore
+from gateway.control.store import SqliteStore, StoreError
 from tests.control.stage import PERSON, Stage, alerts, ask, post, staged
 from tests.control.test_control_store_lost import checkpointed
 from tests.control.world import OPERATOR, client
@@ -57,11 +58,15 @@ async def rows(stage: Stage) -> list[str]:
     return [each.action for each in await stage.store.inner.audit(None, 100)]
 
 
-async def share(stage: Stage, weight: int) -> None:
+def moved(weight: int) -> Callable[[State, Any], Any]:
     def decide(state: State, facts: Any) -> Any:
         return set_traffic(state, facts, Share(side="candidate", weight=weight), lambda: b"x" * 22)
 
-    await stage.control.switchboard.write(PERSON, "traffic.set", decide)
+    return decide
+
+
+async def share(stage: Stage, weight: int) -> None:
+    await stage.control.switchboard.write(PERSON, "traffic.set", moved(weight))
 
 
 async def test_a_split_by_hand_stays_and_it_is_told(
@@ -370,6 +375,178 @@ async def test_evidence_is_stored_again_where_the_store_begins_from_nothing(tmp_
         await stage.restarted()
         assert stage.run == run
         assert stage.judgement.keys == keys
+
+
+async def begins_on_a_new_board(stage: Stage) -> None:
+    stage.world.board = type(stage.world.board).create(4)
+    for worker in stage.world.workers:
+        await worker.stop()
+    stage.world.workers.clear()
+    await stage.start()
+
+
+async def unread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have control begin anew, as after a reboot, beside a store that it cannot read."""
+    assert stage.world.control is not None
+    await stage.world.kill()
+    await stage.store.inner.close()
+    for each in (stage.world.path / "run").glob("snapshot-*"):
+        each.rename(each.with_name(each.name.replace("b00t", "old")))
+
+    def refuse(*_: object) -> None:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.control.store.make_private", refuse)
+        patch.setattr(SqliteStore, "_copy_in", refuse)
+        await begins_on_a_new_board(stage)
+
+
+async def test_a_store_that_cannot_be_read_is_told_and_gone_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        before = stage.state
+        await unread(stage, monkeypatch)
+        assert {each.weight for each in stage.state.services} == {0}
+        [alert] = told(stage)
+        assert "cannot be used" in alert["detail"]
+        assert "out of reach: the audit log" in alert["detail"]
+        assert "the configuration alone" in alert["detail"]
+        assert "events: stable blue, 30 %" in alert["detail"]
+        assert (tmp_path / "run" / "snapshot-old.bin.state").exists()
+        await stage.control.switchboard.mend_store()
+        assert "can be read again" in stage.control.switchboard.warnings[0]
+        assert not list(tmp_path.glob("*.broken-*"))
+        await stage.world.kill()
+        await stage.store.inner.close()
+        await stage.start()
+        assert stage.state.services == before.services
+        assert not list((tmp_path / "run").glob("snapshot-old*"))
+
+
+async def test_with_a_folder_in_its_place_the_store_is_lost_and_not_out_of_reach(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        assert stage.world.control is not None
+        await stage.world.kill()
+        await stage.store.inner.close()
+        lose(stage)
+        (tmp_path / "gateway.db").mkdir()
+        await stage.start()
+        assert stage.weights == {3000}
+        [alert] = told(stage)
+        assert "cannot be used" in alert["detail"]
+        assert "; lost: the audit log" in alert["detail"]
+
+
+@pytest.mark.parametrize("without", [(), ("copy",), ("copy", "snapshot")])
+async def test_a_start_beside_a_damaged_store_says_what_the_last_one_had(
+    tmp_path: Path, without: tuple[str, ...]
+) -> None:
+    async with staged(tmp_path) as stage:
+        await share(stage, 3000)
+        assert stage.world.control is not None
+        await stage.world.kill()
+        await stage.store.inner.close()
+        (tmp_path / "gateway.db").write_bytes(b"no database at all" * 100)
+        run = tmp_path / "run"
+        for each in run.glob("snapshot-*"):
+            each.rename(each.with_name(each.name.replace("b00t", "old")))
+        if "copy" in without:
+            (run / "snapshot-old.bin.state").unlink()
+        if "snapshot" in without:
+            (run / "snapshot-old.bin").unlink()
+            (run / "snapshot-old.bin.state").write_bytes(b"of no use")
+        await begins_on_a_new_board(stage)
+        [alert] = told(stage)
+        assert "was of no use" in alert["detail"]
+        had = "events: stable blue, 30 %; ivor: stable blue, 30 %: gateway adopt" in alert["detail"]
+        assert had == ("snapshot" not in without)
+        assert ("adopt" in alert["detail"]) == had
+        assert list(run.glob("snapshot-old*"))
+
+
+async def test_an_unread_store_that_is_damaged_is_told_when_it_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with staged(tmp_path) as stage:
+        await unread(stage, monkeypatch)
+        for each in tmp_path.glob("gateway.db*"):
+            each.write_bytes(b"no database at all" * 100)
+        await stage.control.switchboard.mend_store()
+        await stage.really(lambda: len(told(stage)) == 2)
+        assert "out of reach since control began" in told(stage)[1]["detail"]
+        assert (await rows(stage)).count("state.rebuilt") == 2
+
+
+async def test_a_store_that_is_mended_during_a_write_keeps_that_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with staged(tmp_path) as stage:
+        switch = stage.control.switchboard
+        stage.store.gate = asyncio.Event()
+        write = asyncio.ensure_future(share(stage, 3000))
+        await stage.really(switch.lock.locked)
+        lose(stage)
+        mending = asyncio.ensure_future(switch.mend_store())
+        await asyncio.sleep(0.05)  # long enough for it to reach the gate with the older state
+        stage.store.gate.set()
+        stage.store.gate = None
+        await asyncio.gather(write, mending)
+        assert "is behind" not in caplog.text
+        assert stage.weights == {3000}
+        assert [each.revision for each in stage.store.saved] == sorted(
+            each.revision for each in stage.store.saved
+        )
+        assert await stage.store.inner.load() == stage.state
+
+
+async def test_a_write_that_a_rollback_overtakes_in_the_store_too_is_told_so(
+    tmp_path: Path,
+) -> None:
+    async with staged(tmp_path) as stage:
+        switch = stage.control.switchboard
+        await share(stage, 3000)
+        gate = stage.store.gate = asyncio.Event()
+        write = asyncio.ensure_future(share(stage, 4000))
+        await stage.really(switch.lock.locked)
+        await asyncio.sleep(0)
+        stage.store.gate = None  # whoever comes now is not held up
+        await switch.rollback(PERSON, moved(0))
+        gate.set()
+        with pytest.raises(Refused, match="a rollback came in between"):
+            await write
+        await stage.really(lambda: not switch.lock.locked())
+        assert stage.weights == {0}
+        assert await stage.store.inner.load() == stage.state
+
+
+async def test_a_write_behind_the_store_fails_once(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        ahead = msgspec.structs.replace(stage.state, revision=stage.state.revision + 5)
+        await stage.store.inner.save(ahead, [])
+        with pytest.raises(StoreError, match="is behind"):
+            await share(stage, 3000)
+        await stage.until(lambda: stage.state.revision > ahead.revision)
+        await share(stage, 3000)
+        assert await stage.store.inner.load() == stage.state
+
+
+async def test_a_write_that_was_given_up_on_its_way_is_numbered_above(tmp_path: Path) -> None:
+    async with staged(tmp_path) as stage:
+        switch = stage.control.switchboard
+        ahead = msgspec.structs.replace(stage.state, revision=stage.state.revision + 5)
+        await stage.store.inner.save(ahead, [])
+        async with switch.lock:
+            assert not await switch.store_soon()
+        assert "what was done last is in force but not stored: the store fails" in switch.warnings
+        await stage.until(lambda: not switch.unstored)
+        assert stage.state.revision == ahead.revision + 1
+        assert await stage.store.inner.load() == stage.state
 
 
 # --- the copy -------------------------------------------------------------------------------------

@@ -311,12 +311,10 @@ async def test_a_whole_store_that_cannot_be_opened_now_is_read_and_never_moved(
     await again.close()
 
 
-async def test_what_could_not_be_read_is_not_written_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "gateway.db"
+async def unread(path: Path, monkeypatch: pytest.MonkeyPatch, weight: int = 5) -> SqliteStore:
+    """Return a store over a file with a state that could not be read when it was opened."""
     store = await SqliteStore.open(path)
-    await store.save(state(5), [])
+    await store.save(state(weight, 3), [entry("before")])
     await store.close()
 
     def refuse(*_: object) -> None:
@@ -327,9 +325,107 @@ async def test_what_could_not_be_read_is_not_written_over(
         patch.setattr(SqliteStore, "_copy_in", refuse)
         store = await SqliteStore.open(path)
         assert await store.load() is None
-    assert await store.mend()
+        assert store.unread
+        await store.save(state(0, 1), [])
+        assert await store.mend() is None
+        assert "Permission denied" in store.fallback
+    return store
+
+
+async def test_what_could_not_be_read_is_neither_written_over_nor_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await unread(path, monkeypatch)
+    for _ in range(2):
+        assert await store.mend() is None
+        assert "can be read again" in store.fallback
+        assert "end control to go back to it" in store.fallback
+    assert caplog.text.count("can be read again") == 1
+    await store.save(state(9, 4), [])
+    assert await store.mend() is None
+    assert "stop the whole gateway" in store.fallback, "what workers serve is the later one now"
     await store.close()
-    [kept] = [each for each in tmp_path.glob("*.broken-*") if each.stat().st_size]
-    with sqlite3.connect(kept) as connection:
-        assert connection.execute("SELECT weight FROM service").fetchall() == [(5,)]
-    connection.close()
+    assert not list(tmp_path.glob("*.broken-*"))
+    again = await SqliteStore.open(path)
+    assert await again.load() == state(5, 3)
+    assert [row.action for row in await again.audit(None, 9)] == ["before"]
+    await again.close()
+
+
+async def test_what_is_in_force_is_kept_once_the_unread_file_is_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await unread(path, monkeypatch)
+    assert await store.mend() is None
+    path.rename(tmp_path / "mine")
+    mended = await store.mend()
+    assert mended is not None
+    assert mended.whole
+    assert store.fallback == ""
+    await store.close()
+    again = await SqliteStore.open(path)
+    assert await again.load() == state(0, 1)
+    await again.close()
+
+
+async def test_a_file_that_turns_out_to_be_damaged_is_moved_aside_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await unread(path, monkeypatch)
+    path.write_bytes(b"no database at all" * 100)
+    mended = await store.mend()
+    assert mended is not None
+    assert not mended.whole
+    assert "damaged" in mended.what
+    assert mended.aside is not None
+    assert mended.aside.read_bytes().startswith(b"no database")
+    assert await store.look() is None, "what was wrong was the other file"
+    assert await store.load() == state(0, 1)
+    await store.close()
+
+
+async def test_a_disk_that_fills_up_while_an_unread_store_is_mended_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "gateway.db"
+    store = await unread(path, monkeypatch)
+    path.write_bytes(b"no database at all" * 100)
+    made = SqliteStore._connect
+
+    def full(self: SqliteStore) -> None:
+        made(self)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SqliteStore, "_connect", full)
+        assert await store.mend() is None
+        assert not path.exists()
+    mended = await store.mend()
+    assert mended is not None
+    assert mended.aside is not None, "it is told although the first try came to nothing"
+    assert await store.load() == state(0, 1)
+    await store.close()
+
+
+async def test_where_not_even_the_folder_can_be_looked_into_there_may_be_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert database.has_content(tmp_path / "gateway.db")
+
+
+async def test_an_older_state_is_not_saved_over_a_later_one(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path / "gateway.db")
+    await store.save(state(7, 3), [entry("later")])
+    with pytest.raises(StoreError, match="revision 2 is behind revision 3"):
+        await store.save(state(5, 2), [entry("older")])
+    assert await store.load() == state(7, 3)
+    assert [row.action for row in await store.audit(None, 9)] == ["later"]
+    await store.save(state(7, 3), [entry("the same again")])
+    await store.close()
