@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import weakref
 from typing import Final
 
 WATCHED: Final = (
@@ -17,9 +19,20 @@ WATCHED: Final = (
 )
 
 
+#: The one that is open in this process, if any.
+_RECEIVERS: Final[weakref.WeakSet[Signals]] = weakref.WeakSet()
+
+
 def hold() -> None:
-    """Have signals wait: between an exec and the next ``Signals`` they would end the process."""
+    """Have signals wait: between an exec and the next ``Signals`` they would end the process.
+
+    Those that came and that nobody has read yet wait with them: the descriptor ends with the exec,
+    what is pending does not.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    for receiver in _RECEIVERS:
+        for number in receiver.read():
+            os.kill(os.getpid(), number)
 
 
 def let_come() -> None:
@@ -40,6 +53,7 @@ class Signals:
             # A Python handler has to be there, or the descriptor is not written to. Children get
             # the default back: exec resets what is handled.
             signal.signal(number, lambda *_: None)
+        _RECEIVERS.add(self)
         let_come()
 
     def fileno(self) -> int:
