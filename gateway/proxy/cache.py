@@ -25,6 +25,7 @@ from gateway.proxy.copies import (
     Varying,
     varying_record,
 )
+from gateway.proxy.storefile import SCOPE_OCTETS
 from gateway.wire.fields import X_GATEWAY_ERROR, X_GATEWAY_SERVED_BY, X_REQUEST_ID, mask
 from gateway.wire.head import Head
 
@@ -315,6 +316,19 @@ class Cache:
             self._ready[key] = ready
             self._ready_octets += ready.size
         return ready
+
+    def keep_scopes(self, scopes: frozenset[bytes]) -> None:
+        """Drop the copies of every other generation, in memory too: nobody asks for them again."""
+        ready: Ready
+        for key in list(self._ready):
+            if key[:SCOPE_OCTETS] not in scopes:
+                ready = self._ready.pop(key)
+                self._ready_octets -= ready.size
+        self.store.keep_scopes(scopes)
+
+    def in_memory(self) -> int:
+        """Return how many copies are held in memory, decoded or ready to be sent."""
+        return len(self._ready) + self.store.in_memory()
 
     @cython.ccall
     def variant(self, names: tuple[bytes, ...], head: Head, cookie: bytes) -> bytes:

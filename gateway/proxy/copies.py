@@ -447,7 +447,15 @@ class Copies:
 
     def keep_scopes(self, scopes: frozenset[bytes]) -> None:
         """Have everything dropped whose key does not begin with one of these (of equal length)."""
+        length = len(next(iter(scopes), b""))
+        for key in list(self._memo):
+            if key[:length] not in scopes:
+                self._forget(key)
         self._jobs.put(scopes)
+
+    def in_memory(self) -> int:
+        """Return how many decoded records are held in memory."""
+        return len(self._memo)
 
     def file(self) -> StoreFile:
         """Return the file, for who measures it."""

@@ -28,6 +28,7 @@ async def dial(core: Dialler, endpoint: Endpoint, attempt: Answered, within: flo
     try:
         connection = await _connect(core, endpoint, within)
     except Failure as failure:
+        _let_go(failure)
         attempt.on_dial_failed(failure)
         return
     except asyncio.CancelledError:
@@ -38,6 +39,18 @@ async def dial(core: Dialler, endpoint: Endpoint, attempt: Answered, within: flo
         attempt.on_dial_failed(Failure("connect", repr(error), cause=error))
         raise
     made(endpoint, attempt, connection)
+
+
+def _let_go(failure: BaseException) -> None:
+    """Forget the frames that a failure came through.
+
+    They hold the attempt, which holds the failure, and the loop's own hold their error: in an
+    outage these cycles, each with its request, would wait for a collector that hardly ever runs.
+    """
+    each: BaseException | None = failure
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
 
 
 def made(endpoint: Endpoint, attempt: Answered, connection: UpstreamConnection) -> None:

@@ -239,7 +239,7 @@ class Worker:
                 self._core.cache = self._cache(wanted)
         if self._core.cache is not None:
             scopes = frozenset(scope for run in serving.services for scope in run.scopes)
-            self._core.cache.store.keep_scopes(scopes)
+            self._core.cache.keep_scopes(scopes)
 
     def _cache(self, wanted: CacheStore) -> Cache | None:
         core = self._core

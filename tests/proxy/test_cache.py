@@ -613,3 +613,18 @@ def test_an_error_without_leave_is_passed_on(cached: Rig) -> None:
     asked(cached).answers(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")
     assert cached.client.answer().status == 500
     cached.over([200, 500])
+
+
+def test_copies_of_a_generation_that_is_gone_leave_memory_too(cached: Rig) -> None:
+    cache = cached.core.cache
+    assert cache is not None
+    miss(cached)
+    assert hit(cached).body == b"one"
+    assert cache.in_memory() == 2, "decoded, and ready to be sent"
+    run = cached.core.serving.services[0]
+    cache.keep_scopes(frozenset(run.scopes))
+    assert cache.in_memory() == 2
+    cache.keep_scopes(frozenset({b"another!"}))
+    assert cache.in_memory() == 0
+    cache.store.flush()
+    assert miss(cached, body=b"two").body == b"two"

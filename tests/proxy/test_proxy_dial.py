@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ssl
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
@@ -209,3 +211,34 @@ async def test_a_drain_within_a_dial(play: Rig) -> None:
     assert (answer.status, answer.field(b"connection")) == (204, b"close")
     assert play.client.closed
     _end(play, loop, [204])
+
+
+class Kept:
+    """An attempt that keeps what it hears."""
+
+    failure: BaseException
+
+    def on_dial_failed(self, failure: BaseException) -> None:
+        self.failure = failure
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), ssl.SSLError(1, "wrong version")]
+)
+async def test_a_failed_dial_is_freed_without_the_collector(play: Rig, error: OSError) -> None:
+    loop = _loop(play, _raises(error))
+    play.client.get()
+    wanted = play.core.dials[0].endpoint
+    attempt = Kept()
+    gone = weakref.ref(attempt)
+    gc.disable()
+    try:
+        await dial(play.core, wanted, cast("Any", attempt), 5.0)
+        assert str(error) in str(attempt.failure)
+        assert error.__traceback__ is None
+        del attempt
+        assert gone() is None
+    finally:
+        gc.enable()
+    await _dial(play)
+    _end(play, loop, [502])
