@@ -80,8 +80,7 @@ class Ending:
     def at_once(self) -> None:
         """Kill all: the person at the terminal will not wait."""
         self.exit_code = EXIT_FORCED
-        self.stage = Stage.ENDING_WORKERS  # a seat that is empty now stays so
-        self._close()
+        self._leave_at = 0.0
         for child in self._children:
             child.kill()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import weakref
 from typing import Final
 
 WATCHED: Final = (
@@ -19,20 +17,9 @@ WATCHED: Final = (
 )
 
 
-#: The one that is open in this process, if any.
-_RECEIVERS: Final[weakref.WeakSet[Signals]] = weakref.WeakSet()
-
-
 def hold() -> None:
-    """Have signals wait: between an exec and the next ``Signals`` they would end the process.
-
-    Those that came and that nobody has read yet wait with them: the descriptor ends with the exec,
-    what is pending does not.
-    """
+    """Have signals wait: between an exec and the next ``Signals`` they would end the process."""
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-    for receiver in _RECEIVERS:
-        for number in receiver.read():
-            os.kill(os.getpid(), number)
 
 
 def let_come() -> None:
@@ -53,7 +40,6 @@ class Signals:
             # A Python handler has to be there, or the descriptor is not written to. Children get
             # the default back: exec resets what is handled.
             signal.signal(number, lambda *_: None)
-        _RECEIVERS.add(self)
         let_come()
 
     def fileno(self) -> int:

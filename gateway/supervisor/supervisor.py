@@ -369,8 +369,6 @@ class Supervisor:
             child is not None and child.phase is Phase.SERVING for child in new
         ):
             return
-        if not self._upgrader.may_retire(now, serving=self._all_serve()):
-            return
         self._upgrader.release()
         if serving:
             self._say(f"new workers serve; {len(serving)} of an earlier run drain")

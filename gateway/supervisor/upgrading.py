@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 #: A new worker that has ended that often right at its start will not get ready.
 EARLY_DEATHS: Final = 3
 
-#: Seconds that a version without a way back has to stand as a whole before old workers go.
-KEPT: Final = 10.0
-
 #: What a by-hand ``SIGUSR2`` is answered under.
 BY_HAND: Final = "00000000"
 
@@ -82,9 +79,6 @@ class Upgrader:
         self._trial: Trial | None = None
         self._asked = 0.0
         self._new_board = False
-        #: The way back has failed: old workers serve on until all of the new version stands.
-        self._keeping = False
-        self._calm_since: float | None = None
         self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
         self.step = Step.SETTLING if baggage else Step.IDLE
         #: Since when all new children serve, and how often any was started again until then.
@@ -279,21 +273,6 @@ class Upgrader:
         text = f"{why}; no way back: {problem}; old workers serve on"
         self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
         self.step = Step.IDLE
-        self._keeping, self._calm_since = True, None
-
-    def may_retire(self, now: float, *, serving: bool) -> bool:
-        """Tell whether old workers may go: where the way back has failed, only once everything of
-        the new version (``serving``) has stood for a while after all.
-        """
-        if not self._keeping:
-            return True
-        if not serving:
-            self._calm_since = None
-            return False
-        if self._calm_since is None:
-            self._calm_since = now
-        self._keeping = now - self._calm_since < KEPT
-        return not self._keeping
 
     def release(self) -> None:
         """Give up the way back: its sockets close, so that nobody waits on one that none serves."""
@@ -305,12 +284,12 @@ class Upgrader:
 
     def end(self, now: float) -> None:
         """Stop whatever is under way: the gateway ends."""
-        # Of a way back that has failed there is baggage yet, while another one is tried.
-        baggage = self._baggage if self.step is Step.SETTLING else None
-        asker = baggage or self._request
+        request, baggage = self._request, self._baggage
         if self._trial is not None:
             self._trial.give_up()
-        if self.step is not Step.IDLE and asker is not None:
+        if self.step is not Step.IDLE and (request or baggage):
+            asker = baggage or request
+            assert asker is not None
             text = "the gateway was told to end"
             began = baggage.began if baggage is not None else self._asked
             self._tell(asker, upgrade.FAILED, began, now, text=text)
@@ -383,7 +362,7 @@ def become(program: Program, baggage: Baggage) -> str:
             os.set_inheritable(fd, True)  # noqa: FBT003 -- positional-only in os
         env = program.environment(**{upgrade.VARIABLE: baggage.encode()})
         os.execve(program.argv[0], program.argv, env)  # noqa: S606 -- on purpose
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         for fd in baggage.descriptors:
             with contextlib.suppress(OSError):
                 os.set_inheritable(fd, False)  # noqa: FBT003
