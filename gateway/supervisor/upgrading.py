@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import time
 from enum import Enum
 from pathlib import Path
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.channel import upgrades
 from gateway.channel.upgrades import Journal
-from gateway.supervisor import signals as held_signals
 from gateway.supervisor import upgrade
+from gateway.supervisor.become import become, go_back
 from gateway.supervisor.trial import Trial
-from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, UpgradeError
+from gateway.supervisor.upgrade import Answer, Baggage, Request, UpgradeError
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -349,48 +348,3 @@ class Upgrader:
         for path in self._run_dir.glob(upgrade.ANSWER_FILES):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def become(program: Program, baggage: Baggage) -> str:
-    """Turn this process into a program that goes on with the baggage.
-
-    Returns only where that failed, with the reason; all is as before then.
-    """
-    held_signals.hold()
-    try:
-        for fd in baggage.descriptors:
-            os.set_inheritable(fd, True)  # noqa: FBT003 -- positional-only in os
-        env = program.environment(**{upgrade.VARIABLE: baggage.encode()})
-        os.execve(program.argv[0], program.argv, env)  # noqa: S606 -- on purpose
-    except (OSError, ValueError) as error:
-        for fd in baggage.descriptors:
-            with contextlib.suppress(OSError):
-                os.set_inheritable(fd, False)  # noqa: FBT003
-        if signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL:
-            held_signals.let_come()
-        return getattr(error, "strerror", None) or str(error)
-
-
-def go_back(baggage: Baggage, why: str, now: Baggage | None = None) -> str:
-    """Become the version before again. ``now``: what runs meanwhile, if anything was started.
-
-    Returns only where that failed, with the reason.
-    """
-    back = baggage.back
-    if back is None:
-        return "there is nothing to go back to"
-    workers, control = baggage.workers, baggage.control
-    if now is not None:
-        alive = {each.pid for each in now.workers}
-        known = {each.pid for each in workers}
-        # A board that the version before cannot read is not the one that it gets back.
-        same = os.path.sameopenfile(baggage.board, now.board)
-        workers = tuple(each for each in workers if each.pid in alive) + tuple(
-            dataclasses.replace(each, keep=False, slab=each.slab if same else -1)
-            for each in now.workers
-            if each.pid not in known
-        )
-        control = now.control
-    return become(
-        back, dataclasses.replace(baggage, workers=workers, control=control, back=None, why=why)
-    )

@@ -539,6 +539,23 @@ def test_signals_that_come_during_the_exec_are_not_lost(gateway: Gateway) -> Non
     assert supervisor.wait(15) == 0
 
 
+@pytest.mark.parametrize(("name", "ends"), [("SIGTERM", True), ("SIGINT", True), ("SIGHUP", False)])
+def test_a_signal_that_was_taken_but_not_read_before_the_exec_is_not_lost(
+    gateway: Gateway, tmp_path: Path, name: str, *, ends: bool
+) -> None:
+    become = "problem = become("
+    signalled = f"import signal; os.kill(os.getpid(), signal.{name}); {become}"
+    root = copy_of_package(tmp_path / "old", "98.0.0", supervisor__upgrading=(become, signalled))
+    supervisor = gateway.serving(root=root, workers=1)
+    request = gateway.ask()
+    if ends:
+        assert supervisor.wait(15) == 0
+        assert gateway.left_running() == []
+    else:
+        until(lambda: gateway.events("hup"), "control to be told")
+        assert gateway.answered(request).state == upgrade.DONE
+
+
 def test_told_to_end_in_the_middle_everybody_ends(gateway: Gateway) -> None:
     supervisor = gateway.serving(workers=1)
     request = gateway.ask(worker_argv=fake("mute"))
