@@ -365,7 +365,7 @@ class Supervisor:
                 old=len(self._old),
             )
         new = [seat.child for seat in self._seats if seat.role == "worker"]
-        if self._upgrader.step is Step.SETTLING or not all(
+        if self._upgrader.keeps_old or not all(
             child is not None and child.phase is Phase.SERVING for child in new
         ):
             return

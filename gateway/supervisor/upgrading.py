@@ -40,6 +40,8 @@ class Step(Enum):
     IDLE = "idle"
     TRYING = "trying"
     SETTLING = "settling"
+    #: No way back from a version that does not serve: old workers stay until it does.
+    KEEPING = "keeping"
 
 
 #: What the journal calls the states that are told of.
@@ -80,6 +82,8 @@ class Upgrader:
         self._new_board = False
         self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
         self.step = Step.SETTLING if baggage else Step.IDLE
+        #: Where a trial that comes to nothing leads back to: IDLE or KEEPING.
+        self._rest = Step.IDLE
         #: Since when all new children serve, and how often any was started again until then.
         self._serves: tuple[float, int] | None = None
         #: Why there is no way back from what is asked for; empty where there is one.
@@ -117,7 +121,7 @@ class Upgrader:
         if request is None:
             program = upgrade.own_program(self._plan.encode())
             request = Request(id=BY_HAND, program=program)
-        if ending or self.step is not Step.IDLE:
+        if ending or self.step is not self._rest:
             why = "the gateway is ending" if ending else "another upgrade is under way"
             self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
@@ -148,7 +152,7 @@ class Upgrader:
         version, wrong = trial.ended(exit_code)
         if self.step is not Step.TRYING:
             return True  # told to end meanwhile
-        self.step = Step.IDLE
+        self.step = self._rest
         if wrong:
             self._refuse(wrong, now)
         else:
@@ -187,6 +191,11 @@ class Upgrader:
 
     # --- after it -----------------------------------------------------------------------------
 
+    @property
+    def keeps_old(self) -> bool:
+        """Whether old workers are to stay, though every seat has a worker that serves."""
+        return self.step is Step.SETTLING or self._rest is Step.KEEPING
+
     def note_board(self, *, kept: bool) -> None:
         """Note whether the board of the version before is the one in use."""
         self._new_board = not kept
@@ -199,6 +208,8 @@ class Upgrader:
         """
         if self.step is Step.TRYING and self._trial is not None and now > self._trial.until:
             self._trial.give_up()
+        if self._rest is Step.KEEPING:
+            self._keep(now, restarts if serving else -1)
         if self.step is not Step.SETTLING or self._baggage is None:
             return
         if serving and self._serves is None:
@@ -211,6 +222,19 @@ class Upgrader:
             self._settled(now, old, lacking=True)
         elif serving and self._serves is not None and now - self._serves[0] >= hold:
             self._settled(now, old)
+
+    def _keep(self, now: float, restarts: int) -> None:
+        """Let old workers go once all have served for the hold. ``restarts``: -1, not all serve."""
+        if restarts < 0:
+            self._serves = None
+        elif self._serves is None or self._serves[1] != restarts:
+            self._serves = now, restarts
+        assert self._baggage is not None
+        if self._serves is None or now - self._serves[0] < self._baggage.hold:
+            return
+        self._say(f"upgrade: version {VERSION} serves after all; old workers may go")
+        self._rest = Step.IDLE
+        self.step = Step.IDLE if self.step is Step.KEEPING else self.step
 
     def _failure(self, now: float, deaths: int, restarts: int) -> str:
         """Say why the new version does not do; empty where it may yet."""
@@ -271,7 +295,8 @@ class Upgrader:
         self._say(f"no way back ({problem}): old workers serve on, new ones are tried on")
         text = f"{why}; no way back: {problem}; old workers serve on"
         self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
-        self.step = Step.IDLE
+        self.step = self._rest = Step.KEEPING
+        self._serves = None
 
     def release(self) -> None:
         """Give up the way back: its sockets close, so that nobody waits on one that none serves."""
@@ -286,13 +311,12 @@ class Upgrader:
         request, baggage = self._request, self._baggage
         if self._trial is not None:
             self._trial.give_up()
-        if self.step is not Step.IDLE and (request or baggage):
-            asker = baggage or request
-            assert asker is not None
-            text = "the gateway was told to end"
-            began = baggage.began if baggage is not None else self._asked
-            self._tell(asker, upgrade.FAILED, began, now, text=text)
-        self.step = Step.IDLE
+        text = "the gateway was told to end"
+        if self.step is Step.TRYING and request is not None:
+            self._tell(request, upgrade.FAILED, self._asked, now, text=text)
+        elif self.step is Step.SETTLING and baggage is not None:
+            self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
+        self.step = self._rest = Step.IDLE
         self.release()
 
     # --- words --------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from gateway.supervisor.children import (
     Phase,
     exit_in_words,
 )
+from gateway.supervisor.ending import EXIT_FORCED, Ending
 from gateway.supervisor.lock import HeldError, OwnerLock
 from gateway.supervisor.plan import Plan, PlanError
 from gateway.supervisor.sockets import Sockets, Taken
@@ -100,6 +101,24 @@ def test_a_child_is_asked_to_end_once_and_killed_once() -> None:
     made.stop(kill_at=1.0)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     assert made.name == "worker 1 (process 7)"
+
+
+def test_ended_at_once_no_seat_is_filled_again() -> None:
+    worker, process = child(Phase.SERVING)
+    closed: list[bool] = []
+    plan = replace(PLAN, shutdown_delay=10.0)
+    ending = Ending(plan, [worker], lambda _: None, lambda: closed.append(True))
+    assert ending.begin(100.0)
+    ending.further(100.0)
+    assert ending.filled
+    ending.at_once()
+    assert not ending.filled
+    assert closed == [True]
+    assert process.signals == [signal.SIGKILL]
+    ending.at_once()
+    ending.further(101.0)
+    assert closed == [True]
+    assert ending.exit_code == EXIT_FORCED
 
 
 @pytest.mark.parametrize(

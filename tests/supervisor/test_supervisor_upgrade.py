@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from gateway.board.board import Board
 from gateway.channel.handover import take_over
 from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
+from gateway.supervisor.plan import Plan
+from gateway.supervisor.upgrading import Upgrader
 from gateway.version import VERSION
 from tests.supervisor.supervised import FAKE, Gateway, alive, copy_of_package, fake, say_to, until
 
@@ -291,6 +294,79 @@ def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving
     assert about(gateway).version == VERSION
     assert {gateway.tell("who")["pid"] for _ in range(12)} <= before
     assert all(map(alive, before))
+
+
+def cannot_go_back(folder: Path) -> Path:
+    """Return a version whose exec of the one before fails, as where that has been removed."""
+    execs = "os.execve(program.argv[0]"
+    fails = f"if baggage.why:\n            raise OSError(2, 'it is gone')\n        {execs}"
+    return copy_of_package(folder, "99.0.0", supervisor__become=(execs, fails))
+
+
+def test_with_no_way_back_old_workers_stay_until_the_next_upgrade(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    supervisor = gateway.serving(workers=1)
+    gateway.hold = 0.5
+    old, control = gateway.worker_of(0), gateway.plan.control_argv
+    answer = gateway.upgraded(root=cannot_go_back(tmp_path / "newer"), control_argv=fake("crash"))
+    assert answer.state == upgrade.FAILED
+    assert "no way back: it is gone; old workers serve on" in answer.text
+    gateway.slab_of(0)
+    # A request that comes to nothing changes nothing about it.
+    assert gateway.upgraded(python=str(tmp_path / "no-python")).state == upgrade.REFUSED
+    assert gateway.upgraded(worker_argv=fake("useless")).state == upgrade.REFUSED
+    assert "drain" not in gateway.said()
+    assert [event for event in gateway.events("term") if event.pid == old] == []
+    # Another one is possible, and lets them go.
+    answer = gateway.upgraded(control_argv=control, worker_argv=fake("serve"))
+    assert answer.state == upgrade.DONE
+    until(lambda: not alive(old), "the old worker to end")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+
+
+def test_with_no_way_back_old_workers_leave_once_it_serves_after_all(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.serving(workers=1)
+    gateway.patience, gateway.hold = 2.0, 0.5
+    old, mended = gateway.worker_of(0), tmp_path / "mended"
+    child = (f"while [ ! -e {mended} ]; do sleep 0.05; done; exec {' '.join(fake('serve'))}",)
+    control = ("/bin/sh", "-c", f'case "$*" in *--try*) exit 0; esac; {child[0]}', "sh")
+    answer = gateway.upgraded(root=cannot_go_back(tmp_path / "newer"), control_argv=control)
+    assert answer.state == upgrade.FAILED
+    gateway.slab_of(0)
+    assert "drain" not in gateway.said()
+    mended.touch()
+    until(lambda: not alive(old), "the old worker to end")
+    assert "serves after all" in gateway.said()
+
+
+def upgrader(run_dir: Path, baggage: upgrade.Baggage | None = None) -> Upgrader:
+    plan = Plan(listen=("x:1",), admin="x:2", workers=1, run_dir=str(run_dir), config="c")
+    return Upgrader(plan, lambda _: None, lambda: nothing_held(), baggage, fresh=True)
+
+
+def nothing_held(**more: Any) -> upgrade.Baggage:
+    values = {"id": "", "began": 0.0} | more
+    return upgrade.Baggage(lock=-1, board=-1, sockets=(), admin=("x:2", -1), **values)
+
+
+def test_the_end_fails_what_is_under_way_and_nothing_else(tmp_path: Path) -> None:
+    """A trial while what the version before left is still held is the trial's to be told of."""
+    made = upgrader(tmp_path, nothing_held(id="0" * 8, began=1.0))
+    made.settle(10.0, serving=True, deaths=0, restarts=0, old=0)
+    request = upgrade.Request(id="1" * 8, program=upgrade.own_program("{}"))
+    upgrade.write(tmp_path / upgrade.REQUEST_FILE, request)
+    made.ask(20.0, ending=False)
+    made.end(21.0)
+    pid, status = os.waitpid(-1, 0)
+    assert made.reaped(pid, os.waitstatus_to_exitcode(status), 21.5)
+    steps = [(each.id, each.step) for each in Journal.read(tmp_path).steps]
+    assert steps == [("0" * 8, "done"), ("1" * 8, "asked"), ("1" * 8, "failed")]
+    made.end(22.0)
+    assert len(Journal.read(tmp_path).steps) == len(steps)
 
 
 def test_back_again_without_control_it_is_over_all_the_same(
