@@ -19,7 +19,7 @@ from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
 from gateway.supervisor.become import become, go_back
 from gateway.supervisor.trial import Trial
-from gateway.supervisor.upgrade import Answer, Baggage, Request, UpgradeError
+from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, RequestError, UpgradeError
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: A new worker that has ended that often right at its start will not get ready.
 EARLY_DEATHS: Final = 3
 
-#: What a by-hand ``SIGUSR2`` is answered under.
+#: The answer to a ``SIGUSR2`` by hand is found under this name, whatever its id.
 BY_HAND: Final = "00000000"
 
 
@@ -117,10 +117,12 @@ class Upgrader:
             request = upgrade.take_request(self._run_dir)
         except UpgradeError as error:
             self._say(f"upgrade refused: {error}")
+            if isinstance(error, RequestError):
+                wrong = Request(id=error.id, program=self._own(), uid=error.uid)
+                self._tell(wrong, upgrade.REFUSED, now, now, text=str(error))
             return
         if request is None:
-            program = upgrade.own_program(self._plan.encode())
-            request = Request(id=BY_HAND, program=program)
+            request = Request(id=os.urandom(8).hex(), program=self._own())
         if ending or self.step is not self._rest:
             why = "the gateway is ending" if ending else "another upgrade is under way"
             self._tell(request, upgrade.REFUSED, now, now, text=why)
@@ -133,8 +135,8 @@ class Upgrader:
             return
         try:
             self._trial = Trial(request.program, sorted({each[0] for each in self._held()}))
-        except OSError as error:
-            why = f"{request.program.python}: {error.strerror}"
+        except (OSError, ValueError) as error:
+            why = f"{request.program.python}: {getattr(error, 'strerror', None) or error}"
             self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
         self._request, self._asked, self.step = request, now, Step.TRYING
@@ -171,7 +173,7 @@ class Upgrader:
             timeout=request.timeout,
             hold=request.hold,
             old=VERSION,
-            back=upgrade.own_program(self._plan.encode()),
+            back=self._own(),
             uid=request.uid,
             user=request.user,
             no_way_back=self._no_way_back,
@@ -184,6 +186,9 @@ class Upgrader:
         assert self._request is not None
         self._say(f"upgrade refused, all goes on as it was: {why}")
         self._tell(self._request, upgrade.REFUSED, self._asked, now, text=why)
+
+    def _own(self) -> Program:
+        return upgrade.own_program(self._plan.encode())
 
     def _held(self) -> list[tuple[str, int]]:
         packed = self._pack()
@@ -339,8 +344,11 @@ class Upgrader:
             **{"old": VERSION, **more},  # type: ignore[arg-type]  # its own fields, all of them
         )
         self._note(asker, answer)
+        under_way = self.step in {Step.TRYING, Step.SETTLING} and state == upgrade.REFUSED
+        by_hand = asker.uid < 0 and not under_way
+        name = BY_HAND if by_hand else asker.id
         try:
-            upgrade.write(upgrade.answer_file(self._run_dir, asker.id), answer)
+            upgrade.write(upgrade.answer_file(self._run_dir, name), answer)
         except OSError as error:
             self._say(f"the upgrade's answer cannot be written: {error}")
 

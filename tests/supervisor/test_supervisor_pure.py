@@ -110,9 +110,9 @@ def test_ended_at_once_no_seat_is_filled_again() -> None:
     ending = Ending(plan, [worker], lambda _: None, lambda: closed.append(True))
     assert ending.begin(100.0)
     ending.further(100.0)
-    assert ending.filled
+    before = ending.filled
     ending.at_once()
-    assert not ending.filled
+    assert (before, ending.filled) == (True, False)
     assert closed == [True]
     assert process.signals == [signal.SIGKILL]
     ending.at_once()

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -345,17 +344,16 @@ def test_with_no_way_back_old_workers_leave_once_it_serves_after_all(
 
 def upgrader(run_dir: Path, baggage: upgrade.Baggage | None = None) -> Upgrader:
     plan = Plan(listen=("x:1",), admin="x:2", workers=1, run_dir=str(run_dir), config="c")
-    return Upgrader(plan, lambda _: None, lambda: nothing_held(), baggage, fresh=True)
+    return Upgrader(plan, lambda _: None, nothing_held, baggage, fresh=True)
 
 
-def nothing_held(**more: Any) -> upgrade.Baggage:
-    values = {"id": "", "began": 0.0} | more
-    return upgrade.Baggage(lock=-1, board=-1, sockets=(), admin=("x:2", -1), **values)
+def nothing_held(of: str = "", began: float = 0.0) -> upgrade.Baggage:
+    return upgrade.Baggage(lock=-1, board=-1, sockets=(), admin=("x:2", -1), id=of, began=began)
 
 
 def test_the_end_fails_what_is_under_way_and_nothing_else(tmp_path: Path) -> None:
     """A trial while what the version before left is still held is the trial's to be told of."""
-    made = upgrader(tmp_path, nothing_held(id="0" * 8, began=1.0))
+    made = upgrader(tmp_path, nothing_held("0" * 8, 1.0))
     made.settle(10.0, serving=True, deaths=0, restarts=0, old=0)
     request = upgrade.Request(id="1" * 8, program=upgrade.own_program("{}"))
     upgrade.write(tmp_path / upgrade.REQUEST_FILE, request)
@@ -601,6 +599,29 @@ def test_by_hand_the_installed_version_is_started_again(gateway: Gateway) -> Non
     until(lambda: not alive(old), "the old worker to end")
 
 
+def test_each_by_hand_has_an_id_of_its_own_and_a_second_one_ends_nothing(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    supervisor = gateway.serving(workers=1)
+    gateway.hold = 0.0
+    supervisor.send_signal(signal.SIGUSR2)
+    assert gateway.answered("00000000").state == upgrade.DONE
+    first = Journal.read(gateway.run_dir).steps
+    assert len({each.id for each in first}) == 1
+    supervisor.send_signal(signal.SIGUSR2)
+    until(lambda: Journal.read(gateway.run_dir).under_way, "the second one")
+    supervisor.send_signal(signal.SIGUSR2)
+    until(
+        lambda: "another upgrade is under way" in (gateway.run_dir / "upgrades.json").read_text(),
+        "the third to be refused",
+    )
+    assert gateway.answered("00000000").state == upgrade.DONE
+    steps = Journal.read(gateway.run_dir).steps
+    by_id = {each.id: [step.step for step in steps if step.id == each.id] for each in steps}
+    went = ["asked", "tried", "done"]
+    assert sorted(by_id.values()) == [went, went, ["refused"]]
+
+
 def test_signals_that_come_during_the_exec_are_not_lost(gateway: Gateway) -> None:
     """Nor do they end the process, which has no handlers for a moment."""
     supervisor = gateway.serving(workers=1)
@@ -687,6 +708,36 @@ def test_a_request_that_is_none_changes_nothing(gateway: Gateway) -> None:
         )
     assert supervisor.poll() is None
     assert gateway.upgraded().state == upgrade.DONE
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"program": {"python": 7, "root": "", "plan": "{}"}}, "python is not a text"),
+        ({"program": {"python": "/x\0y", "root": "", "plan": "{}"}}, "python is not a text"),
+        ({"program": {"python": "/x", "root": "\ud800", "plan": "{}"}}, "root is not a text"),
+        ({"program": {"python": "/x", "root": "", "plan": "\0"}}, "plan is not a text"),
+        ({"program": {"python": "/x"}}, "missing"),
+        ({"program": None}, "upgrade.json"),
+        ({"timeout": "5"}, "timeout is not from 0"),
+        ({"timeout": True}, "timeout is not from 0"),
+        ({"hold": float("nan")}, "hold is not from 0"),
+        ({"hold": -1}, "hold is not from 0"),
+        ({"user": [1]}, "user is not a text"),
+        ({"require_way_back": 1}, "require_way_back is not a bool"),
+    ],
+)
+def test_a_request_of_wrong_values_is_refused_with_an_answer(
+    tmp_path: Path, changed: dict[str, object], why: str
+) -> None:
+    program = {"python": "/no-such-python", "root": "", "plan": "{}"}
+    request = {"id": "1" * 8, "program": program, **changed}
+    (tmp_path / upgrade.REQUEST_FILE).write_text(json.dumps(request))
+    upgrader(tmp_path).ask(10.0, ending=False)
+    answer = upgrade.read_answer(upgrade.answer_file(tmp_path, "1" * 8))
+    assert answer is not None
+    assert answer.state == upgrade.REFUSED
+    assert why in answer.text
 
 
 def test_no_descriptor_is_left_over(gateway: Gateway) -> None:
