@@ -6,13 +6,45 @@ import contextlib
 import dataclasses
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from gateway.supervisor import signals as held_signals
 from gateway.supervisor import upgrade
+from gateway.supervisor.upgrade import Carried
 
 if TYPE_CHECKING:
     from gateway.supervisor.upgrade import Baggage, Program
+
+#: Octets of one string of the environment at most, its name and its end included (execve(2)).
+LONGEST: Final = 131_072
+#: Octets that the reason for going back gets.
+_WHY: Final = 1000
+
+
+def portable(baggage: Baggage, new: int) -> Baggage | None:
+    """Return the baggage as it can be carried there and back, with ``new`` workers started there.
+
+    Without the journal where it is too long with it: the run folder has that too. None where it
+    is too long all the same.
+    """
+    for each in (baggage, dataclasses.replace(baggage, journal="")):
+        if max(_octets(each), _octets(_way_back(each, new))) <= LONGEST:
+            return each
+    return None
+
+
+def _way_back(baggage: Baggage, new: int) -> Baggage:
+    """Return the longest that can come back."""
+    long = 1e9 / 3
+    worker = Carried(
+        pid=1 << 22, slot=new, slab=9999, started=long, phase="stopping", kill_at=long, keep=False
+    )
+    workers, control = (*baggage.workers, *[worker] * new), (*baggage.control, worker.pid)
+    return dataclasses.replace(baggage, workers=workers, control=control, back=None, why="?" * _WHY)
+
+
+def _octets(baggage: Baggage) -> int:
+    return len(f"{upgrade.VARIABLE}={baggage.encode()}") + 1
 
 
 def become(program: Program, baggage: Baggage) -> str:

@@ -24,13 +24,7 @@ from gateway.supervisor.takeover import (
     end_control,
     worker_socket,
 )
-from gateway.supervisor.upgrade import (
-    ABOUT_FILE,
-    REQUEST_FILE,
-    About,
-    namespace,
-    write,
-)
+from gateway.supervisor.upgrade import ABOUT_FILE, REQUEST_FILE, About, namespace, write
 from gateway.supervisor.upgrading import Step, Upgrader
 from gateway.supervisor.watch import FIRST_DELAY, Watchdog
 from gateway.version import VERSION

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Final
 from gateway.channel import upgrades
 from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
-from gateway.supervisor.become import become, go_back
+from gateway.supervisor.become import become, go_back, portable
+from gateway.supervisor.plan import Plan, PlanError
 from gateway.supervisor.trial import Trial
 from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, RequestError, UpgradeError
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from gateway.supervisor.plan import Plan
 
 #: A new worker that has ended that often right at its start will not get ready.
 EARLY_DEATHS: Final = 3
@@ -179,8 +178,18 @@ class Upgrader:
             no_way_back=self._no_way_back,
             journal=self._journal.encode(),
         )
-        problem = become(request.program, baggage)
+        carried = portable(baggage, self._workers_of(request))
+        if carried is None:
+            self._refuse("so many sockets and workers do not fit into one exec", now)
+            return
+        problem = become(request.program, carried)
         self._refuse(f"{request.program.python}: {problem}", now)
+
+    def _workers_of(self, request: Request) -> int:
+        try:
+            return Plan.decode(request.program.plan).workers
+        except PlanError:  # of a version that knows more
+            return self._plan.workers
 
     def _refuse(self, why: str, now: float) -> None:
         assert self._request is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -365,6 +366,35 @@ def test_the_end_fails_what_is_under_way_and_nothing_else(tmp_path: Path) -> Non
     assert steps == [("0" * 8, "done"), ("1" * 8, "asked"), ("1" * 8, "failed")]
     made.end(22.0)
     assert len(Journal.read(tmp_path).steps) == len(steps)
+
+
+def test_what_does_not_fit_into_the_way_back_is_refused_before_the_exec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Succeeds:
+        pid, until = 7, 1e9
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def ended(self, _: int) -> tuple[str, str]:
+            return "99.0.0", ""
+
+    def becomes(*_: object) -> str:
+        raise AssertionError("there is an exec")
+
+    monkeypatch.setattr("gateway.supervisor.upgrading.Trial", Succeeds)
+    monkeypatch.setattr("gateway.supervisor.upgrading.become", becomes)
+    made = upgrader(tmp_path)
+    many = dataclasses.replace(made._plan, workers=1000).encode()
+    program = dataclasses.replace(upgrade.own_program(many), python="/new")
+    upgrade.write(tmp_path / upgrade.REQUEST_FILE, upgrade.Request(id="1" * 8, program=program))
+    made.ask(10.0, ending=False)
+    assert made.reaped(7, 0, 11.0)
+    answer = upgrade.read_answer(upgrade.answer_file(tmp_path, "1" * 8))
+    assert answer is not None
+    assert answer.state == upgrade.REFUSED
+    assert answer.text == "so many sockets and workers do not fit into one exec"
 
 
 def test_back_again_without_control_it_is_over_all_the_same(
