@@ -11,6 +11,7 @@ from typing import Final
 from gateway.channel.unix import private_folder
 from gateway.supervisor.activation import activated, place
 from gateway.supervisor.addresses import AddressError
+from gateway.supervisor.become import go_back
 from gateway.supervisor.lock import HeldError, OwnerLock
 from gateway.supervisor.notify import Notifier
 from gateway.supervisor.plan import Plan, PlanError
@@ -20,7 +21,6 @@ from gateway.supervisor.supervisor import Supervisor, Surroundings
 from gateway.supervisor.takeover import find, unpack
 from gateway.supervisor.trial import OPTION, try_out
 from gateway.supervisor.upgrade import Baggage, UpgradeError
-from gateway.supervisor.upgrading import go_back
 from gateway.version import VERSION
 
 EXIT_USAGE: Final = 2

@@ -80,7 +80,9 @@ class Ending:
     def at_once(self) -> None:
         """Kill all: the person at the terminal will not wait."""
         self.exit_code = EXIT_FORCED
-        self._leave_at = 0.0
+        if self.filled:
+            self.stage = Stage.ENDING_WORKERS
+            self._close()
         for child in self._children:
             child.kill()
 

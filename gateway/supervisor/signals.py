@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from typing import Final
@@ -18,8 +19,14 @@ WATCHED: Final = (
 
 
 def hold() -> None:
-    """Have signals wait: between an exec and the next ``Signals`` they would end the process."""
+    """Have signals wait: between an exec and the next ``Signals`` they would end the process.
+
+    Those that came before and that nobody has read would be gone with the exec, as the bytes of a
+    socket that closes: they are sent again, and wait too.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    for number in _newest.read() if _newest is not None else ():
+        os.kill(os.getpid(), number)
 
 
 def let_come() -> None:
@@ -31,6 +38,7 @@ class Signals:
     """The signals that came since the last ``read``, for a loop that waits on ``fileno()``."""
 
     def __init__(self) -> None:
+        global _newest  # noqa: PLW0603 -- as the descriptor that handlers write to: one a process
         self._receiving, sending = socket.socketpair()
         self._sending = sending
         for end in (self._receiving, sending):
@@ -40,6 +48,7 @@ class Signals:
             # A Python handler has to be there, or the descriptor is not written to. Children get
             # the default back: exec resets what is handled.
             signal.signal(number, lambda *_: None)
+        _newest = self
         let_come()
 
     def fileno(self) -> int:
@@ -52,3 +61,7 @@ class Signals:
             return list(self._receiving.recv(4096))
         except BlockingIOError:
             return []
+
+
+#: The one that handlers write to.
+_newest: Signals | None = None

@@ -87,12 +87,23 @@ class Spare:
     def turn(self, now: float, *, calm: bool) -> None:
         """Start one where none waits. ``calm``: everybody serves, and nothing else is under way."""
         self._told = [stream for stream in self._told if not _over(stream)]
+        self._give_up(now)
         if self._timing.due(now, calm=calm) and self._plan.spare and self._waiting is None:
             try:
                 self._waiting = self._start(now)
             except OSError as error:
                 self._timing.died(now, 0.0, was_loaded=False)
                 self._say(f"no process for a spare worker: {error}")
+
+    def _give_up(self, now: float) -> None:
+        """End one that has not loaded in the time that a worker gets to start."""
+        waiting = self._waiting
+        if waiting is None or now - waiting.since < self._plan.start_limit:
+            return
+        if not self._loaded(waiting):
+            self._say(f"the spare worker (process {waiting.process.pid}) hangs and is killed")
+            self._timing.died(now, now - waiting.since, was_loaded=False)
+            self.end()
 
     def take(self, spec: ChildSpec) -> Taken | None:
         """Give the spare a place; None where there is none that takes it."""

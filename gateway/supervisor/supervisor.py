@@ -24,13 +24,7 @@ from gateway.supervisor.takeover import (
     end_control,
     worker_socket,
 )
-from gateway.supervisor.upgrade import (
-    ABOUT_FILE,
-    REQUEST_FILE,
-    About,
-    namespace,
-    write,
-)
+from gateway.supervisor.upgrade import ABOUT_FILE, REQUEST_FILE, About, namespace, write
 from gateway.supervisor.upgrading import Step, Upgrader
 from gateway.supervisor.watch import FIRST_DELAY, Watchdog
 from gateway.version import VERSION
@@ -365,7 +359,7 @@ class Supervisor:
                 old=len(self._old),
             )
         new = [seat.child for seat in self._seats if seat.role == "worker"]
-        if self._upgrader.step is Step.SETTLING or not all(
+        if self._upgrader.keeps_old or not all(
             child is not None and child.phase is Phase.SERVING for child in new
         ):
             return

@@ -210,13 +210,22 @@ def _take_strays(inheritance: Inheritance, plan: Plan, say: Callable[[str], None
         if spec.role == "control":
             _adopt_control(inheritance, pid)
         elif pid not in known:
-            # A spare was told its place after its start: its environment does not name it.
+            # A spare was told its place after its start: its environment does not name it, but
+            # the board does, where it counts from then on.
             which = "spare worker" if spec.slot < 0 else f"worker {spec.slot}"
             say(f"{which} (process {pid}) of an earlier run does not answer")
             with contextlib.suppress(ProcessLookupError):
-                slab = spec.slab if _holds(inheritance.board, spec.slab, pid) else -1
-                old = OldWorker(slot=spec.slot, slab=slab, process=Adopted(pid), number=spec.slab)
+                board = inheritance.board
+                number = spec.slab if spec.slot >= 0 else _given(board, pid)
+                slab = number if _holds(board, number, pid) else -1
+                old = OldWorker(slot=spec.slot, slab=slab, process=Adopted(pid), number=number)
                 inheritance.workers.append(old)
+
+
+def _given(board: Board | None, pid: int) -> int:
+    """Return the slab of a spare that has been told its place; -1 for none."""
+    held = board.workers() if board is not None else ()
+    return next((each.slab for each in held if each.pid == pid), -1)
 
 
 def _holds(board: Board | None, slab: int, pid: int) -> bool:

@@ -33,6 +33,8 @@ TIMEOUT: Final = 60.0
 #: Seconds that they are watched once they serve, before old ones leave: what ``gateway upgrade``
 #: asks for unless told.
 HOLD: Final = 5.0
+#: Seconds that a request may ask for at most.
+_LONGEST: Final = 1e9
 #: Octets of a request or an answer at most.
 _MOST: Final = 256 * 1024
 
@@ -48,6 +50,16 @@ STATES: Final = frozenset({TRYING, REPLACING, *FINAL})
 
 class UpgradeError(Exception):
     """A file or a variable is not what it should be; the text says which and why."""
+
+
+class RequestError(UpgradeError):
+    """A request that has an id, under which it can be answered, is otherwise of no use."""
+
+    def __init__(self, text: str, request: str, uid: int) -> None:
+        """``uid`` is whose file it was."""
+        super().__init__(text)
+        self.id = request
+        self.uid = uid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +309,10 @@ def read_about(run_dir: Path) -> About | None:
 
 
 def take_request(run_dir: Path) -> Request | None:
-    """Take a request out of the run folder; None where there is none. Raises UpgradeError."""
+    """Take a request out of the run folder; None where there is none.
+
+    Raises UpgradeError: RequestError where there is somebody to be answered.
+    """
     path = run_dir / REQUEST_FILE
     uid = -1
     try:
@@ -309,12 +324,45 @@ def take_request(run_dir: Path) -> Request | None:
             path.unlink(missing_ok=True)
     if values is None:
         return None
-    values["program"] = _built(path, Program, values.get("program"))
-    values["uid"] = uid
-    request: Request = _built(path, Request, values)
-    if not isinstance(request.id, str) or not re.fullmatch("[0-9a-f]{8,32}", request.id):
+    named = values.get("id")
+    if not isinstance(named, str) or not re.fullmatch("[0-9a-f]{8,32}", named):
         raise UpgradeError(f"{path}: the id is not one")
+    try:
+        values["program"] = _built(path, Program, values.get("program"))
+        values["uid"] = uid
+        request: Request = _built(path, Request, values)
+        wrong = _wrong(request)
+    except UpgradeError as error:
+        raise RequestError(str(error), named, uid) from error
+    if wrong:
+        raise RequestError(f"{path}: {wrong}", named, uid)
     return request
+
+
+def _wrong(request: Request) -> str:
+    """Name the first value that is not of its kind; empty where all are."""
+    program = request.program
+    for name, text in (
+        ("python", program.python),
+        ("root", program.root),
+        ("plan", program.plan),
+        ("user", request.user),
+    ):
+        if not isinstance(text, str) or not _passable(text):
+            return f"{name} is not a text without NUL"
+    for name, seconds in (("timeout", request.timeout), ("hold", request.hold)):
+        # No bool, and a NaN is in no range.
+        if type(seconds) not in {int, float} or not 0 <= seconds <= _LONGEST:
+            return f"{name} is not from 0 to {_LONGEST:g} seconds"
+    return "" if isinstance(request.require_way_back, bool) else "require_way_back is not a bool"
+
+
+def _passable(text: str) -> bool:
+    """Tell whether a program can be given it as an argument or in its environment."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _built(path: Path, kind: Any, values: Any) -> Any:

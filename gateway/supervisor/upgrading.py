@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
 import time
 from enum import Enum
 from pathlib import Path
@@ -17,21 +16,20 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.channel import upgrades
 from gateway.channel.upgrades import Journal
-from gateway.supervisor import signals as held_signals
 from gateway.supervisor import upgrade
+from gateway.supervisor.become import become, go_back, portable
+from gateway.supervisor.plan import Plan, PlanError
 from gateway.supervisor.trial import Trial
-from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, UpgradeError
+from gateway.supervisor.upgrade import Answer, Baggage, Program, Request, RequestError, UpgradeError
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gateway.supervisor.plan import Plan
-
 #: A new worker that has ended that often right at its start will not get ready.
 EARLY_DEATHS: Final = 3
 
-#: What a by-hand ``SIGUSR2`` is answered under.
+#: The answer to a ``SIGUSR2`` by hand is found under this name, whatever its id.
 BY_HAND: Final = "00000000"
 
 
@@ -41,6 +39,8 @@ class Step(Enum):
     IDLE = "idle"
     TRYING = "trying"
     SETTLING = "settling"
+    #: No way back from a version that does not serve: old workers stay until it does.
+    KEEPING = "keeping"
 
 
 #: What the journal calls the states that are told of.
@@ -81,6 +81,8 @@ class Upgrader:
         self._new_board = False
         self._deadline = time.monotonic() + (baggage.timeout if baggage else 0.0)
         self.step = Step.SETTLING if baggage else Step.IDLE
+        #: Where a trial that comes to nothing leads back to: IDLE or KEEPING.
+        self._rest = Step.IDLE
         #: Since when all new children serve, and how often any was started again until then.
         self._serves: tuple[float, int] | None = None
         #: Why there is no way back from what is asked for; empty where there is one.
@@ -114,11 +116,13 @@ class Upgrader:
             request = upgrade.take_request(self._run_dir)
         except UpgradeError as error:
             self._say(f"upgrade refused: {error}")
+            if isinstance(error, RequestError):
+                wrong = Request(id=error.id, program=self._own(), uid=error.uid)
+                self._tell(wrong, upgrade.REFUSED, now, now, text=str(error))
             return
         if request is None:
-            program = upgrade.own_program(self._plan.encode())
-            request = Request(id=BY_HAND, program=program)
-        if ending or self.step is not Step.IDLE:
+            request = Request(id=os.urandom(8).hex(), program=self._own())
+        if ending or self.step is not self._rest:
             why = "the gateway is ending" if ending else "another upgrade is under way"
             self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
@@ -130,8 +134,8 @@ class Upgrader:
             return
         try:
             self._trial = Trial(request.program, sorted({each[0] for each in self._held()}))
-        except OSError as error:
-            why = f"{request.program.python}: {error.strerror}"
+        except (OSError, ValueError) as error:
+            why = f"{request.program.python}: {getattr(error, 'strerror', None) or error}"
             self._tell(request, upgrade.REFUSED, now, now, text=why)
             return
         self._request, self._asked, self.step = request, now, Step.TRYING
@@ -149,7 +153,7 @@ class Upgrader:
         version, wrong = trial.ended(exit_code)
         if self.step is not Step.TRYING:
             return True  # told to end meanwhile
-        self.step = Step.IDLE
+        self.step = self._rest
         if wrong:
             self._refuse(wrong, now)
         else:
@@ -168,25 +172,43 @@ class Upgrader:
             timeout=request.timeout,
             hold=request.hold,
             old=VERSION,
-            back=upgrade.own_program(self._plan.encode()),
+            back=self._own(),
             uid=request.uid,
             user=request.user,
             no_way_back=self._no_way_back,
             journal=self._journal.encode(),
         )
-        problem = become(request.program, baggage)
+        carried = portable(baggage, self._workers_of(request))
+        if carried is None:
+            self._refuse("so many sockets and workers do not fit into one exec", now)
+            return
+        problem = become(request.program, carried)
         self._refuse(f"{request.program.python}: {problem}", now)
+
+    def _workers_of(self, request: Request) -> int:
+        try:
+            return Plan.decode(request.program.plan).workers
+        except PlanError:  # of a version that knows more
+            return self._plan.workers
 
     def _refuse(self, why: str, now: float) -> None:
         assert self._request is not None
         self._say(f"upgrade refused, all goes on as it was: {why}")
         self._tell(self._request, upgrade.REFUSED, self._asked, now, text=why)
 
+    def _own(self) -> Program:
+        return upgrade.own_program(self._plan.encode())
+
     def _held(self) -> list[tuple[str, int]]:
         packed = self._pack()
         return [*((text, fd) for text, _, fd in packed.sockets), packed.admin]
 
     # --- after it -----------------------------------------------------------------------------
+
+    @property
+    def keeps_old(self) -> bool:
+        """Whether old workers are to stay, though every seat has a worker that serves."""
+        return self.step is Step.SETTLING or self._rest is Step.KEEPING
 
     def note_board(self, *, kept: bool) -> None:
         """Note whether the board of the version before is the one in use."""
@@ -200,6 +222,8 @@ class Upgrader:
         """
         if self.step is Step.TRYING and self._trial is not None and now > self._trial.until:
             self._trial.give_up()
+        if self._rest is Step.KEEPING:
+            self._keep(now, restarts if serving else -1)
         if self.step is not Step.SETTLING or self._baggage is None:
             return
         if serving and self._serves is None:
@@ -212,6 +236,19 @@ class Upgrader:
             self._settled(now, old, lacking=True)
         elif serving and self._serves is not None and now - self._serves[0] >= hold:
             self._settled(now, old)
+
+    def _keep(self, now: float, restarts: int) -> None:
+        """Let old workers go once all have served for the hold. ``restarts``: -1, not all serve."""
+        if restarts < 0:
+            self._serves = None
+        elif self._serves is None or self._serves[1] != restarts:
+            self._serves = now, restarts
+        assert self._baggage is not None
+        if self._serves is None or now - self._serves[0] < self._baggage.hold:
+            return
+        self._say(f"upgrade: version {VERSION} serves after all; old workers may go")
+        self._rest = Step.IDLE
+        self.step = Step.IDLE if self.step is Step.KEEPING else self.step
 
     def _failure(self, now: float, deaths: int, restarts: int) -> str:
         """Say why the new version does not do; empty where it may yet."""
@@ -272,7 +309,8 @@ class Upgrader:
         self._say(f"no way back ({problem}): old workers serve on, new ones are tried on")
         text = f"{why}; no way back: {problem}; old workers serve on"
         self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
-        self.step = Step.IDLE
+        self.step = self._rest = Step.KEEPING
+        self._serves = None
 
     def release(self) -> None:
         """Give up the way back: its sockets close, so that nobody waits on one that none serves."""
@@ -287,13 +325,12 @@ class Upgrader:
         request, baggage = self._request, self._baggage
         if self._trial is not None:
             self._trial.give_up()
-        if self.step is not Step.IDLE and (request or baggage):
-            asker = baggage or request
-            assert asker is not None
-            text = "the gateway was told to end"
-            began = baggage.began if baggage is not None else self._asked
-            self._tell(asker, upgrade.FAILED, began, now, text=text)
-        self.step = Step.IDLE
+        text = "the gateway was told to end"
+        if self.step is Step.TRYING and request is not None:
+            self._tell(request, upgrade.FAILED, self._asked, now, text=text)
+        elif self.step is Step.SETTLING and baggage is not None:
+            self._tell(baggage, upgrade.FAILED, baggage.began, now, text=text)
+        self.step = self._rest = Step.IDLE
         self.release()
 
     # --- words --------------------------------------------------------------------------------
@@ -316,8 +353,11 @@ class Upgrader:
             **{"old": VERSION, **more},  # type: ignore[arg-type]  # its own fields, all of them
         )
         self._note(asker, answer)
+        under_way = self.step in {Step.TRYING, Step.SETTLING} and state == upgrade.REFUSED
+        by_hand = asker.uid < 0 and not under_way
+        name = BY_HAND if by_hand else asker.id
         try:
-            upgrade.write(upgrade.answer_file(self._run_dir, asker.id), answer)
+            upgrade.write(upgrade.answer_file(self._run_dir, name), answer)
         except OSError as error:
             self._say(f"the upgrade's answer cannot be written: {error}")
 
@@ -349,48 +389,3 @@ class Upgrader:
         for path in self._run_dir.glob(upgrade.ANSWER_FILES):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def become(program: Program, baggage: Baggage) -> str:
-    """Turn this process into a program that goes on with the baggage.
-
-    Returns only where that failed, with the reason; all is as before then.
-    """
-    held_signals.hold()
-    try:
-        for fd in baggage.descriptors:
-            os.set_inheritable(fd, True)  # noqa: FBT003 -- positional-only in os
-        env = program.environment(**{upgrade.VARIABLE: baggage.encode()})
-        os.execve(program.argv[0], program.argv, env)  # noqa: S606 -- on purpose
-    except (OSError, ValueError) as error:
-        for fd in baggage.descriptors:
-            with contextlib.suppress(OSError):
-                os.set_inheritable(fd, False)  # noqa: FBT003
-        if signal.getsignal(signal.SIGUSR2) is not signal.SIG_DFL:
-            held_signals.let_come()
-        return getattr(error, "strerror", None) or str(error)
-
-
-def go_back(baggage: Baggage, why: str, now: Baggage | None = None) -> str:
-    """Become the version before again. ``now``: what runs meanwhile, if anything was started.
-
-    Returns only where that failed, with the reason.
-    """
-    back = baggage.back
-    if back is None:
-        return "there is nothing to go back to"
-    workers, control = baggage.workers, baggage.control
-    if now is not None:
-        alive = {each.pid for each in now.workers}
-        known = {each.pid for each in workers}
-        # A board that the version before cannot read is not the one that it gets back.
-        same = os.path.sameopenfile(baggage.board, now.board)
-        workers = tuple(each for each in workers if each.pid in alive) + tuple(
-            dataclasses.replace(each, keep=False, slab=each.slab if same else -1)
-            for each in now.workers
-            if each.pid not in known
-        )
-        control = now.control
-    return become(
-        back, dataclasses.replace(baggage, workers=workers, control=control, back=None, why=why)
-    )

@@ -172,6 +172,9 @@ def main() -> None:
         sys.exit("this version is of no use" if mode == "useless" else 0)
     if mode == "slow" and spare.VARIABLE in os.environ:
         time.sleep(1.0)  # as if it still loaded modules
+    if mode == "stuck" and spare.VARIABLE in os.environ:
+        signal.pause()  # before it says that it has loaded everything
+    mute_spare = mode == "mute-spare" and spare.VARIABLE in os.environ
     spec = spare.inherited()
     if spec is None:
         sys.exit(0)
@@ -180,9 +183,8 @@ def main() -> None:
         sys.exit(1)
     signal.signal(signal.SIGTERM, child.on_term)
     signal.signal(signal.SIGHUP, lambda *_: child.note("hup"))
-    if mode == "mute" and not os.environ.get(
-        "FAKE_CHILD_SERVES"
-    ):  # never says that it is ready, never beats
+    mute = mode == "mute" and not os.environ.get("FAKE_CHILD_SERVES")
+    if mute or mute_spare:  # never says that it is ready, never beats
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         while True:
             signal.pause()

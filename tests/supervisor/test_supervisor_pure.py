@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from gateway.supervisor import addresses
 from gateway.supervisor import plan as plans
 from gateway.supervisor.addresses import AddressError
+from gateway.supervisor.become import LONGEST, portable
 from gateway.supervisor.children import (
     TRANSITIONS,
     Adopted,
@@ -27,6 +28,7 @@ from gateway.supervisor.children import (
     Phase,
     exit_in_words,
 )
+from gateway.supervisor.ending import EXIT_FORCED, Ending
 from gateway.supervisor.lock import HeldError, OwnerLock
 from gateway.supervisor.plan import Plan, PlanError
 from gateway.supervisor.sockets import Sockets, Taken
@@ -100,6 +102,24 @@ def test_a_child_is_asked_to_end_once_and_killed_once() -> None:
     made.stop(kill_at=1.0)
     assert process.signals == [signal.SIGTERM, signal.SIGKILL]
     assert made.name == "worker 1 (process 7)"
+
+
+def test_ended_at_once_no_seat_is_filled_again() -> None:
+    worker, process = child(Phase.SERVING)
+    closed: list[bool] = []
+    plan = replace(PLAN, shutdown_delay=10.0)
+    ending = Ending(plan, [worker], lambda _: None, lambda: closed.append(True))
+    assert ending.begin(100.0)
+    ending.further(100.0)
+    before = ending.filled
+    ending.at_once()
+    assert (before, ending.filled) == (True, False)
+    assert closed == [True]
+    assert process.signals == [signal.SIGKILL]
+    ending.at_once()
+    ending.further(101.0)
+    assert closed == [True]
+    assert ending.exit_code == EXIT_FORCED
 
 
 @pytest.mark.parametrize(
@@ -344,6 +364,31 @@ def test_baggage_comes_back_as_it_went_and_newer_fields_are_left_out() -> None:
     for wrong in (json.dumps(values), "{}", "[]", "{"):
         with pytest.raises(UpgradeError):
             Baggage.decode(wrong)
+
+
+def test_what_is_too_long_for_an_exec_goes_without_the_journal_or_not_at_all() -> None:
+    def baggage(workers: int, journal: str) -> Baggage:
+        one = Carried(pid=99999, slot=1, slab=1, started=12345.678901234, phase="serving")
+        return Baggage(
+            lock=3,
+            board=4,
+            sockets=(),
+            admin=("127.0.0.1:1", 5),
+            workers=(one,) * workers,
+            id="0" * 8,
+            began=1.0,
+            back=Program(python="/x", root="", plan="{}"),
+            journal=journal,
+        )
+
+    short = baggage(4, "j" * 1000)
+    assert portable(short, 4) == short
+    assert portable(baggage(4, "j" * LONGEST), 4) == baggage(4, "")
+    # There it would fit, with the new workers back again it would not.
+    many = baggage(600, "")
+    assert len(many.encode()) < LONGEST - 100
+    assert portable(many, 4) == many
+    assert portable(many, 600) is None
 
 
 def test_another_versions_package_is_found_and_ours_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.channel import spare as channel
 from gateway.supervisor.children import Started
 from gateway.supervisor.plan import Plan
 from gateway.supervisor.spare import CALM, Spare, Timing
@@ -146,6 +148,60 @@ def test_one_that_does_not_wake_up_is_replaced(gateway: Gateway) -> None:
     gateway.tell("die")
     assert gateway.tell("who")["pid"] != spare
     assert f"worker 0 (process {spare}) hangs and is killed" in gateway.said()
+
+
+def test_one_that_never_loads_is_ended_and_another_tried(gateway: Gateway) -> None:
+    supervisor = gateway.serving(workers=1, worker_argv=fake("stuck"), start_limit=1.0)
+    first = until(lambda: spares(gateway), "a spare")[0]
+    until(lambda: not alive(first), "it to be given up")
+    assert f"the spare worker (process {first}) hangs and is killed" in gateway.said()
+    until(lambda: set(spares(gateway)) - {first}, "another one")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(10) == 0
+    until(lambda: not gateway.left_running(), "all to end")
+
+
+def test_one_that_has_loaded_waits_for_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = Plan(listen=("x:1",), admin="x:2", workers=1, run_dir="r", config="c")
+    theirs: list[socket.socket] = []
+    said: list[str] = []
+
+    class NoProcess:
+        pid = 7
+
+        def __init__(self, _: object, __: object, more: dict[str, int]) -> None:
+            theirs.append(socket.socket(fileno=os.dup(next(iter(more.values())))))
+
+        def send(self, number: int) -> None:
+            said.append(f"signal {number}")
+
+    monkeypatch.setattr("gateway.supervisor.spare.Started", NoProcess)
+    spare = Spare(plan, said.append)
+    for now in (100.0, 100.0 + CALM):
+        spare.turn(now, calm=True)
+    theirs[0].sendall(channel.READY)
+    spare.turn(100.0 + 10 * plan.start_limit, calm=True)
+    assert said == []
+    spare.end()
+    theirs[0].close()
+
+
+def test_the_slab_of_one_that_has_just_taken_a_place_is_left_to_it(gateway: Gateway) -> None:
+    """It is found by its process alone: its environment names no place."""
+    supervisor = gateway.serving(workers=1, worker_argv=fake("mute-spare"))
+    slab, spare = gateway.slab_of(0), spare_of(gateway)
+    gateway.tell("die")
+    until(lambda: gateway.worker_of(0) == spare, "it to take the place")
+    os.kill(spare, signal.SIGSTOP)  # it is told to leave once the new ones serve
+    supervisor.kill()
+    supervisor.wait()
+    gateway.serving()
+    assert f"spare worker (process {spare}) of an earlier run does not answer" in gateway.said()
+    assert gateway.slab_of(0) != slab
+    os.kill(spare, signal.SIGCONT)
+    until(lambda: not alive(spare), "it to leave")
 
 
 def test_one_that_dies_is_replaced_and_nobody_else_notices(gateway: Gateway) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from gateway.board.board import Board
 from gateway.channel.handover import take_over
 from gateway.channel.upgrades import Journal
 from gateway.supervisor import upgrade
+from gateway.supervisor.plan import Plan
+from gateway.supervisor.upgrading import Upgrader
 from gateway.version import VERSION
 from tests.supervisor.supervised import FAKE, Gateway, alive, copy_of_package, fake, say_to, until
 
@@ -293,6 +296,107 @@ def test_a_version_that_dies_soon_after_it_served_leaves_the_old_workers_serving
     assert all(map(alive, before))
 
 
+def cannot_go_back(folder: Path) -> Path:
+    """Return a version whose exec of the one before fails, as where that has been removed."""
+    execs = "os.execve(program.argv[0]"
+    fails = f"if baggage.why:\n            raise OSError(2, 'it is gone')\n        {execs}"
+    return copy_of_package(folder, "99.0.0", supervisor__become=(execs, fails))
+
+
+def test_with_no_way_back_old_workers_stay_until_the_next_upgrade(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    supervisor = gateway.serving(workers=1)
+    gateway.hold = 0.5
+    old, control = gateway.worker_of(0), gateway.plan.control_argv
+    answer = gateway.upgraded(root=cannot_go_back(tmp_path / "newer"), control_argv=fake("crash"))
+    assert answer.state == upgrade.FAILED
+    assert "no way back: it is gone; old workers serve on" in answer.text
+    gateway.slab_of(0)
+    # A request that comes to nothing changes nothing about it.
+    assert gateway.upgraded(python=str(tmp_path / "no-python")).state == upgrade.REFUSED
+    assert gateway.upgraded(worker_argv=fake("useless")).state == upgrade.REFUSED
+    assert "drain" not in gateway.said()
+    assert [event for event in gateway.events("term") if event.pid == old] == []
+    # Another one is possible, and lets them go.
+    answer = gateway.upgraded(control_argv=control, worker_argv=fake("serve"))
+    assert answer.state == upgrade.DONE
+    until(lambda: not alive(old), "the old worker to end")
+    supervisor.send_signal(signal.SIGTERM)
+    assert supervisor.wait(15) == 0
+
+
+def test_with_no_way_back_old_workers_leave_once_it_serves_after_all(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    gateway.serving(workers=1)
+    gateway.patience, gateway.hold = 2.0, 0.5
+    old, mended = gateway.worker_of(0), tmp_path / "mended"
+    child = (f"while [ ! -e {mended} ]; do sleep 0.05; done; exec {' '.join(fake('serve'))}",)
+    control = ("/bin/sh", "-c", f'case "$*" in *--try*) exit 0; esac; {child[0]}', "sh")
+    answer = gateway.upgraded(root=cannot_go_back(tmp_path / "newer"), control_argv=control)
+    assert answer.state == upgrade.FAILED
+    gateway.slab_of(0)
+    assert "drain" not in gateway.said()
+    mended.touch()
+    until(lambda: not alive(old), "the old worker to end")
+    assert "serves after all" in gateway.said()
+
+
+def upgrader(run_dir: Path, baggage: upgrade.Baggage | None = None) -> Upgrader:
+    plan = Plan(listen=("x:1",), admin="x:2", workers=1, run_dir=str(run_dir), config="c")
+    return Upgrader(plan, lambda _: None, nothing_held, baggage, fresh=True)
+
+
+def nothing_held(of: str = "", began: float = 0.0) -> upgrade.Baggage:
+    return upgrade.Baggage(lock=-1, board=-1, sockets=(), admin=("x:2", -1), id=of, began=began)
+
+
+def test_the_end_fails_what_is_under_way_and_nothing_else(tmp_path: Path) -> None:
+    """A trial while what the version before left is still held is the trial's to be told of."""
+    made = upgrader(tmp_path, nothing_held("0" * 8, 1.0))
+    made.settle(10.0, serving=True, deaths=0, restarts=0, old=0)
+    request = upgrade.Request(id="1" * 8, program=upgrade.own_program("{}"))
+    upgrade.write(tmp_path / upgrade.REQUEST_FILE, request)
+    made.ask(20.0, ending=False)
+    made.end(21.0)
+    pid, status = os.waitpid(-1, 0)
+    assert made.reaped(pid, os.waitstatus_to_exitcode(status), 21.5)
+    steps = [(each.id, each.step) for each in Journal.read(tmp_path).steps]
+    assert steps == [("0" * 8, "done"), ("1" * 8, "asked"), ("1" * 8, "failed")]
+    made.end(22.0)
+    assert len(Journal.read(tmp_path).steps) == len(steps)
+
+
+def test_what_does_not_fit_into_the_way_back_is_refused_before_the_exec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Succeeds:
+        pid, until = 7, 1e9
+
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def ended(self, _: int) -> tuple[str, str]:
+            return "99.0.0", ""
+
+    def becomes(*_: object) -> str:
+        raise AssertionError("there is an exec")
+
+    monkeypatch.setattr("gateway.supervisor.upgrading.Trial", Succeeds)
+    monkeypatch.setattr("gateway.supervisor.upgrading.become", becomes)
+    made = upgrader(tmp_path)
+    many = dataclasses.replace(made._plan, workers=1000).encode()
+    program = dataclasses.replace(upgrade.own_program(many), python="/new")
+    upgrade.write(tmp_path / upgrade.REQUEST_FILE, upgrade.Request(id="1" * 8, program=program))
+    made.ask(10.0, ending=False)
+    assert made.reaped(7, 0, 11.0)
+    answer = upgrade.read_answer(upgrade.answer_file(tmp_path, "1" * 8))
+    assert answer is not None
+    assert answer.state == upgrade.REFUSED
+    assert answer.text == "so many sockets and workers do not fit into one exec"
+
+
 def test_back_again_without_control_it_is_over_all_the_same(
     gateway: Gateway, tmp_path: Path
 ) -> None:
@@ -525,6 +629,29 @@ def test_by_hand_the_installed_version_is_started_again(gateway: Gateway) -> Non
     until(lambda: not alive(old), "the old worker to end")
 
 
+def test_each_by_hand_has_an_id_of_its_own_and_a_second_one_ends_nothing(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    supervisor = gateway.serving(workers=1)
+    gateway.hold = 0.0
+    supervisor.send_signal(signal.SIGUSR2)
+    assert gateway.answered("00000000").state == upgrade.DONE
+    first = Journal.read(gateway.run_dir).steps
+    assert len({each.id for each in first}) == 1
+    supervisor.send_signal(signal.SIGUSR2)
+    until(lambda: Journal.read(gateway.run_dir).under_way, "the second one")
+    supervisor.send_signal(signal.SIGUSR2)
+    until(
+        lambda: "another upgrade is under way" in (gateway.run_dir / "upgrades.json").read_text(),
+        "the third to be refused",
+    )
+    assert gateway.answered("00000000").state == upgrade.DONE
+    steps = Journal.read(gateway.run_dir).steps
+    by_id = {each.id: [step.step for step in steps if step.id == each.id] for each in steps}
+    went = ["asked", "tried", "done"]
+    assert sorted(by_id.values()) == [went, went, ["refused"]]
+
+
 def test_signals_that_come_during_the_exec_are_not_lost(gateway: Gateway) -> None:
     """Nor do they end the process, which has no handlers for a moment."""
     supervisor = gateway.serving(workers=1)
@@ -537,6 +664,23 @@ def test_signals_that_come_during_the_exec_are_not_lost(gateway: Gateway) -> Non
     until(lambda: gateway.events("hup"), "control to be told")
     supervisor.send_signal(signal.SIGTERM)
     assert supervisor.wait(15) == 0
+
+
+@pytest.mark.parametrize(("name", "ends"), [("SIGTERM", True), ("SIGINT", True), ("SIGHUP", False)])
+def test_a_signal_that_was_taken_but_not_read_before_the_exec_is_not_lost(
+    gateway: Gateway, tmp_path: Path, name: str, *, ends: bool
+) -> None:
+    become = "problem = become("
+    signalled = f"import signal; os.kill(os.getpid(), signal.{name}); {become}"
+    root = copy_of_package(tmp_path / "old", "98.0.0", supervisor__upgrading=(become, signalled))
+    supervisor = gateway.serving(root=root, workers=1)
+    request = gateway.ask()
+    if ends:
+        assert supervisor.wait(15) == 0
+        assert gateway.left_running() == []
+    else:
+        until(lambda: gateway.events("hup"), "control to be told")
+        assert gateway.answered(request).state == upgrade.DONE
 
 
 def test_told_to_end_in_the_middle_everybody_ends(gateway: Gateway) -> None:
@@ -594,6 +738,36 @@ def test_a_request_that_is_none_changes_nothing(gateway: Gateway) -> None:
         )
     assert supervisor.poll() is None
     assert gateway.upgraded().state == upgrade.DONE
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"program": {"python": 7, "root": "", "plan": "{}"}}, "python is not a text"),
+        ({"program": {"python": "/x\0y", "root": "", "plan": "{}"}}, "python is not a text"),
+        ({"program": {"python": "/x", "root": "\ud800", "plan": "{}"}}, "root is not a text"),
+        ({"program": {"python": "/x", "root": "", "plan": "\0"}}, "plan is not a text"),
+        ({"program": {"python": "/x"}}, "missing"),
+        ({"program": None}, "upgrade.json"),
+        ({"timeout": "5"}, "timeout is not from 0"),
+        ({"timeout": True}, "timeout is not from 0"),
+        ({"hold": float("nan")}, "hold is not from 0"),
+        ({"hold": -1}, "hold is not from 0"),
+        ({"user": [1]}, "user is not a text"),
+        ({"require_way_back": 1}, "require_way_back is not a bool"),
+    ],
+)
+def test_a_request_of_wrong_values_is_refused_with_an_answer(
+    tmp_path: Path, changed: dict[str, object], why: str
+) -> None:
+    program = {"python": "/no-such-python", "root": "", "plan": "{}"}
+    request = {"id": "1" * 8, "program": program, **changed}
+    (tmp_path / upgrade.REQUEST_FILE).write_text(json.dumps(request))
+    upgrader(tmp_path).ask(10.0, ending=False)
+    answer = upgrade.read_answer(upgrade.answer_file(tmp_path, "1" * 8))
+    assert answer is not None
+    assert answer.state == upgrade.REFUSED
+    assert why in answer.text
 
 
 def test_no_descriptor_is_left_over(gateway: Gateway) -> None:
