@@ -10,6 +10,7 @@ does.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from gateway.config.snapshot import Breaker
 from gateway.policy import breaker as rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gateway.board.locks import CellLocks
     from gateway.config.snapshot import Outlier
@@ -253,7 +254,8 @@ class Guard:
             self.probing = self._due(state)
             if self.probing and state == layout.BREAKER_OPEN:
                 self._early = self.wait() > 0.0
-                self._machine().half_open()
+                with self._machine() as machine:
+                    machine.half_open()
         if self.probing:
             self.probe += 1
             self._since = shared.clock()
@@ -322,21 +324,29 @@ class Guard:
                 self._enter(_fail, rules.run_that_opens(policy.failures, requests, failed, run))
                 closed = words[at + layout.CELL_BREAKER] == layout.BREAKER_CLOSED
                 if closed and rules.share_opens(policy.share, policy.minimum, requests, failed):
-                    self._machine().open()
+                    with self._machine() as machine:
+                        machine.open()
             if words[at + layout.CELL_BREAKER] == layout.BREAKER_CLOSED:
                 self._eject(requests, failed, now)
 
-    def _machine(self, fail_max: int = 1) -> pybreaker.CircuitBreaker:
-        return pybreaker.CircuitBreaker(
+    @contextmanager
+    def _machine(self, fail_max: int = 1) -> Iterator[pybreaker.CircuitBreaker]:
+        machine = pybreaker.CircuitBreaker(
             fail_max=fail_max,
             listeners=[self._teller],
             state_storage=CellStorage(self._shared, self._cell, self.policy),
             throw_new_error_on_trip=False,
         )
+        try:
+            yield machine
+        finally:
+            # It and its state know each other: a circle, and the collector hardly ever runs.
+            vars(machine).clear()
 
     def _enter(self, outcome: Callable[[], None], fail_max: int) -> None:
         try:
-            self._machine(fail_max).call(outcome)
+            with self._machine(fail_max) as machine:
+                machine.call(outcome)
         except _Failed as failed:
             # It holds the frames that it passed, and they hold it: a cycle with the request in it.
             failed.__traceback__ = None

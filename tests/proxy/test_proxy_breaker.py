@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -601,3 +602,18 @@ def test_a_service_that_is_only_written_to_comes_back_by_itself(whole: Rig) -> N
     rig.accept().ok()
     assert rig.client.answer().status == 200
     rig.over()
+
+
+def test_a_failure_leaves_nothing_to_the_collector(rig: Rig) -> None:
+    _serve(rig)
+    _fails(rig)
+    gc.collect()
+    _fails(rig, 4)
+    assert _breaker(rig) == "open"
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        assert not any(isinstance(one, pybreaker.CircuitBreaker) for one in gc.garbage)
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
