@@ -45,6 +45,7 @@ from gateway.proxy.checks import GuardBuilder
 from gateway.proxy.degraded import Degraded, DegradedBuilder
 from gateway.proxy.endpoint import HASH, LEAST_REQUEST, ROUND_ROBIN, Endpoint, Pool
 from gateway.proxy.queue import ServiceQueue
+from gateway.proxy.releaselines import release_lines
 from gateway.proxy.storefile import SCOPE_OCTETS
 
 if TYPE_CHECKING:
@@ -452,7 +453,7 @@ class Builder:
             max_in_flight=service.max_in_flight,
             queue=self._queue(service),
             rewrite_host=service.host == "rewrite",
-            release_lines=_release_lines(release),
+            release_lines=release_lines(release),
             budget=self._budget(service),
             degraded=degraded,
             maintenance=-1.0 if moved is None or moved.maintenance is None else moved.maintenance,
@@ -580,17 +581,6 @@ def _scope(service: str, color: Color, pool: Pool) -> bytes:
     """Return what begins the cache's keys of one generation: 8 octets."""
     name = f"{service} {color} {pool.generation}".encode()
     return hashlib.blake2b(name, digest_size=SCOPE_OCTETS).digest()
-
-
-def _release_lines(release: str) -> tuple[bytes, bytes, bytes, bytes]:
-    identity = f"X-Release-Id: {release}\r\n" if release else ""
-    lines = [
-        f"X-Release-Color: {color}\r\nX-Release-Role: {role}\r\n{identity}Via: 1.1 gateway\r\n"
-        for role in ("stable", "candidate")
-        for color in ("blue", "green")
-    ]
-    first, second, third, fourth = (line.encode("ascii") for line in lines)
-    return first, second, third, fourth
 
 
 def _cohort(cohort: Cohort) -> CohortRun:
