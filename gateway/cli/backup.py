@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gateway.channel.folders import sync_folder
 from gateway.cli.output import warn
 from gateway.cli.rollback_local import FLAG, state_path
 from gateway.cli.run import run_dir_of
+from gateway.cli.values import config_option
 from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
@@ -29,14 +31,7 @@ STREAM = "-"
 
 @click.command("backup")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--config",
-    "file",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The file that the gateway runs with: where its state is, and kept in the backup.",
-)
+@config_option("The file that the gateway runs with: where its state is, and kept in the backup.")
 @click.option(
     "--force",
     is_flag=True,
@@ -118,7 +113,6 @@ def _to_file(
     Raises BackupError, too, where OUT is a backup with a higher revision than this one.
     """
     from gateway.control.backup import BackupError, make
-    from gateway.control.restoring import sync_folder
 
     beside = folder / "out"
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -7,18 +7,12 @@ from pathlib import Path
 
 import click
 
+from gateway.cli.values import config_option
 from gateway.client.exits import Exit
 
 
 @click.command("check")
-@click.option(
-    "--config",
-    "file",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The configuration file.",
-)
+@config_option("The configuration file.")
 @click.option(
     "--without-secrets",
     is_flag=True,

@@ -16,6 +16,7 @@ from gateway.cli.backup import STREAM, revision_in_force, told
 from gateway.cli.output import warn
 from gateway.cli.rollback_local import FLAG, lower, raise_flag, state_path
 from gateway.cli.run import run_dir_of
+from gateway.cli.values import config_option
 from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
@@ -35,13 +36,7 @@ class RefusedError(Exception):
 
 @click.command("restore")
 @click.argument("source", metavar="BACKUP", type=click.Path(path_type=Path, allow_dash=True))
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The file that the gateway will run with: where its state goes.",
-)
+@config_option("The file that the gateway will run with: where its state goes.", required=False)
 @click.option("--check", is_flag=True, help="Only read it all and say what it has.")
 @click.pass_context
 def command(ctx: click.Context, source: Path, file: Path | None, *, check: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 import click
 
+from gateway.channel.folders import sync_folder
 from gateway.channel.handover import HandoverError, NobodyThereError, State, ask_state
 from gateway.cli.run import run_dir_of
 from gateway.client.exits import Exit
@@ -70,13 +71,13 @@ def raise_flag(flag: Path) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
-    _sync_folder(flag.parent)
+    sync_folder(flag.parent)
 
 
 def lower(flag: Path) -> None:
     """Remove the file, durably."""
     flag.unlink(missing_ok=True)
-    _sync_folder(flag.parent)
+    sync_folder(flag.parent)
 
 
 def wait_for_workers(run_dir: Path, *, forced: bool) -> dict[Path, State | None]:
@@ -129,15 +130,6 @@ def report(states: dict[Path, State | None], flag: Path, *, forced: bool) -> int
         )
         return Exit.WAIT_RAN_OUT
     return Exit.DONE
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a change of the folder's entries durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _bare_state_path(config: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
+from gateway.cli.values import config_option
 from gateway.client.exits import Exit
 
 if TYPE_CHECKING:
@@ -32,14 +33,7 @@ FIRST: Final = 1
 
 
 @click.command("run")
-@click.option(
-    "--config",
-    "file",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The configuration file.",
-)
+@config_option("The configuration file.")
 @click.pass_context
 def command(ctx: click.Context, file: Path) -> None:
     """Run the gateway until SIGTERM or Ctrl-C.

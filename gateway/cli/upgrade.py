@@ -23,7 +23,7 @@ import click
 
 from gateway.cli.output import say, warn
 from gateway.cli.run import plan_of, run_dir_of
-from gateway.cli.values import duration, in_seconds
+from gateway.cli.values import config_option, duration, in_seconds
 from gateway.client.exits import Exit
 from gateway.supervisor import upgrade
 from gateway.supervisor.trial import LIMIT as TRIAL_LIMIT
@@ -66,12 +66,8 @@ class Wish:
 
 
 @click.command("upgrade")
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The configuration file; else the one that the gateway in ./var runs with.",
+@config_option(
+    "The configuration file; else the one that the gateway in ./var runs with.", required=False
 )
 @click.option(
     "--python",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -47,6 +48,18 @@ def in_seconds(duration: str) -> float:
 
 COLOR = click.Choice(["blue", "green"])
 SLOT = click.Choice(["blue", "green", "stable", "candidate"])
+
+
+def config_option(says: str, *, required: bool = True) -> Callable[[F], F]:
+    """Add ``--config``, as the argument ``file``."""
+    return click.option(
+        "--config",
+        "file",
+        required=required,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=says,
+    )
 
 
 def reason_option(verb: F) -> F:

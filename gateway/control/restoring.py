@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from gateway.channel.folders import sync_folder
 from gateway.control.backup import DATABASE, BackupError, Contents, Manifest, examine
 
 if TYPE_CHECKING:
@@ -160,12 +161,3 @@ def _take_off(aside: Path, state_path: Path) -> None:
 def _unlink(path: Path, suffixes: Sequence[str] = ("", *WITH_IT)) -> None:
     for suffix in suffixes:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a change of a folder's entries durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

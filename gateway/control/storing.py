@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
 
     from gateway.control.releaserows import Keys
     from gateway.release.record import Release
-
-log = logging.getLogger("gateway.control.store")
-
-T = TypeVar("T")
-
-#: Idempotency keys are kept this long (seconds), and at most so many of them.
-KEEP_ANSWERS = 86_400.0
-MAX_ANSWERS = 10_000
-MAX_AUDIT_ROWS = 100_000
 
 
 class StoreError(Exception):
