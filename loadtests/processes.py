@@ -107,6 +107,12 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+def alive(pid: int) -> bool:
+    """Tell whether a process runs; a zombie does not."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] != "Z"
+
+
 def descendants(pid: int) -> list[int]:
     """Return the ids of a process's children, and theirs."""
     parents: dict[int, list[int]] = {}

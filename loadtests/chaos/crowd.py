@@ -210,14 +210,6 @@ class Town:
             gateway.settled([blue.url, green.url, other.url])
         return cls(gateway, blue, green, [other])
 
-    def call(self, method: str, path: str, body: object = None, *, expect: int = 200) -> Any:
-        """Call the admin API; return its answer. Raises ToolError for another status."""
-        answer = self.gateway.api(method, path, body)
-        if answer.status != expect:
-            words = answer.body[:400].decode(errors="replace")
-            raise ToolError(f"{method} {path}: {answer.status} {words}")
-        return answer.json
-
     def verb(self, *words: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
         """Run one of the gateway's verbs; return its exit code and what it said."""
         told = {

@@ -30,8 +30,8 @@ from loadtests.processes import Child, ToolError, start, wait_listening
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOKEN = "chaos-token-" + "0" * 24
 T = TypeVar("T")
-#: A listening socket's state in /proc/net/tcp.
-_LISTENS = "0A"
+#: An established connection's state in /proc/net/tcp.
+_ESTABLISHED = "01"
 
 #: A machine with two busy cores is slow; a deadline bounds a failure, not a success.
 PATIENCE = 30.0
@@ -232,6 +232,25 @@ class Gateway:
             with error:
                 return Answer(error.code, error.read(), dict(error.headers.items()))
 
+    def call(self, method: str, path: str, body: object = None, *, expect: int = 200) -> Any:
+        """Call the admin API; return the answer's JSON. Raises ToolError for another status."""
+        answer = self.api(method, path, body)
+        if answer.status != expect:
+            words = answer.body[:400].decode(errors="replace")
+            raise ToolError(f"{method} {path}: {answer.status} {words}")
+        return answer.json
+
+    def ready(self) -> set[int]:
+        """Return the workers that serve; none where control does not answer."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            rows = self.api("GET", "/v1/status").json["processes"]
+            return {
+                int(row["pid"])
+                for row in rows
+                if row["role"] == "worker" and row["state"] == "ready"
+            }
+        return set()
+
     def ask(self, path: str, method: str = "GET", body: str | None = None) -> Answer:
         """Ask the public side, on a connection of its own. Raises OSError, HTTPException."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
@@ -404,6 +423,12 @@ class Stage:
         return Loading(child, order, wait_for(running, "the load runs"))
 
 
+def breaker_of(endpoint: Mapping[str, Any]) -> str:
+    """Return the state of an endpoint's breaker, as the API tells it."""
+    breaker = endpoint.get("breaker")
+    return str(breaker.get("state") if isinstance(breaker, dict) else breaker)
+
+
 def kill(pid: int) -> float:
     """Kill a process of the gateway's with -9; return when."""
     os.kill(pid, signal.SIGKILL)
@@ -416,11 +441,11 @@ def owner_of(port: int, pids: Sequence[int]) -> int | None:
 
 
 def held(port: int, pid: int) -> int:
-    """Return how many connections of this local port a process holds (Linux)."""
+    """Return how many established connections of this local port a process has (Linux)."""
     inodes = set()
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == port and fields[3] != _LISTENS:
+        if int(fields[1].partition(":")[2], 16) == port and fields[3] == _ESTABLISHED:
             inodes.add(f"socket:[{fields[9]}]")
     count = 0
     with contextlib.suppress(OSError):

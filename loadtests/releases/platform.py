@@ -215,10 +215,7 @@ class Platform:
 
     def api(self, method: str, path: str, body: object = None, *, expect: int = 200) -> Any:
         """Call the admin API; return the answer's JSON. Raises ToolError for another status."""
-        answer = self.gateway.api(method, path, body)
-        if answer.status != expect:
-            raise ToolError(f"{method} {path}: {answer.status} {answer.body[:400].decode()}")
-        return answer.json
+        return self.gateway.call(method, path, body, expect=expect)
 
     def release(self) -> dict[str, Any]:
         """Return the current release."""

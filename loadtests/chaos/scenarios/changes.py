@@ -18,7 +18,7 @@ def moved(stage: Stage, pace: Pace) -> list[Check]:
     times = []
     for number in range(many):
         body = {"candidate": 100 if number % 2 == 0 else 0, "services": ["web"]}
-        answer = town.call("PUT", "/v1/traffic", body)
+        answer = town.gateway.call("PUT", "/v1/traffic", body)
         times.append(float(answer["applied_in_ms"]))
         time.sleep(pause)
     came = crowd.end()
@@ -50,7 +50,7 @@ def reloaded(stage: Stage, pace: Pace) -> list[Check]:
     changed, found = 0, 0
     for number in range(many):
         _change(town, number)
-        answer = town.call("POST", "/v1/config/reload", {})
+        answer = town.gateway.call("POST", "/v1/config/reload", {})
         changed += bool(answer["changed"])
         found += _in_force(town.gateway, number)
         time.sleep(pause)
@@ -162,10 +162,12 @@ def pools_replaced(stage: Stage, pace: Pace) -> list[Check]:
     for number in range(many):
         (build,) = servers(stage, f"build-{number}")
         body = {"endpoints": [build.url], "wait": "20s"}
-        town.call("PUT", "/v1/services/web/pools/candidate", body)
-        town.call("PUT", "/v1/traffic", {"candidate": 100, "services": ["web"]})
-        town.call("POST", "/v1/traffic/finalize", {"services": ["web"]})
-        drained = town.call("POST", "/v1/services/web/pools/candidate/drain", {"timeout": "20s"})
+        town.gateway.call("PUT", "/v1/services/web/pools/candidate", body)
+        town.gateway.call("PUT", "/v1/traffic", {"candidate": 100, "services": ["web"]})
+        town.gateway.call("POST", "/v1/traffic/finalize", {"services": ["web"]})
+        drained = town.gateway.call(
+            "POST", "/v1/services/web/pools/candidate/drain", {"timeout": "20s"}
+        )
         stable.stop()
         answered.append(drained["color"])
         stable = build

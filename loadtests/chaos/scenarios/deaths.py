@@ -12,9 +12,9 @@ from typing import Any
 
 from gateway.demo.ports import free_ports
 from loadtests.chaos.crowd import Crowd, Town
-from loadtests.chaos.stage import Gateway, Pace, Stage, held, kill, wait_for
+from loadtests.chaos.stage import Gateway, Pace, Stage, breaker_of, held, kill, wait_for
 from loadtests.chaos.verdict import Check
-from loadtests.processes import descendants
+from loadtests.processes import alive, descendants
 
 #: A client notices its connection's end when its program has its turn; a WebSocket's, half a second
 #: apart, with its next message.
@@ -37,7 +37,7 @@ def worker(stage: Stage, pace: Pace) -> list[Check]:
     gateway.start()
     gateway.settled([town.blue.url, town.green.url])
     wait_for(lambda: gateway.health()[dead] == "down", "the dead one is down")
-    town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
+    town.gateway.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     _open_breaker(town, "other")
     crowd = Crowd.before(stage, gateway, pace)
     before = _memory(gateway)
@@ -77,11 +77,13 @@ def _list(seconds: list[float]) -> str:
 
 def _open_breaker(town: Town, service: str) -> None:
     """Open the breakers of a service's endpoints by hand."""
-    for each in town.call("GET", "/v1/status")["services"]:
+    for each in town.gateway.call("GET", "/v1/status")["services"]:
         if each["name"] == service:
             for pool in each["pools"]:
                 for endpoint in pool["endpoints"]:
-                    town.call("POST", f"/v1/breakers/{endpoint['id']}/open", {"force": True})
+                    town.gateway.call(
+                        "POST", f"/v1/breakers/{endpoint['id']}/open", {"force": True}
+                    )
 
 
 def _memory(gateway: Gateway) -> list[Any]:
@@ -91,24 +93,16 @@ def _memory(gateway: Gateway) -> list[Any]:
         found.append((service["name"], service["stable"], service["weights"]))
         for pool in service["pools"]:
             found += [
-                (pool["color"], pool["generation"], each["url"], each["health"], _breaker(each))
+                (pool["color"], pool["generation"], each["url"], each["health"], breaker_of(each))
                 for each in pool["endpoints"]
             ]
     return found
 
 
-def _breaker(endpoint: dict[str, Any]) -> str:
-    breaker = endpoint.get("breaker")
-    return str(breaker.get("state") if isinstance(breaker, dict) else breaker)
-
-
 def _others_serve(gateway: Gateway, gone: set[int], count: int) -> bool:
     """Tell whether ``count`` workers are ready, none of them of those."""
-    with contextlib.suppress(OSError, KeyError, ValueError):
-        rows = gateway.api("GET", "/v1/status").json["processes"]
-        ready = {row["pid"] for row in rows if row["role"] == "worker" and row["state"] == "ready"}
-        return len(ready - gone) >= count and not ready & gone
-    return False
+    ready = gateway.ready()
+    return len(ready - gone) >= count and not ready & gone
 
 
 def control(stage: Stage, pace: Pace) -> list[Check]:
@@ -116,7 +110,7 @@ def control(stage: Stage, pace: Pace) -> list[Check]:
     many = 3 if pace.short else 10
     town = Town.on(stage)
     gateway = town.gateway
-    town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
+    town.gateway.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     crowd = Crowd.before(stage, gateway, pace)
     before = _memory(gateway)
     took = []
@@ -211,7 +205,7 @@ def supervisor(stage: Stage, pace: Pace) -> list[Check]:
     many = 1 if pace.short else 5
     town = Town.on(stage, drain_timeout="1s" if pace.short else "5s")
     gateway = town.gateway
-    town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
+    town.gateway.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     crowd = Crowd.before(stage, gateway, pace)
     before = _memory(gateway)
     left = []
@@ -240,10 +234,4 @@ def supervisor(stage: Stage, pace: Pace) -> list[Check]:
 
 def all_gone(pids: set[int]) -> bool:
     """Tell whether none of these processes runs."""
-    return not any(map(_alive, pids))
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    return not any(map(alive, pids))

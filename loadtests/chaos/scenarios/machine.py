@@ -12,7 +12,6 @@ from pathlib import Path
 
 from gateway.demo.ports import free_ports
 from loadtests.chaos.relay import Order as Relay
-from loadtests.chaos.scenarios.workers import ready
 from loadtests.chaos.stage import ROOT, Gateway, Pace, Stage, wait_for
 from loadtests.chaos.verdict import Check, no_failure, p99_ms
 from loadtests.processes import start, wait_listening
@@ -40,7 +39,7 @@ def slow_network(stage: Stage, pace: Pace) -> list[Check]:
     ]
     gateway = stage.gateway({"web": (far, {})})
     near = replace(gateway, port=_relay(stage, gateway.port))
-    workers = sorted(ready(gateway))
+    workers = sorted(gateway.ready())
     # Once to warm up: pools, buffers, whatever is made once.
     stage.load(near, "/web/{n}", pace.rate / 3, 3.0, connections=64).rows()
     wait_for(lambda: not _clients(gateway), "the clients have gone")
@@ -94,7 +93,7 @@ def slow_readers(stage: Stage, pace: Pace) -> list[Check]:
     (backend,) = stage.backends("a", size=BODY)
     (other,) = stage.backends("b")
     gateway = stage.gateway({"web": ([backend], {}), "other": ([other], {})})
-    workers = sorted(ready(gateway))
+    workers = sorted(gateway.ready())
     beside = stage.load(gateway, "/other/{n}", pace.rate / 3, max(6.0, pace.seconds))
     before = _memory(workers)
     most = 0

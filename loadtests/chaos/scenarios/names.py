@@ -15,7 +15,6 @@ import subprocess
 import time
 from dataclasses import dataclass
 
-from loadtests.chaos.scenarios.workers import ready
 from loadtests.chaos.stage import Backend, Gateway, Lacking, Pace, Stage, kill, wait_for
 from loadtests.chaos.verdict import Check, no_failure
 
@@ -90,10 +89,10 @@ def names_gone(stage: Stage, pace: Pace) -> list[Check]:
     # A worker that starts now has what was known, too; its load comes after, for the one that is
     # killed takes what it holds with it.
     rows, good = load.rows(), beside.rows()
-    before = ready(gateway)
+    before = gateway.ready()
     killed = min(before)
     kill(killed)
-    wait_for(lambda: killed not in ready(gateway) and len(ready(gateway)) == 2, "another worker")
+    wait_for(lambda: killed not in gateway.ready() and len(gateway.ready()) == 2, "another worker")
     again = stage.load(gateway, "/web/{n}", pace.rate / 2, 2.0).rows()
     gateway.stop()
     fresh = _cold(stage, gateway, names)

@@ -6,7 +6,16 @@ import contextlib
 import time
 from typing import Any
 
-from loadtests.chaos.stage import Gateway, Pace, Stage, kill, owner_of, sleep_until, wait_for
+from loadtests.chaos.stage import (
+    Gateway,
+    Pace,
+    Stage,
+    breaker_of,
+    kill,
+    owner_of,
+    sleep_until,
+    wait_for,
+)
 from loadtests.chaos.verdict import Check, between, no_failure, said
 from loadtests.processes import ToolError
 
@@ -105,12 +114,7 @@ def _opened(gateway: Gateway) -> bool:
 
 def _told(gateway: Gateway) -> str:
     """Return the breaker's state as the API has it."""
-    return ", ".join(_state(endpoint) for endpoint in gateway.endpoints())
-
-
-def _state(endpoint: dict[str, Any]) -> str:
-    breaker = endpoint.get("breaker")
-    return str(breaker.get("state") if isinstance(breaker, dict) else breaker)
+    return ", ".join(breaker_of(endpoint) for endpoint in gateway.endpoints())
 
 
 def reload_while_open(stage: Stage, pace: Pace) -> list[Check]:

@@ -26,7 +26,7 @@ def upgraded(stage: Stage, pace: Pace) -> list[Check]:
     many = 1 if pace.short else 5
     town = Town.on(stage, drain_timeout="1s" if pace.short else "5s")
     gateway = town.gateway
-    town.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
+    town.gateway.call("PUT", "/v1/traffic", {"candidate": 30, "services": ["web"]})
     hold = ("--hold", "0s") if pace.short else ()
     newer = other_version(stage.folder / "newer")
     assert gateway.child is not None
@@ -38,7 +38,7 @@ def upgraded(stage: Stage, pace: Pace) -> list[Check]:
             old = set(gateway.pids("worker"))
             answers.append(version.take_over(gateway.path, *hold, cwd=gateway.folder))
             wait_for(partial(all_gone, old), "the old workers end", 40)
-    services = town.call("GET", "/v1/status")["services"]
+    services = town.gateway.call("GET", "/v1/status")["services"]
     weight = next(each["weights"]["candidate"] for each in services if each["name"] == "web")
     came = crowd.end()
     done = [each for each in answers if each["state"] == "done"]

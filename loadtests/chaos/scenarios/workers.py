@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from loadtests.chaos.load import Row
 from loadtests.chaos.stage import (
@@ -17,10 +15,12 @@ from loadtests.chaos.stage import (
     Loading,
     Pace,
     Stage,
+    held,
     sleep_until,
     wait_for,
 )
 from loadtests.chaos.verdict import Check, bad, between, no_failure, said
+from loadtests.processes import alive
 
 #: Seconds within which a worker that hangs is found and another serves in its place.
 REPLACED_HUNG = 2.0
@@ -38,16 +38,6 @@ def block(*_):
 if "gateway.worker" in sys.orig_argv:
     signal.signal(signal.SIGRTMIN, block)
 """
-
-
-def ready(gateway: Gateway) -> set[int]:
-    """Return the workers that serve; none where control does not answer."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        rows = gateway.api("GET", "/v1/status").json["processes"]
-        return {
-            int(row["pid"]) for row in rows if row["role"] == "worker" and row["state"] == "ready"
-        }
-    return set()
 
 
 def worker_hung(stage: Stage, pace: Pace) -> list[Check]:
@@ -68,12 +58,12 @@ def worker_blocked(stage: Stage, pace: Pace) -> list[Check]:
 
 def _hangs(stage: Stage, pace: Pace, gateway: Gateway, how: signal.Signals) -> list[Check]:
     load = _loaded(stage, pace, gateway)
-    before = ready(gateway)
-    hung = max(before, key=lambda pid: _connections(pid, gateway.port))
+    before = gateway.ready()
+    hung = max(before, key=lambda pid: held(gateway.port, pid))
     os.kill(hung, how)
     stopped = time.monotonic()
     time.sleep(0.1)  # by then it accepts nobody any more
-    in_hands = _connections(hung, gateway.port)
+    in_hands = held(gateway.port, hung)
     killed = wait_for(_gone(hung), "it is killed", 10) - stopped
     new, took = _replaced(gateway, before, hung, stopped)
     serves = _serves(gateway, new)
@@ -100,14 +90,14 @@ def _loaded(stage: Stage, pace: Pace, gateway: Gateway) -> Loading:
 
 
 def _gone(pid: int) -> Callable[[], float | None]:
-    return lambda: None if _alive(pid) else time.monotonic()
+    return lambda: None if alive(pid) else time.monotonic()
 
 
 def _replaced(gateway: Gateway, before: set[int], old: int, since: float) -> tuple[int, float]:
     """Wait until as many serve as before; return who is new and how long that took."""
 
     def there() -> tuple[int, float] | None:
-        now = ready(gateway)
+        now = gateway.ready()
         new = now - before
         if old in now or len(now) != len(before) or not new:
             return None
@@ -122,7 +112,7 @@ def _serves(gateway: Gateway, pid: int) -> bool:
         with socket.create_connection(("127.0.0.1", gateway.port), 10) as client:
             client.sendall(b"GET /web/new HTTP/1.1\r\nHost: chaos.example\r\n\r\n")
             answered = client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
-            if not answered or _connections(pid, gateway.port):
+            if not answered or held(gateway.port, pid):
                 return answered
     return False
 
@@ -144,25 +134,3 @@ def _little_lost(rows: list[Row], held: int, since: float, bar: float) -> list[C
         ),
         no_failure(between(rows, since + bar + 0.5, rows[-1].due + 1)),
     ]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def _connections(pid: int, port: int) -> int:
-    """Return how many established connections a process has on a local port (Linux)."""
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if int(fields[1].partition(":")[2], 16) == port and fields[3] == "01":
-            inodes.add(f"socket:[{fields[9]}]")
-    found = 0
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found += str(entry.readlink()) in inodes
-    return found
